@@ -1,0 +1,63 @@
+"""One thread with one event loop, on which everything that talks to an engine runs.
+
+The caller may be a Jupyter server's loop (which must never wait), a blocking client whose own loop only turns during
+its calls, or the command line. A kernel's link must be served at all times, so it lives on a loop of its own; one
+thread serves all kernels of a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+WORKERS = 16
+"""How many blocking engine calls may be under way at once."""
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+_pid: int | None = None
+
+
+def loop() -> asyncio.AbstractEventLoop:
+    """The background loop, started at its first use (and again in a forked child, where threads do not survive)."""
+    global _loop, _pid
+    with _lock:
+        if _loop is None or _pid != os.getpid():
+            _loop = asyncio.new_event_loop()
+            _loop.set_default_executor(
+                concurrent.futures.ThreadPoolExecutor(WORKERS, thread_name_prefix="docker-kernel-engine")
+            )
+            _pid = os.getpid()
+            threading.Thread(target=_loop.run_forever, name="docker-kernel", daemon=True).start()
+        return _loop
+
+
+def submit(coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+    """Run a coroutine on the background loop; the caller's thread goes on."""
+    return asyncio.run_coroutine_threadsafe(coroutine, loop())
+
+
+async def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the background loop and await its result on the caller's loop."""
+    if asyncio.get_running_loop() is _loop:
+        return await coroutine
+    return await asyncio.wrap_future(submit(coroutine))
+
+
+def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the background loop and block the calling thread until it is done.
+
+    A KeyboardInterrupt cancels the coroutine, so that what it started is taken down by its own clean-up.
+    """
+    future = submit(coroutine)
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        future.cancel()
+        raise

@@ -1,0 +1,676 @@
+"""The engine (Docker or Podman): the only module that imports docker.
+
+Every method is a coroutine: docker-py blocks, so its calls run in threads of the background loop. Failures of the
+engine become errors of ours whose message says what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import socket
+import struct
+import tarfile
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import docker
+import docker.errors
+import requests.exceptions
+from docker.context import ContextAPI
+from docker.tls import TLSConfig
+from docker.types import DeviceRequest, Mount
+
+from docker_kernel import labels
+from docker_kernel.errors import BuildFailed, EngineError, EngineUnavailable, ImageMissing, NotFound
+
+T = TypeVar("T")
+
+STREAM_STDOUT = 1
+STREAM_STDERR = 2
+
+
+@dataclass(frozen=True)
+class File:
+    """One entry of an archive that is put into a container.
+
+    Args:
+        path: where it goes, relative to the folder the archive is unpacked in.
+        data: its bytes; None makes a folder.
+        mode: permission bits.
+        uid, gid: its owner inside the container.
+    """
+
+    path: str
+    data: bytes | None = None
+    mode: int = 0o644
+    uid: int = 0
+    gid: int = 0
+
+
+def archive(files: Iterable[File]) -> bytes:
+    """A tar archive of the given files, as the engine's put_archive takes it."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for file in files:
+            info = tarfile.TarInfo(file.path)
+            info.mode, info.uid, info.gid = file.mode, file.uid, file.gid
+            if file.data is None:
+                info.type = tarfile.DIRTYPE
+                tar.addfile(info)
+            else:
+                info.size = len(file.data)
+                tar.addfile(info, io.BytesIO(file.data))
+    return buffer.getvalue()
+
+
+@dataclass
+class BindMount:
+    """A folder or file of the host, at a path in the container."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+@dataclass
+class VolumeMount:
+    """An engine volume, made if it does not exist, with the given labels."""
+
+    name: str
+    target: str
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class ContainerSpec:
+    """What a container is created from; the defaults are the safe ones.
+
+    Args:
+        ports: container port to (host address, host port); host port None lets the engine choose.
+        memory, shm_size: bytes.
+        cpus: number of CPUs, fractions allowed.
+        gpus: "all", or a number, or comma-separated device ids.
+        tmpfs: path to mount options.
+    """
+
+    image: str
+    command: Sequence[str]
+    name: str | None = None
+    user: str | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    mounts: Sequence[BindMount | VolumeMount] = ()
+    tmpfs: dict[str, str] = field(default_factory=dict)
+    ports: dict[int, tuple[str, int | None]] = field(default_factory=dict)
+    network: str | None = None
+    working_dir: str | None = None
+    hostname: str | None = None
+    memory: int | None = None
+    cpus: float | None = None
+    pids: int | None = None
+    shm_size: int | None = None
+    gpus: str | None = None
+    cap_add: Sequence[str] = ()
+    cap_drop: Sequence[str] = ("ALL",)
+    no_new_privileges: bool = True
+    group_add: Sequence[int] = ()
+    userns_mode: str | None = None
+    read_only: bool = False
+    auto_remove: bool = False
+    open_stdin: bool = False
+
+
+@dataclass(frozen=True)
+class ContainerState:
+    """What the engine says of a container: id, name, image id, labels, whether it runs, how it ended, its ports."""
+
+    id: str
+    name: str
+    image: str
+    labels: Mapping[str, str]
+    status: str
+    exit_code: int
+    oom_killed: bool
+    error: str
+    created: str
+    ports: Mapping[int, int]
+
+    @property
+    def running(self) -> bool:
+        return self.status in ("running", "paused", "restarting")
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What kind of engine answers."""
+
+    url: str
+    name: str
+    version: str
+    product: str
+    rootless: bool
+    userns_remap: bool
+    cgroup_version: str
+    memory_limits: bool
+    cpus: int
+    memory: int
+
+    @property
+    def local(self) -> bool:
+        return self.url.startswith(("unix://", "http+unix://", "npipe://"))
+
+
+def default_url() -> tuple[str, TLSConfig | bool]:
+    """The engine that the `docker` command would reach, or Podman's socket where there is no Docker.
+
+    Order: DOCKER_HOST, DOCKER_CONTEXT or the current context, the default socket, Podman's sockets.
+    """
+    if url := os.environ.get("DOCKER_HOST"):
+        tls: TLSConfig | bool = False
+        if os.environ.get("DOCKER_TLS_VERIFY"):
+            folder = Path(os.environ.get("DOCKER_CERT_PATH", Path.home() / ".docker"))
+            tls = TLSConfig(
+                client_cert=(str(folder / "cert.pem"), str(folder / "key.pem")),
+                ca_cert=str(folder / "ca.pem"),
+                verify=True,
+            )
+        return url, tls
+    try:
+        name = os.environ.get("DOCKER_CONTEXT")
+        context = ContextAPI.get_context(name) if name else ContextAPI.get_current_context()
+    except docker.errors.DockerException:
+        context = None
+    if context is not None and context.name != "default" and context.Host:
+        return context.Host, context.TLSConfig or False
+    if not Path("/var/run/docker.sock").exists():
+        for candidate in (
+            f"{os.environ.get('XDG_RUNTIME_DIR', '/nonexistent')}/podman/podman.sock",
+            "/run/podman/podman.sock",
+        ):
+            if Path(candidate).exists():
+                return f"unix://{candidate}", False
+    return "unix:///var/run/docker.sock", False
+
+
+def explain(error: Exception, url: str) -> EngineError:
+    """An engine's or transport's error as one of ours."""
+    text = str(getattr(error, "explanation", None) or error)
+    if isinstance(error, docker.errors.ImageNotFound):
+        return ImageMissing(f"The engine has no such image: {text}.")
+    if isinstance(error, docker.errors.NotFound):
+        if "No such image" in text:
+            return ImageMissing(f"The engine has no such image: {text}.")
+        return NotFound(text)
+    if isinstance(error, docker.errors.APIError):
+        if "no space left on device" in text:
+            return EngineError(
+                "The engine's disk is full: free space with `docker-kernel prune` or `docker system prune`, then try again."
+            )
+        if "port is already allocated" in text or "address already in use" in text:
+            return EngineError(f"The engine could not publish a port, as another program has it: {text}.")
+        return EngineError(f"The engine refused: {text.strip().rstrip('.')}.")
+    if "Permission denied" in text or "PermissionError" in text:
+        return EngineUnavailable(
+            f"You may not talk to the engine at {url}: add yourself to its group with "
+            "`sudo usermod -aG docker $USER` and log in again."
+        )
+    if isinstance(error, (docker.errors.DockerException, requests.exceptions.ConnectionError)):
+        return EngineUnavailable(
+            f"No engine answers at {url}: start Docker (`sudo systemctl start docker`, or `scripts/engine up` in a "
+            "checkout), or point DOCKER_HOST at one."
+        )
+    if isinstance(error, requests.exceptions.Timeout):
+        return EngineUnavailable(f"The engine at {url} did not answer in time: is it overloaded, or hung?")
+    return EngineError(f"The engine at {url} failed: {text}")
+
+
+class ExecStream:
+    """A process running in a container, with its standard input, output and error as async streams.
+
+    Args:
+        sock: the hijacked connection (docker-py's exec or attach socket).
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def over(cls, sock: socket.socket) -> ExecStream:
+        sock.setblocking(False)
+        if sock.family == socket.AF_UNIX:
+            reader, writer = await asyncio.open_unix_connection(sock=sock)
+        else:
+            reader, writer = await asyncio.open_connection(sock=sock)
+        return cls(reader, writer)
+
+    async def frames(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Pieces of output, each with its stream (1 output, 2 error), until the process ends.
+
+        The framing is the engine API's: an 8-byte header (stream, 3 zero bytes, big-endian length), then the payload
+        (Docker Engine API, "Attach to a container: stream format").
+        """
+        try:
+            while True:
+                stream, size = struct.unpack(">BxxxL", await self._reader.readexactly(8))
+                while size:
+                    data = await self._reader.read(min(size, 1 << 16))
+                    if not data:
+                        return
+                    size -= len(data)
+                    yield stream, data
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes to the process's standard input; raises ConnectionError when it is gone."""
+        self._writer.write(data)
+        await self._writer.drain()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Engine:
+    """One engine. Make it with `await Engine.connect()`; it is safe to use from several tasks at once."""
+
+    def __init__(self, client: docker.APIClient, url: str) -> None:
+        self._client = client
+        self.url = url
+        self._info: EngineInfo | None = None
+
+    @classmethod
+    async def connect(cls, url: str | None = None, timeout: int = 60) -> Engine:
+        """Reach an engine: the given URL, or the one that `docker` would use.
+
+        Raises:
+            EngineUnavailable: nothing answers there, or we may not talk to it.
+        """
+        tls: TLSConfig | bool = False
+        try:
+            if url is None:
+                url, tls = default_url()
+            target = url
+            client = await asyncio.to_thread(
+                lambda: docker.APIClient(base_url=target, version="auto", timeout=timeout, tls=tls, max_pool_size=64)
+            )
+        except Exception as error:
+            raise explain(error, url or "the default address") from error
+        return cls(client, url)
+
+    async def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        try:
+            return await asyncio.to_thread(function, *args, **kwargs)
+        except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+            raise explain(error, self.url) from error
+
+    def close(self) -> None:
+        self._client.close()
+
+    async def info(self) -> EngineInfo:
+        """What kind of engine this is; asked once."""
+        if self._info is None:
+            raw = await self._call(self._client.info)
+            version = await self._call(self._client.version)
+            security = [option.split(",")[0] for option in raw.get("SecurityOptions") or []]
+            product = "podman" if "Podman" in json.dumps(version.get("Components", [])) else "docker"
+            self._info = EngineInfo(
+                url=self.url,
+                name=raw.get("Name", ""),
+                version=raw.get("ServerVersion", ""),
+                product=product,
+                rootless="name=rootless" in security,
+                userns_remap="name=userns" in security,
+                cgroup_version=str(raw.get("CgroupVersion") or "1"),
+                memory_limits=bool(raw.get("MemoryLimit", True)),
+                cpus=int(raw.get("NCPU", 0)),
+                memory=int(raw.get("MemTotal", 0)),
+            )
+        return self._info
+
+    async def create(self, spec: ContainerSpec) -> str:
+        """Create a container, not yet running, and return its id.
+
+        Raises:
+            ImageMissing: the image is not on the engine (it is never pulled here).
+        """
+        return await self._call(self._create, spec)
+
+    def _create(self, spec: ContainerSpec) -> str:
+        client = self._client
+        mounts = []
+        for mount in spec.mounts:
+            if isinstance(mount, BindMount):
+                mounts.append(Mount(mount.target, mount.source, type="bind", read_only=mount.read_only))
+            else:
+                mounts.append(Mount(mount.target, mount.name, type="volume", labels=mount.labels or None))
+        bindings: dict[int | str, Any] = {
+            f"{port}/tcp": (address, host) for port, (address, host) in spec.ports.items()
+        }
+        host_config = client.create_host_config(
+            mounts=mounts or None,
+            tmpfs=spec.tmpfs or None,
+            port_bindings=bindings or None,
+            network_mode=spec.network,
+            mem_limit=spec.memory,
+            memswap_limit=spec.memory,
+            nano_cpus=int(spec.cpus * 1e9) if spec.cpus else None,
+            pids_limit=spec.pids,
+            shm_size=spec.shm_size,
+            device_requests=[_gpu_request(spec.gpus)] if spec.gpus else None,
+            cap_add=list(spec.cap_add) or None,
+            cap_drop=list(spec.cap_drop) or None,
+            security_opt=["no-new-privileges"] if spec.no_new_privileges else None,
+            group_add=[str(group) for group in spec.group_add] or None,
+            userns_mode=spec.userns_mode,
+            read_only=spec.read_only,
+            auto_remove=spec.auto_remove,
+        )
+        made = client.create_container(
+            spec.image,
+            command=list(spec.command),
+            entrypoint=[],
+            name=spec.name,
+            user=spec.user,
+            environment=spec.env or None,
+            labels=spec.labels,
+            ports=list(spec.ports) or None,
+            host_config=host_config,
+            working_dir=spec.working_dir,
+            hostname=spec.hostname,
+            stdin_open=spec.open_stdin,
+            healthcheck={"test": ["NONE"]},
+        )
+        return str(made["Id"])
+
+    async def start(self, container: str) -> None:
+        """Start a created container."""
+        await self._call(self._client.start, container)
+
+    async def inspect(self, container: str) -> ContainerState:
+        """What the engine says of a container; raises NotFound when it is gone."""
+        return _state(await self._call(self._client.inspect_container, container))
+
+    async def containers(self, filters: Mapping[str, str], stopped: bool = True) -> list[ContainerState]:
+        """The containers whose labels have all the given values; an empty value asks for the label alone."""
+        wanted = [f"{key}={value}" if value else key for key, value in filters.items()]
+        found = await self._call(self._client.containers, all=stopped, filters={"label": wanted})
+        states = await asyncio.gather(*(self.inspect(item["Id"]) for item in found), return_exceptions=True)
+        return [state for state in states if isinstance(state, ContainerState)]
+
+    async def wait(self, container: str) -> int:
+        """Wait for a container's end and return its exit code; may take as long as the container lives."""
+        result = await self._call(self._client.wait, container, timeout=None)
+        return int(result["StatusCode"])
+
+    async def kill(self, container: str, signal: int = 9) -> None:
+        """Send a signal to a container's main process; no-op if it has ended."""
+        try:
+            await self._call(self._client.kill, container, signal=signal)
+        except NotFound:
+            pass
+        except EngineError as error:
+            if "is not running" not in str(error):
+                raise
+
+    async def remove(self, container: str) -> None:
+        """Kill and remove a container with its anonymous volumes; no-op if it is gone or already going."""
+        try:
+            await self._call(self._client.remove_container, container, v=True, force=True)
+        except NotFound:
+            pass
+        except EngineError as error:
+            if "already in progress" not in str(error):
+                raise
+
+    async def rename(self, container: str, name: str) -> None:
+        """Give a container another name; atomic, and it fails if the name is taken."""
+        await self._call(self._client.rename, container, name)
+
+    async def put(self, container: str, files: Iterable[File], root: str = "/") -> None:
+        """Write files into a container, created or running. Never below a bind mount: that is the user's folder."""
+        await self._call(self._client.put_archive, container, root, archive(files))
+
+    async def put_tar(self, container: str, tar: bytes, root: str = "/") -> None:
+        """Unpack a tar archive in a container, created or running."""
+        await self._call(self._client.put_archive, container, root, tar)
+
+    async def put_stream(self, container: str, chunks: Iterable[bytes], root: str = "/") -> None:
+        """Unpack a tar archive that arrives in pieces."""
+        await self._call(self._client.put_archive, container, root, chunks)
+
+    async def get(self, container: str, path: str) -> bytes:
+        """A tar archive of a path in a container; raises NotFound when there is none."""
+        return b"".join(await self._call(lambda: list(self._client.get_archive(container, path)[0])))
+
+    async def read_file(self, container: str, path: str) -> bytes:
+        """The content of one regular file in a container; raises NotFound when there is none."""
+        with tarfile.open(fileobj=io.BytesIO(await self.get(container, path))) as tar:
+            member = tar.next()
+            data = tar.extractfile(member) if member is not None and member.isreg() else None
+            if data is None:
+                raise NotFound(f"{path} in the container is not a file.")
+            return data.read()
+
+    async def get_stream(self, container: str, path: str) -> Iterable[bytes]:
+        """A tar archive of a path in a container, in pieces (to be read in a thread)."""
+        stream: Iterable[bytes] = (await self._call(self._client.get_archive, container, path))[0]
+        return stream
+
+    async def diff(self, container: str) -> list[tuple[str, int]]:
+        """The paths that differ from the image: (path, kind), kind 0 changed, 1 added, 2 deleted."""
+        changes = await self._call(self._client.diff, container) or []
+        return [(change["Path"], int(change["Kind"])) for change in changes]
+
+    async def commit(self, container: str, repository: str, tag: str, changes: Sequence[str] = ()) -> str:
+        """Make an image of a container's filesystem and return its id."""
+        made = await self._call(
+            self._client.commit, container, repository=repository, tag=tag, changes=list(changes) or None
+        )
+        return str(made["Id"])
+
+    async def open_exec(
+        self, container: str, command: Sequence[str], user: str | None = None, env: Mapping[str, str] | None = None
+    ) -> ExecStream:
+        """Run a command in a running container and return its streams. The command must wait for input before it
+        prints (docker-py reads the reply's headers through a buffer, which would swallow what comes at once)."""
+        made = await self._call(
+            self._client.exec_create, container, list(command), stdin=True, user=user or "", environment=dict(env or {})
+        )
+        sock = await self._call(self._client.exec_start, made["Id"], socket=True)
+        return await ExecStream.over(_own_socket(sock))
+
+    async def exec_output(
+        self, container: str, command: Sequence[str], user: str | None = None, env: Mapping[str, str] | None = None
+    ) -> tuple[int, str]:
+        """Run a command in a running container to its end: (exit code, output and errors together)."""
+
+        def run() -> tuple[int, str]:
+            made = self._client.exec_create(container, list(command), user=user or "", environment=dict(env or {}))
+            output = self._client.exec_start(made["Id"])
+            return int(self._client.exec_inspect(made["Id"])["ExitCode"]), output.decode(errors="replace")
+
+        return await self._call(run)
+
+    async def attach(self, container: str, stdin: bool = False) -> ExecStream:
+        """The streams of a container's main process; attach before `start`, and nothing of its output is lost."""
+        params = {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1}
+        sock = await self._call(self._client.attach_socket, container, params)
+        return await ExecStream.over(_own_socket(sock))
+
+    async def logs(self, container: str, tail: int | None = None) -> bytes:
+        """What a container has printed so far."""
+        output: bytes = await self._call(self._client.logs, container, tail=tail if tail is not None else "all")
+        return output
+
+    async def image(self, reference: str) -> dict[str, Any]:
+        """The engine's description of an image.
+
+        Raises:
+            ImageMissing: there is none; the message names the reference.
+        """
+        try:
+            found: dict[str, Any] = await self._call(self._client.inspect_image, reference)
+            return found
+        except NotFound as error:
+            raise ImageMissing(f"The image {reference} is not on the engine.") from error
+
+    async def image_history(self, reference: str) -> list[dict[str, Any]]:
+        """The layers of an image, newest first, with the commands that made them."""
+        found: list[dict[str, Any]] = await self._call(self._client.history, reference)
+        return found
+
+    async def images(self, label: str) -> list[dict[str, Any]]:
+        """The images that carry a label (KEY or KEY=VALUE)."""
+        found: list[dict[str, Any]] = await self._call(self._client.images, filters={"label": label})
+        return found
+
+    async def tag(self, image: str, repository: str, tag: str) -> None:
+        await self._call(self._client.tag, image, repository, tag)
+
+    async def remove_image(self, reference: str) -> None:
+        """Remove an image that no container uses; raises EngineError if one does."""
+        try:
+            await self._call(self._client.remove_image, reference)
+        except NotFound:
+            return
+
+    async def import_tar(self, path: Path, repository: str, tag: str, changes: Sequence[str] = ()) -> None:
+        """Make an image of a tar archive of a root filesystem."""
+        answer = await self._call(
+            self._client.import_image_from_file,
+            str(path),
+            repository=repository,
+            tag=tag,
+            changes=list(changes) or None,
+        )
+        if "error" in answer:
+            raise BuildFailed(f"The engine could not import {path.name}: {answer}")
+
+    async def pull(self, reference: str, progress: Callable[[Mapping[str, Any]], None]) -> None:
+        """Pull an image; every event of the engine goes to `progress`."""
+        repository, _, tag = (
+            reference.rpartition(":") if ":" in reference.rsplit("/", 1)[-1] else (reference, "", "latest")
+        )
+
+        def run() -> None:
+            for event in self._client.pull(repository, tag=tag, stream=True, decode=True):
+                if "error" in event:
+                    raise EngineError(f"The image {reference} could not be pulled: {event['error']}.")
+                progress(event)
+
+        await self._call(run)
+
+    async def build(
+        self,
+        context: bytes,
+        tag: str,
+        build_args: Mapping[str, str],
+        image_labels: Mapping[str, str],
+        progress: Callable[[Mapping[str, Any]], None],
+        network: str | None = None,
+        target: str | None = None,
+        no_cache: bool = False,
+    ) -> None:
+        """Build an image from a context archive with a Dockerfile at its root; every event goes to `progress`.
+
+        Raises:
+            BuildFailed: with the last lines of the build's output.
+        """
+
+        def run() -> None:
+            tail: list[str] = []
+            events = self._client.build(
+                fileobj=io.BytesIO(context),
+                custom_context=True,
+                tag=tag,
+                buildargs=dict(build_args),
+                labels=dict(image_labels),
+                network_mode=network,
+                target=target or "",
+                nocache=no_cache,
+                rm=True,
+                forcerm=True,
+                decode=True,
+            )
+            for event in events:
+                tail = [*tail[-24:], *str(event.get("stream", "")).splitlines()]
+                if "error" in event:
+                    lines = "\n".join(line for line in tail if line.strip())
+                    raise BuildFailed(f"The build of {tag} failed: {event['error'].strip()}\n{lines}")
+                progress(event)
+
+        await self._call(run)
+
+    async def volumes(self, label: str) -> list[dict[str, Any]]:
+        """The volumes that carry a label (KEY or KEY=VALUE)."""
+        found = await self._call(self._client.volumes, filters={"label": label})
+        return found.get("Volumes") or []
+
+    async def remove_volume(self, name: str) -> bool:
+        """Remove a volume; False if a container still uses it. No-op if it is gone."""
+        try:
+            await self._call(self._client.remove_volume, name)
+        except NotFound:
+            return True
+        except EngineError as error:
+            if "in use" in str(error) or "being used" in str(error):
+                return False
+            raise
+        return True
+
+    async def create_network(self, name: str, internal: bool = False) -> str:
+        """Make a bridge network of ours and return its id."""
+        made = await self._call(
+            self._client.create_network, name, driver="bridge", internal=internal, labels={labels.KIND: "network"}
+        )
+        return str(made["Id"])
+
+    async def remove_network(self, name: str) -> None:
+        try:
+            await self._call(self._client.remove_network, name)
+        except NotFound:
+            return
+
+
+def _gpu_request(gpus: str) -> DeviceRequest:
+    capabilities = [["gpu"]]
+    if gpus == "all":
+        return DeviceRequest(count=-1, capabilities=capabilities)
+    if gpus.isdigit():
+        return DeviceRequest(count=int(gpus), capabilities=capabilities)
+    return DeviceRequest(device_ids=gpus.split(","), capabilities=capabilities)
+
+
+def _own_socket(wrapper: Any) -> socket.socket:
+    """The plain socket below docker-py's wrapper, duplicated so that closing the HTTP response leaves it open."""
+    raw = getattr(wrapper, "_sock", wrapper)
+    own = socket.socket(fileno=os.dup(raw.fileno()))
+    wrapper.close()
+    return own
+
+
+def _state(raw: Mapping[str, Any]) -> ContainerState:
+    state = raw["State"]
+    published = (raw.get("NetworkSettings") or {}).get("Ports") or {}
+    ports = {}
+    for key, bindings in published.items():
+        if bindings and key.endswith("/tcp"):
+            ports[int(key.split("/")[0])] = int(bindings[0]["HostPort"])
+    return ContainerState(
+        id=raw["Id"],
+        name=raw["Name"].lstrip("/"),
+        image=raw["Image"],
+        labels=raw["Config"].get("Labels") or {},
+        status=state["Status"],
+        exit_code=int(state.get("ExitCode", 0)),
+        oom_killed=bool(state.get("OOMKilled")),
+        error=state.get("Error", ""),
+        created=raw["Created"],
+        ports=ports,
+    )

@@ -1,0 +1,23 @@
+"""The labels by which everything of ours is found on an engine, and nothing else is touched."""
+
+PREFIX = "io.docker-kernel."
+
+KIND = PREFIX + "kind"
+"""What an object is: one of the KIND_ values below."""
+
+KIND_KERNEL = "kernel"
+KIND_JOB = "job"
+KIND_VOLUME = "kernel-volume"
+KIND_IMAGE = "kernel-image"
+KIND_ENVIRONMENT = "environment"
+KIND_BUILD = "build"
+
+KERNEL_ID = PREFIX + "kernel-id"
+JOB_ID = PREFIX + "job-id"
+SPEC = PREFIX + "spec"
+USER = PREFIX + "user"
+NOTEBOOK = PREFIX + "notebook"
+CONNECTION_FILE = PREFIX + "connection-file"
+PYTHON = PREFIX + "python"
+RECIPE = PREFIX + "recipe"
+"""On an image we built: the digest of what it was built from, so that the same is not built twice."""
