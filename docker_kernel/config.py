@@ -43,13 +43,11 @@ def parse_size(value: object) -> object:
 
 def format_size(size: float) -> str:
     """A number of bytes for a reader: 2 GiB, 1.5 MiB, 300 B."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            break
-        size /= 1024
-    else:
-        unit = "TiB"
-    return f"{size:.1f}".rstrip("0").rstrip(".") + f" {unit}"
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    power = 0
+    while size >= 1024 and power < len(units) - 1:
+        size, power = size / 1024, power + 1
+    return f"{size:.1f}".removesuffix(".0") + f" {units[power]}"
 
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
@@ -167,7 +165,8 @@ class UserConfig(_Strict):
         Raises:
             ConfigError: an unknown key or a value that does not fit.
         """
-        return validate(KernelConfig, {**self.kernel, **stanza}, where)
+        config: KernelConfig = validate(KernelConfig, {**self.kernel, **stanza}, where)
+        return config
 
     def target(self, name: str) -> TargetConfig:
         """A target by its name; `local` is always there. Raises ConfigError, naming the ones that are."""

@@ -209,7 +209,7 @@ def explain(error: Exception, url: str) -> EngineError:
     if isinstance(error, docker.errors.APIError):
         if "no space left on device" in text:
             return EngineError(
-                "The engine's disk is full: free space with `docker-kernel prune` or `docker system prune`, then try again."
+                "The engine's disk is full: free space with `docker-kernel prune` or `docker system prune`."
             )
         if "port is already allocated" in text or "address already in use" in text:
             return EngineError(f"The engine could not publish a port, as another program has it: {text}.")

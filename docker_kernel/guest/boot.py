@@ -1,0 +1,40 @@
+"""Starts ipykernel in the kernel process, with our magics at hand.
+
+Run as a script, in place of `ipykernel_launcher`. All of ours is found before any path of the user's is on `sys.path`,
+so that nothing in the workspace can shadow it; the heavier parts are loaded at their first use.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+LIB = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def load_guest() -> None:
+    """Make docker_kernel and cloudpickle importable for good, without leaving our folder on `sys.path`."""
+    sys.path[0] = LIB
+    import docker_kernel.guest  # noqa: F401
+
+    # The image's own cloudpickle wins, as its jobs will have the same; ours is the last resort.
+    sys.path.append(sys.path.pop(0))
+    spec = importlib.util.find_spec("cloudpickle")
+    if spec is not None and spec.loader is not None:
+        spec.loader = importlib.util.LazyLoader(spec.loader)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["cloudpickle"] = module
+        spec.loader.exec_module(module)
+    sys.path.pop()
+
+
+def main() -> None:
+    load_guest()
+    from ipykernel.kernelapp import IPKernelApp
+
+    IPKernelApp.launch_instance([*sys.argv[1:], "--IPKernelApp.extra_extensions=docker_kernel.guest.extension"])
+
+
+if __name__ == "__main__":
+    main()

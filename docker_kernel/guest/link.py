@@ -1,0 +1,199 @@
+"""The guest's end of the link: how code in a container talks to its host side.
+
+The supervisor listens on a Unix socket. The host side reaches it through an exec stream whose process is this file run
+as a script, a relay between its standard streams and the socket. The kernel process reaches it with `Channel`. What
+travels are JSON lines (docs/how-it-works.md has the messages).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+
+RUN = "/run/docker-kernel"
+"""A tmpfs that only the kernel's user can enter: sockets and connection files, nothing that outlives the container."""
+
+SOCKET = RUN + "/link.sock"
+CONNECTION_FILE = RUN + "/connection.json"
+PARENT_FILE = RUN + "/parent.json"
+"""The header of the message that the kernel handles, kept by the kernel for the case that it dies."""
+
+PORTS_FILE = RUN + "/ports.json"
+"""Where the ports that a notebook opens can be reached on the host, by container port."""
+
+VERSION = 1
+MAX_LINE = 16 << 20
+"""Bytes one message may have; a longer one breaks the link."""
+
+
+class LinkFailed(Exception):
+    """The host side cannot be reached, or the link broke while an answer was awaited."""
+
+
+class RemoteError(Exception):
+    """The host side refused a request; the message says why."""
+
+
+class LineBuffer:
+    """Cuts a byte stream into lines and refuses a line that is too long."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines completed by these bytes; raises ValueError when a line exceeds MAX_LINE."""
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*self._parts, lines[0]])
+            self._parts, self._size = [], 0
+        self._parts.append(rest)
+        self._size += len(rest)
+        if self._size > MAX_LINE or any(len(line) > MAX_LINE for line in lines):
+            raise ValueError("a message is longer than %d bytes" % MAX_LINE)
+        return lines
+
+
+def encode(message: dict[str, object]) -> bytes:
+    """One message as a line."""
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+class Channel:
+    """A kernel process's connection to its host side; safe to use from several threads.
+
+    A reader thread delivers replies and events. Make it with `Channel.connect()`.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        import threading
+
+        self._sock = sock
+        self._lock = threading.Lock()
+        self._waiting: dict[int, object] = {}
+        self._subscribers: list[object] = []
+        self._last = 0
+        self._broken = False
+        threading.Thread(target=self._read, name="docker-kernel-link", daemon=True).start()
+
+    @classmethod
+    def connect(cls, path: str = SOCKET) -> Channel:
+        """Connect to the supervisor.
+
+        Raises:
+            LinkFailed: there is none, as in a process that is no Docker kernel.
+        """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(path)
+            sock.sendall(encode({"role": "kernel"}))
+        except OSError as error:
+            sock.close()
+            raise LinkFailed("This process has no link to a Docker kernel's host side.") from error
+        return cls(sock)
+
+    def request(self, method: str, params: dict[str, object], timeout: float | None = None) -> dict[str, object]:
+        """Ask the host side for something and wait for its answer.
+
+        Args:
+            timeout: seconds; None waits for as long as the link lives.
+
+        Raises:
+            RemoteError: the request was refused.
+            LinkFailed: the link is gone, or no answer came in time.
+        """
+        import queue
+
+        answers: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
+        with self._lock:
+            if self._broken:
+                raise LinkFailed("The link to the kernel's host side is broken.")
+            self._last += 1
+            number = self._last
+            self._waiting[number] = answers
+            try:
+                self._sock.sendall(encode({"type": "request", "id": number, "method": method, "params": params}))
+            except OSError as error:
+                del self._waiting[number]
+                raise LinkFailed("The link to the kernel's host side is broken.") from error
+        try:
+            answer = answers.get(timeout=timeout)
+        except queue.Empty:
+            raise LinkFailed("The host side did not answer %r within %s s." % (method, timeout)) from None
+        finally:
+            self._waiting.pop(number, None)
+        if "broken" in answer:
+            raise LinkFailed("The link to the kernel's host side broke before %r was answered." % method)
+        if "error" in answer:
+            raise RemoteError(str(answer["error"]))
+        result = answer.get("result")
+        return result if isinstance(result, dict) else {}
+
+    def subscribe(self, callback: object) -> None:
+        """Call `callback(event: dict)` for every event from the host side, on the reader thread."""
+        self._subscribers.append(callback)
+
+    def _read(self) -> None:
+        lines = LineBuffer()
+        try:
+            while True:
+                data = self._sock.recv(1 << 16)
+                if not data:
+                    break
+                for line in lines.feed(data):
+                    self._deliver(json.loads(line))
+        except (OSError, ValueError):
+            pass
+        self._broken = True
+        for answers in list(self._waiting.values()):
+            answers.put({"broken": True})  # type: ignore[attr-defined]
+
+    def _deliver(self, message: dict[str, object]) -> None:
+        if message.get("type") == "reply":
+            answers = self._waiting.get(message["id"])  # type: ignore[call-overload]
+            if answers is not None:
+                answers.put(message)
+        elif message.get("type") == "event":
+            for callback in list(self._subscribers):
+                try:
+                    callback(message["event"])  # type: ignore[operator]
+                except Exception as error:
+                    print("docker-kernel: an event's handler failed: %r" % error, file=sys.__stderr__)
+
+
+def relay() -> None:
+    """Copy standard input to the supervisor's socket and the socket to standard output, until either ends."""
+    import select
+
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # The exec may be started before the supervisor listens; the first line tells that the host side is there.
+    first = os.read(0, 1 << 16)
+    poll = select.poll()
+    for _ in range(500):
+        try:
+            sock.connect(SOCKET)
+            break
+        except OSError:
+            poll.poll(10)
+    else:
+        sys.exit("docker-kernel: the supervisor does not listen")
+    sock.sendall(encode({"role": "host"}) + first)
+    poll.register(0, select.POLLIN)
+    poll.register(sock, select.POLLIN)
+    while True:
+        for descriptor, _ in poll.poll():
+            data = os.read(0, 1 << 16) if descriptor == 0 else sock.recv(1 << 16)
+            if not data:
+                return
+            if descriptor == 0:
+                sock.sendall(data)
+            else:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(1, view) :]
+
+
+if __name__ == "__main__":
+    relay()

@@ -1,0 +1,50 @@
+"""Tells the user, in the cell's own output, how the kernel process died: run by the supervisor after the death.
+
+It binds the dead kernel's iopub port with the same keys, waits for a frontend to subscribe again, and sends an `error`
+and an `idle` with the header of the request that was running.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+WAIT_MS = 3000
+
+
+def main(connection_file: str, parent_file: str, notice: dict[str, str]) -> None:
+    import zmq
+    from jupyter_client.session import Session
+
+    with open(connection_file) as file:
+        info = json.load(file)
+    try:
+        with open(parent_file) as file:
+            parent = json.load(file)
+    except (OSError, ValueError):
+        return
+    session = Session(key=info["key"].encode(), signature_scheme=info["signature_scheme"])
+    context: Any = zmq.Context.instance()  # type: ignore[attr-defined]
+    socket = context.socket(zmq.XPUB)  # type: ignore[attr-defined]
+    if info.get("curve_secretkey"):
+        socket.curve_secretkey = info["curve_secretkey"].encode()
+        socket.curve_publickey = info["curve_publickey"].encode()
+        socket.curve_server = True
+    separator = "-" if info["transport"] == "ipc" else ":"
+    socket.bind("%s://%s%s%s" % (info["transport"], info["ip"], separator, info["iopub_port"]))
+    if not socket.poll(WAIT_MS):
+        return
+    content = {
+        "ename": notice["name"],
+        "evalue": notice["text"],
+        "traceback": ["\x1b[31m%s\x1b[0m: %s" % (notice["name"], notice["text"])],
+    }
+    for kind, body in (("error", content), ("status", {"execution_state": "idle"})):
+        session.send(socket, kind, body, parent={"header": parent}, ident=("kernel.%s" % kind).encode())
+    socket.close(linger=500)
+    context.term()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))

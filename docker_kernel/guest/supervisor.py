@@ -1,0 +1,388 @@
+"""The main process of a kernel container: it starts, interrupts, kills and restarts the kernel process in place.
+
+It reaps every orphan (it is process 1), reports how the kernel ended, tells the user when memory was the reason, and
+holds the lease: with no host side on its link for the grace period, it ends, and the container with it.
+
+Only light modules of the standard library are imported: the time until the kernel process runs is the user's.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+from docker_kernel.guest.link import (
+    CONNECTION_FILE,
+    PARENT_FILE,
+    PORTS_FILE,
+    SOCKET,
+    VERSION,
+    LineBuffer,
+    encode,
+)
+
+sys.path.pop(0)
+
+START_FILE = "/opt/docker-kernel/run/start.json"
+NOTICE_SECONDS = 5
+"""How long the notice of a kernel's death may take to reach a frontend."""
+
+MAX_BUFFERED = 64 << 20
+KERNEL_OOM_SCORE = 500
+"""Out of memory, the kernel process is to be chosen, not the supervisor that must tell of it."""
+
+
+def oom_kills() -> int:
+    """How many processes of this container were killed for memory (cgroup v2, then v1); 0 where nobody tells."""
+    for path, key in (
+        ("/sys/fs/cgroup/memory.events", "oom_kill"),
+        ("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill"),
+    ):
+        try:
+            with open(path) as file:
+                for line in file:
+                    name, _, value = line.partition(" ")
+                    if name == key:
+                        return int(value)
+        except OSError:
+            continue
+    return 0
+
+
+def write_private(path: str, text: str) -> None:
+    """Write a file that only its owner can read, replacing it at once."""
+    descriptor = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    os.replace(path + ".new", path)
+
+
+class Peer:
+    """A connection to the supervisor's socket: the host side's relay, or a process in the container."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.role: str | None = None
+        self.lines = LineBuffer()
+        self.out = bytearray()
+
+
+class Supervisor:
+    def __init__(self, start: dict[str, object]) -> None:
+        self.start = start
+        self.grace = float(start["grace"])  # type: ignore[arg-type]
+        self.peers: dict[int, Peer] = {}
+        self.host: Peer | None = None
+        self.kernel_pid = 0
+        self.generation = 0
+        self.exit_code: int | None = None
+        self.oom = False
+        self.ooms_before = 0
+        self.expected = False
+        self.notice_pid = 0
+        self.notice_deadline = 0.0
+        self.died: tuple[int, bool] = (0, False)
+        self.lease_deadline = time.monotonic() + max(self.grace, 10)
+        self.idle_deadline: float | None = None
+        self.poll = select.poll()
+
+    # The kernel process
+
+    def spawn(self) -> None:
+        """Start the kernel process in a session of its own, so that an interrupt reaches what its cells start."""
+        write_private(CONNECTION_FILE, json.dumps(self.start["connection"]))
+        self.ooms_before = oom_kills()
+        self.generation += 1
+        self.exit_code, self.oom, self.expected, self.idle_deadline = None, False, False, None
+        argv = [str(part).replace("{connection_file}", CONNECTION_FILE) for part in self.start["argv"]]  # type: ignore[attr-defined]
+        env = dict(os.environ)
+        env.update(self.start["env"])  # type: ignore[call-overload]
+        env["PATH"] = "%s/bin:%s" % (self.start["user_base"], env.get("PATH", os.defpath))
+        pid = os.fork()
+        if pid == 0:
+            self._become(argv, env)
+        self.kernel_pid = pid
+        self.tell_host({"type": "started", "generation": self.generation})
+
+    def _become(self, argv: list[str], env: dict[str, str]) -> None:
+        try:
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            try:
+                with open("/proc/self/oom_score_adj", "w") as file:
+                    file.write(str(KERNEL_OOM_SCORE))
+            except OSError:
+                pass
+            os.chdir(str(self.start["cwd"]))
+            os.execvpe(argv[0], argv, env)
+        except OSError as error:
+            os.write(2, ("docker-kernel: %s cannot be started: %s\n" % (argv[0], error)).encode())
+        finally:
+            os._exit(127)
+
+    def signal_kernel(self, number: int) -> None:
+        """Send a signal to the kernel process and all that its cells started; no-op when it has ended."""
+        if self.kernel_pid:
+            if number in (signal.SIGTERM, signal.SIGKILL):
+                self.expected = True
+            try:
+                os.killpg(self.kernel_pid, number)
+            except ProcessLookupError:
+                try:
+                    os.kill(self.kernel_pid, number)  # before its setsid
+                except ProcessLookupError:
+                    pass
+        elif self.notice_pid and number in (signal.SIGTERM, signal.SIGKILL):
+            os.kill(self.notice_pid, signal.SIGKILL)
+
+    def reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self.kernel_pid:
+                self.kernel_pid = 0
+                code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+                self.kernel_ended(code)
+            elif pid == self.notice_pid:
+                self.notice_pid = 0
+                self.report(*self.died)
+
+    def kernel_ended(self, code: int) -> None:
+        oom = code == -signal.SIGKILL and oom_kills() > self.ooms_before
+        if self.expected or not self.start.get("guest") or not (oom or code < 0):
+            self.report(code, oom)
+            return
+        self.died = (code, oom)
+        if oom:
+            text = "out of memory: the kernel used more than its %s; raise `memory` in the kernel's settings (%s)." % (
+                self.start.get("memory_text") or "engine allows",
+                self.start.get("settings_hint") or "docker-kernel install --memory",
+            )
+        else:
+            text = "The kernel died: its process was ended by %s." % signal.Signals(-code).name
+        notice = {"text": text, "name": "MemoryError" if oom else "KernelDied"}
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "notice.py")
+        pid = os.fork()
+        if pid == 0:
+            try:
+                signal.set_wakeup_fd(-1)
+                os.execvpe(
+                    str(self.start["python"]),
+                    [str(self.start["python"]), "-I", script, CONNECTION_FILE, PARENT_FILE, json.dumps(notice)],
+                    dict(os.environ),
+                )
+            finally:
+                os._exit(127)
+        self.notice_pid = pid
+        self.notice_deadline = time.monotonic() + NOTICE_SECONDS
+
+    def report(self, code: int, oom: bool) -> None:
+        self.exit_code, self.oom = code, oom
+        self.idle_deadline = time.monotonic() + max(self.grace, 10)
+        self.tell_host({"type": "exited", "generation": self.generation, "code": code, "oom": oom})
+
+    # The link
+
+    def listen(self) -> None:
+        self.server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.server.bind(SOCKET)
+        self.server.listen(16)
+        self.server.setblocking(False)
+        self.poll.register(self.server, select.POLLIN)
+
+    def tell_host(self, message: dict[str, object]) -> None:
+        if self.host is not None:
+            self.send(self.host, message)
+
+    def send(self, peer: Peer, message: dict[str, object]) -> None:
+        if peer.sock.fileno() not in self.peers:
+            return
+        peer.out += encode(message)
+        if len(peer.out) > MAX_BUFFERED:
+            self.drop(peer)
+        else:
+            self.flush(peer)
+
+    def flush(self, peer: Peer) -> None:
+        try:
+            while peer.out:
+                sent = peer.sock.send(peer.out)
+                del peer.out[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.drop(peer)
+            return
+        self.poll.modify(peer.sock, select.POLLIN | (select.POLLOUT if peer.out else 0))
+
+    def drop(self, peer: Peer) -> None:
+        if self.peers.pop(peer.sock.fileno(), None) is None:
+            return
+        self.poll.unregister(peer.sock)
+        peer.sock.close()
+        if peer is self.host:
+            self.host = None
+            self.lease_deadline = time.monotonic() + self.grace
+
+    def accept(self) -> None:
+        try:
+            sock, _ = self.server.accept()
+        except OSError:
+            return
+        sock.setblocking(False)
+        self.peers[sock.fileno()] = Peer(sock)
+        self.poll.register(sock, select.POLLIN)
+
+    def receive(self, peer: Peer) -> None:
+        try:
+            data = peer.sock.recv(1 << 18)
+            if not data:
+                self.drop(peer)
+                return
+            for line in peer.lines.feed(data):
+                self.handle(peer, json.loads(line))
+        except BlockingIOError:
+            return
+        except (OSError, ValueError, KeyError, TypeError):
+            self.drop(peer)
+
+    def handle(self, peer: Peer, message: dict[str, object]) -> None:
+        if peer.role is None:
+            peer.role = str(message["role"])
+            if peer.role == "host":
+                if self.host is not None:
+                    self.drop(self.host)
+                self.host = peer
+                self.send(
+                    peer,
+                    {
+                        "type": "hello",
+                        "version": VERSION,
+                        "generation": self.generation,
+                        "alive": self.exit_code is None,
+                        "code": self.exit_code,
+                        "oom": self.oom,
+                    },
+                )
+        elif peer.role == "host":
+            self.from_host(message)
+        elif message.get("type") == "request":
+            if self.host is None:
+                text = "The Jupyter server that started this kernel is not connected to it."
+                self.send(peer, {"type": "reply", "id": message["id"], "error": text})
+            else:
+                number = "%d:%d" % (peer.sock.fileno(), int(message["id"]))  # type: ignore[call-overload]
+                request = {"type": "request", "id": number, "method": message["method"], "params": message["params"]}
+                self.tell_host(request)
+
+    def from_host(self, message: dict[str, object]) -> None:
+        kind = message["type"]
+        if kind == "signal":
+            self.signal_kernel(int(message["number"]))  # type: ignore[call-overload]
+        elif kind == "expect":
+            self.expected = True
+        elif kind == "start":
+            if self.notice_pid:
+                os.kill(self.notice_pid, signal.SIGKILL)
+                os.waitpid(self.notice_pid, 0)
+                self.notice_pid = 0
+            if not self.kernel_pid:
+                self.start.update(message["update"])  # type: ignore[call-overload]
+                self.spawn()
+        elif kind == "ports":
+            write_private(PORTS_FILE, json.dumps(message["ports"]))
+        elif kind == "stop":
+            self.stop(0)
+        elif kind == "reply":
+            client, _, number = str(message["id"]).partition(":")
+            peer = self.peers.get(int(client))
+            if peer is not None and peer.role == "kernel":
+                self.send(peer, {**message, "id": int(number)})
+        elif kind == "event":
+            for peer in list(self.peers.values()):
+                if peer.role == "kernel":
+                    self.send(peer, message)
+
+    # Life
+
+    def stop(self, code: int) -> None:
+        """End everything in the container: process 1 takes all others with it."""
+        self.signal_kernel(signal.SIGKILL)
+        os._exit(code)
+
+    def deadline(self) -> float:
+        """When the next of the waits has its end."""
+        ends = []
+        if self.host is None:
+            ends.append(self.lease_deadline)
+        if self.idle_deadline is not None:
+            ends.append(self.idle_deadline)
+        if self.notice_pid:
+            ends.append(self.notice_deadline)
+        return min(ends) if ends else float("inf")
+
+    def run(self) -> None:
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_read, False)
+        os.set_blocking(wake_write, False)
+        signal.set_wakeup_fd(wake_write)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        self.spawn()
+        self.listen()
+        self.poll.register(wake_read, select.POLLIN)
+        while True:
+            wait = self.deadline() - time.monotonic()
+            events = self.poll.poll(None if wait == float("inf") else max(0, int(wait * 1000) + 1))
+            now = time.monotonic()
+            for descriptor, mask in events:
+                if descriptor == wake_read:
+                    if signal.SIGTERM in os.read(wake_read, 512):
+                        self.stop(128 + signal.SIGTERM)
+                elif descriptor == self.server.fileno():
+                    self.accept()
+                elif descriptor in self.peers:
+                    peer = self.peers[descriptor]
+                    if mask & select.POLLOUT:
+                        self.flush(peer)
+                    if mask & ~select.POLLOUT and descriptor in self.peers:
+                        self.receive(peer)
+            self.reap()
+            if self.notice_pid and now >= self.notice_deadline:
+                os.kill(self.notice_pid, signal.SIGKILL)
+            if self.host is None and now >= self.lease_deadline:
+                self.stop(0)
+            if self.idle_deadline is not None and now >= self.idle_deadline:
+                self.stop(self.exit_code if self.exit_code and self.exit_code > 0 else 128 - (self.exit_code or -128))
+
+
+def main() -> None:
+    with open(START_FILE) as file:
+        start = json.load(file)
+    os.unlink(START_FILE)
+    user_site = "%s/lib/python%d.%d/site-packages" % (start["user_base"], *sys.version_info[:2])
+    try:
+        # A user site that does not exist when Python starts is not on its path, even after pip has filled it.
+        os.makedirs(user_site, exist_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EROFS):
+            raise
+    Supervisor(start).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,472 @@
+"""One kernel container's life: create, start, signal, restart in place, replace, remove.
+
+Both faces of the kernelspec (provisioner.py, launcher.py) are thin over `KernelContainer`. Its coroutines run on the
+background loop; `exit_code` may be read from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+from docker_kernel import labels
+from docker_kernel.config import KernelConfig, UserConfig, format_size
+from docker_kernel.engine import BindMount, ContainerSpec, Engine, File, VolumeMount
+from docker_kernel.errors import (
+    ConfigError,
+    DockerKernelError,
+    EngineError,
+    ImageMissing,
+    KernelStartError,
+    LinkError,
+    NotFound,
+)
+from docker_kernel.guest.link import RUN as GUEST_RUN
+from docker_kernel.kernel import accounts, guest_files
+from docker_kernel.kernel.connection import CONTAINER_PORTS, Keys, container_info, host_info
+from docker_kernel.kernel.environment import kernel_env
+from docker_kernel.kernel.link import Exited, Hello, HostLink, Started, greeting
+from docker_kernel.kernel.locality import check_local
+from docker_kernel.kernel.user import ContainerUser, container_user
+from docker_kernel.kernel.workspace import kernel_mounts
+
+log = logging.getLogger(__name__)
+
+LINK_SECONDS = 30
+"""How long a started container may take to answer on its link, or to start its kernel process again."""
+
+UNKNOWN_EXIT = 137
+"""Reported when a container vanished without a word: as after SIGKILL."""
+
+
+class Service(Protocol):
+    """What answers a kernel's requests (entry-point group docker_kernel.services)."""
+
+    async def handle(self, method: str, params: dict[str, Any]) -> dict[str, Any]: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass
+class KernelLaunch:
+    """What a kernel is started from.
+
+    Args:
+        command: the kernel's command in the container, with {connection_file}; None runs ipykernel with our magics.
+        arguments: added to the command.
+        curve: whether the kernel supports CurveZMQ.
+        host_ports: container port to host port, where the client dictates them; else the engine chooses.
+        ipc: the prefix of the kernel's sockets where the client asks for transport ipc; "" lets us choose.
+        root: the Jupyter server's root folder, where known.
+    """
+
+    kernel_id: str
+    config: KernelConfig
+    user_config: UserConfig
+    cwd: str
+    keys: Keys
+    command: list[str] | None = None
+    arguments: list[str] = field(default_factory=list)
+    spec_name: str = ""
+    root: str | None = None
+    launch_env: Mapping[str, str] = field(default_factory=dict)
+    spec_env: Mapping[str, str] = field(default_factory=dict)
+    host_ports: dict[int, int] | None = None
+    ipc: str | None = None
+    connection_file: str = ""
+    grace: float | None = None
+
+
+class KernelContainer:
+    """A kernel in its container, from the host's side."""
+
+    def __init__(self, engine: Engine, launch: KernelLaunch) -> None:
+        self.engine = engine
+        self.launch = launch
+        self.kernel_id = launch.kernel_id
+        self.config = launch.config
+        self.container_id = ""
+        self.image = ""
+        self.python = launch.config.python or "python3"
+        self.exit_code: int | None = None
+        self.reason = ""
+        self.connection_info: dict[str, Any] = {}
+        self.published: dict[int, int] = {}
+        self.mounts: list[BindMount] = []
+        self.cwd = launch.cwd
+        self.workspace: str | None = None
+        self.env: dict[str, str] = {}
+        self.volume = f"docker-kernel-{launch.kernel_id}"
+        self._account: ContainerUser | None = None
+        self._account_files: list[File] = []
+        self._ipc_folder: str | None = None
+        self._link: HostLink | None = None
+        self._link_ready = asyncio.Event()
+        self._linking: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._service: Service | None = None
+        self._removed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # What a job's container is made from (kernel/handle.py)
+
+    @property
+    def account(self) -> ContainerUser:
+        assert self._account is not None, "the container is not started"
+        return self._account
+
+    @property
+    def user(self) -> str:
+        return self.account.spec
+
+    @property
+    def group_add(self) -> tuple[int, ...]:
+        return self.account.groups
+
+    @property
+    def userns_mode(self) -> str | None:
+        return self.account.userns_mode
+
+    def guest_files(self) -> list[File]:
+        """What every container of this kernel gets before its start."""
+        user = self.account
+        return [*guest_files.library(), *guest_files.folders(user.uid, user.gid, user.home), *self._account_files]
+
+    async def notify(self, event: dict[str, Any]) -> None:
+        """Send an event to the kernel process; dropped without a link, as events only add to what can be asked."""
+        if self._link is not None and not self._link.closed:
+            try:
+                await self._link.send({"type": "event", "event": event})
+            except LinkError:
+                log.debug("an event for kernel %s was lost with its link", self.kernel_id)
+
+    # Life
+
+    async def start(self) -> dict[str, Any]:
+        """Create and start the container and its kernel process; returns the host's connection info.
+
+        When anything fails, nothing is left behind.
+
+        Raises:
+            DockerKernelError: with a sentence for the user.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._discard()
+            raise
+        return self.connection_info
+
+    async def _start(self) -> None:
+        launch, config = self.launch, self.config
+        info = await check_local(self.engine)
+        self.mounts = kernel_mounts(config, launch.user_config, launch.root, launch.cwd)
+        self.workspace = self.mounts[0].target if config.workspace else None
+        try:
+            image = await self.engine.image(config.image)
+        except ImageMissing:
+            raise ImageMissing(
+                f"The kernel image {config.image} is not on this engine: bring it with "
+                f"`docker-kernel install --image {config.image}`, then start the kernel again."
+            ) from None
+        self.image = str(image["Id"])
+        image_labels = (image.get("Config") or {}).get("Labels") or {}
+        self.python = config.python or image_labels.get(labels.PYTHON) or "python3"
+        self._account = container_user(config, info, [mount.target for mount in self.mounts])
+        self.env = kernel_env(config, self._account, launch.launch_env, launch.spec_env)
+        if not any(Path(launch.cwd).is_relative_to(mount.target) for mount in self.mounts):
+            self.cwd = self._account.home
+        ipc = self._ipc_prefix()
+        start = self._start_file(container_info(launch.keys, ipc), ipc)
+
+        self.container_id = await self.engine.create(self._spec(self._account, ipc))
+        accounts_now = await accounts.of_image(self.engine, self.container_id, self.image)
+        self._account_files = self._account.account_files(*accounts_now)
+        run_file = File(
+            f"{guest_files.BASE}/run/start.json",
+            json.dumps(start).encode(),
+            mode=0o600,
+            uid=self._account.uid,
+            gid=self._account.gid,
+        )
+        await self.engine.put(self.container_id, [*self.guest_files(), run_file])
+        await self.engine.start(self.container_id)
+        self.exit_code, self.reason = None, ""
+        self._link_ready.clear()
+        self._linking = self._spawn(self._open_link())
+        state = await self.engine.inspect(self.container_id)
+        if not state.running:
+            raise KernelStartError(
+                f"The kernel's container ended at once (exit code {state.exit_code}): {await self._last_words()}"
+            )
+        self.published = {port: host for port, host in state.ports.items() if port not in CONTAINER_PORTS.values()}
+        self.connection_info = host_info(launch.keys, ipc, dict(state.ports))
+
+    def _spec(self, user: ContainerUser, ipc: str | None) -> ContainerSpec:
+        launch, config = self.launch, self.config
+        ports: dict[int, tuple[str, int | None]] = {}
+        if ipc is None:
+            wanted = launch.host_ports or {}
+            ports = {port: ("127.0.0.1", wanted.get(port)) for port in CONTAINER_PORTS.values()}
+        if config.network != "none":
+            ports |= {port: ("127.0.0.1", self.published.get(port)) for port in config.publish}
+        mounts: list[BindMount | VolumeMount] = [*self.mounts]
+        if ipc is not None:
+            mounts.append(BindMount(str(Path(ipc).parent), str(Path(ipc).parent)))
+        mounts.append(
+            VolumeMount(
+                self.volume,
+                guest_files.STATE,
+                {labels.KIND: labels.KIND_VOLUME, labels.KERNEL_ID: self.kernel_id, labels.USER: str(os.getuid())},
+            )
+        )
+        name = f"docker-kernel-{self.kernel_id}"
+        return ContainerSpec(
+            image=self.image,
+            command=[self.python, "-I", "-S", f"{guest_files.LIB}/docker_kernel/guest/supervisor.py"],
+            name=name if re.fullmatch(r"[\w.-]+", name) else None,
+            user=user.spec,
+            labels={
+                labels.KIND: labels.KIND_KERNEL,
+                labels.KERNEL_ID: self.kernel_id,
+                labels.SPEC: launch.spec_name,
+                labels.USER: str(os.getuid()),
+                labels.NOTEBOOK: self.env.get("JPY_SESSION_NAME", ""),
+                labels.CONNECTION_FILE: launch.connection_file,
+            },
+            mounts=mounts,
+            tmpfs={GUEST_RUN: f"uid={user.uid},gid={user.gid},mode=0700"},
+            ports=ports,
+            network=config.network,
+            working_dir="/",
+            memory=config.memory,
+            cpus=config.cpus,
+            pids=config.pids,
+            shm_size=config.shm,
+            gpus=config.gpus,
+            cap_add=config.capabilities,
+            group_add=user.groups,
+            userns_mode=user.userns_mode,
+            auto_remove=True,
+        )
+
+    def _ipc_prefix(self) -> str | None:
+        """Where the kernel's sockets go: None for TCP."""
+        if self.launch.ipc is None and self.config.network != "none":
+            return None
+        if self.launch.ipc:
+            return self.launch.ipc
+        if self._ipc_folder is None:
+            self._ipc_folder = tempfile.mkdtemp(prefix="docker-kernel-", dir=os.environ.get("XDG_RUNTIME_DIR"))
+        return f"{self._ipc_folder}/kernel"
+
+    def _start_file(self, connection: dict[str, Any], ipc: str | None) -> dict[str, Any]:
+        """What the supervisor reads and unlinks (guest/supervisor.py)."""
+        launch, config = self.launch, self.config
+        boot = [self.python, "-Xfrozen_modules=off", f"{guest_files.LIB}/docker_kernel/guest/boot.py"]
+        command = launch.command or [*boot, "-f", "{connection_file}"]
+        return {
+            "argv": [*command, *launch.arguments],
+            "guest": launch.command is None,
+            "python": self.python,
+            "cwd": self.cwd,
+            "env": self.env,
+            "user_base": guest_files.USER_BASE,
+            "connection": connection,
+            "grace": config.grace if launch.grace is None else launch.grace,
+            "memory_text": format_size(config.memory) if config.memory else "",
+            "settings_hint": f"`docker-kernel install --name {launch.spec_name} --memory …`"
+            if launch.spec_name
+            else "",
+        }
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to the kernel process; no-op when it has ended."""
+        if self.exit_code is None:
+            await self._send({"type": "signal", "number": number})
+
+    async def expect_exit(self) -> None:
+        """Say that the kernel process is about to end because it was asked to."""
+        if self.exit_code is None:
+            await self._send({"type": "expect"})
+
+    async def restart(self, launch_env: Mapping[str, str] | None = None) -> None:
+        """Start the kernel process again: in place, or where the container has gone, in a new one on the same ports.
+
+        Never raises: when it cannot be done the container is removed, and `exit_code` and `reason` tell.
+        """
+        try:
+            if launch_env is not None and self._account is not None:
+                self.launch.launch_env = launch_env
+                self.env = kernel_env(self.config, self._account, launch_env, self.launch.spec_env)
+            if not await self._restart_in_place():
+                await self._replace()
+        except (DockerKernelError, OSError) as error:
+            log.error("kernel %s cannot be restarted: %s", self.kernel_id, error)
+            await self._discard()
+            self._ended(1, str(error))
+
+    async def _restart_in_place(self) -> bool:
+        if self._removed or not self.container_id or self._link is None or self._link.closed:
+            return False
+        self.exit_code, self.reason = None, ""
+        self._changed.clear()
+        try:
+            await self._send({"type": "start", "update": {"env": self.env}})
+            await asyncio.wait_for(self._changed.wait(), LINK_SECONDS)
+        except (LinkError, asyncio.TimeoutError):
+            return False
+        return not self._link.closed
+
+    async def _replace(self) -> None:
+        if self.launch.ipc is None and self.config.network != "none":
+            ports = self.connection_info
+            self.launch.host_ports = {port: ports[name] for name, port in CONTAINER_PORTS.items()}
+        volume_in_use = self.volume
+        await self._discard(keep_volume=True)
+        self._removed = False
+        self.volume = volume_in_use
+        await self._start()
+
+    async def wait(self) -> int:
+        """Wait for the kernel process's end; returns its exit code (negative for a signal)."""
+        while self.exit_code is None:
+            self._changed.clear()
+            await self._changed.wait()
+        return self.exit_code
+
+    async def remove(self) -> None:
+        """End everything and remove the container and its volume; no-op if done already."""
+        if self._service is not None:
+            await self._service.close()
+            self._service = None
+        await self._discard()
+        if self.exit_code is None:
+            self._ended(-9, "the kernel was removed")
+
+    async def _discard(self, keep_volume: bool = False) -> None:
+        self._removed = True
+        if self._linking is not None:
+            self._linking.cancel()
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        try:
+            if self.container_id:
+                await self.engine.remove(self.container_id)
+            if not keep_volume:
+                await self.engine.remove_volume(self.volume)
+        except EngineError as error:
+            log.error("kernel %s: its container could not be removed: %s", self.kernel_id, error)
+        self.container_id = ""
+        if self._ipc_folder is not None and not keep_volume:
+            shutil.rmtree(self._ipc_folder, ignore_errors=True)
+            self._ipc_folder = None
+
+    # The link
+
+    async def _open_link(self) -> None:
+        command = [self.python, "-I", "-S", f"{guest_files.LIB}/docker_kernel/guest/link.py"]
+        try:
+            stream = await self.engine.open_exec(self.container_id, command, user=self.user)
+            self._link = HostLink(stream, self._on_message, self._on_request, self._on_closed)
+            await self._link.send(greeting())
+            if self.published:
+                ports = {str(port): host for port, host in self.published.items()}
+                await self._link.send({"type": "ports", "ports": ports})
+            self._link_ready.set()
+        except DockerKernelError as error:
+            log.debug("the link to kernel %s could not be opened: %s", self.kernel_id, error)
+            await self._look()
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        await asyncio.wait_for(self._link_ready.wait(), LINK_SECONDS)
+        if self._link is None:
+            raise LinkError("The kernel's container is gone.")
+        await self._link.send(message)
+
+    def _on_message(self, message: Hello | Started | Exited) -> None:
+        if isinstance(message, Started):
+            self.exit_code = None
+        elif isinstance(message, Exited):
+            self._ended(message.code, "out of memory" if message.oom else "")
+        elif not message.alive:
+            self._ended(UNKNOWN_EXIT if message.code is None else message.code, "out of memory" if message.oom else "")
+        self._changed.set()
+
+    def _on_closed(self) -> None:
+        if not self._removed:
+            self._link_ready.clear()
+            self._spawn(self._look())
+
+    async def _look(self) -> None:
+        """The link is gone: find out whether the container is, and if it is not, open the link again."""
+        try:
+            state = await self.engine.inspect(self.container_id)
+        except NotFound:
+            self._ended(UNKNOWN_EXIT, "its container is gone")
+            return
+        except EngineError as error:
+            self._ended(UNKNOWN_EXIT, str(error))
+            return
+        if state.running and not self._removed:
+            self._linking = self._spawn(self._open_link())
+            return
+        words = await self._last_words()
+        self._ended(state.exit_code or UNKNOWN_EXIT, state.error or words or "its container ended")
+
+    async def _last_words(self) -> str:
+        try:
+            lines = (await self.engine.logs(self.container_id, tail=5)).decode(errors="replace").split("\n")
+        except EngineError:
+            return ""
+        return " ".join(line.strip() for line in lines if line.strip())
+
+    def _ended(self, code: int, reason: str) -> None:
+        if self.exit_code is None:
+            self.exit_code, self.reason = code, reason
+            if reason:
+                log.warning("kernel %s ended with exit code %s: %s", self.kernel_id, code, reason)
+        self._changed.set()
+
+    async def _on_request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        if self._service is None:
+            (entry,) = entry_points(group="docker_kernel.services")
+            make: Callable[[KernelContainer], Service] = await asyncio.to_thread(entry.load)
+            self._service = self._service or make(self)
+        return await self._service.handle(method, params)
+
+    def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def choose_keys(config: KernelConfig, curve: bool, hmac: str | None = None) -> Keys:
+    """Keys for a new kernel.
+
+    Args:
+        curve: whether the kernel supports CurveZMQ.
+        hmac: the client's own key, where it has one.
+
+    Raises:
+        ConfigError: encryption is required and the kernel has none.
+    """
+    if config.encryption == "required" and not curve:
+        raise ConfigError(
+            f'encryption = "required", but the kernel in {config.image} does not support CurveZMQ: '
+            'use an image with ipykernel 7.1 or newer, or set encryption to "auto".'
+        )
+    keys = Keys.make(curve and config.encryption != "disabled")
+    return keys if not hmac else Keys(hmac, keys.curve_public, keys.curve_secret)

@@ -1,0 +1,49 @@
+"""What is put into a container at its start: the guest package and the host's own cloudpickle.
+
+Host and guest are thus always of one version, and any image with ipykernel works.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import cloudpickle
+
+import docker_kernel
+from docker_kernel.engine import File
+
+BASE = "opt/docker-kernel"
+LIB = f"/{BASE}/lib"
+RUN = f"/{BASE}/run"
+"""For files that are read and unlinked at the start; only the container's user can enter."""
+
+USER_BASE = f"/{BASE}/user"
+"""PYTHONUSERBASE: where `%pip install` puts what the image's own folders may not take."""
+
+STATE = f"/{BASE}/state"
+"""Where the kernel volume is mounted."""
+
+
+@functools.cache
+def library() -> tuple[File, ...]:
+    """The guest package and cloudpickle, as files below /opt/docker-kernel/lib."""
+    package = Path(docker_kernel.__file__).parent
+    files = [File(BASE, mode=0o755), File(f"{BASE}/lib", mode=0o755)]
+    for source, name in (
+        (package / "guest", "docker_kernel/guest"),
+        (Path(cloudpickle.__file__).parent, "cloudpickle"),
+    ):
+        files += [File(f"{BASE}/lib/{name}/{path.name}", path.read_bytes()) for path in sorted(source.glob("*.py"))]
+    files.append(File(f"{BASE}/lib/docker_kernel/__init__.py", (package / "__init__.py").read_bytes()))
+    return tuple(files)
+
+
+def folders(uid: int, gid: int, home: str) -> list[File]:
+    """The folders that belong to the container's user."""
+    return [
+        File(f"{BASE}/run", mode=0o700, uid=uid, gid=gid),
+        File(f"{BASE}/user", mode=0o755, uid=uid, gid=gid),
+        File(f"{BASE}/state", mode=0o700, uid=uid, gid=gid),
+        File(home.lstrip("/"), mode=0o755, uid=uid, gid=gid),
+    ]

@@ -1,0 +1,48 @@
+"""Local engines only, for now: a remote one has other paths and another 127.0.0.1; its kernels would never connect."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+from docker_kernel.engine import Engine, EngineInfo
+from docker_kernel.errors import EngineError, KernelStartError
+
+
+async def check_local(engine: Engine) -> EngineInfo:
+    """The engine's facts, if it shares this machine's files and loopback.
+
+    Raises:
+        KernelStartError: it is remote, or this process is itself in one of its containers.
+    """
+    info = await engine.info()
+    if not info.local:
+        raise KernelStartError(
+            f"The engine at {info.url} is on another machine, whose kernels could not be reached and would not see "
+            "your files: use a local engine (unset DOCKER_HOST, or `docker context use default`)."
+        )
+    if await _inside(engine):
+        raise KernelStartError(
+            "Jupyter runs in a container of this same engine, so its paths and 127.0.0.1 are not the engine's: "
+            "run Jupyter outside containers, or give its container an engine of its own."
+        )
+    return info
+
+
+async def _inside(engine: Engine) -> bool:
+    """Whether this process runs in a container that the engine knows."""
+    if not any(Path(marker).exists() for marker in ("/.dockerenv", "/run/.containerenv")):
+        return False
+    names = {socket.gethostname()}
+    try:
+        names.update(re.findall(r"/containers/([0-9a-f]{64})/", Path("/proc/self/mountinfo").read_text()))
+    except OSError:
+        pass
+    for name in names:
+        try:
+            await engine.inspect(name)
+        except EngineError:
+            continue
+        return True
+    return False

@@ -1,0 +1,175 @@
+"""jupyter_client's face of a kernel container (entry point `docker-kernel`)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
+
+from docker_kernel import background, config
+from docker_kernel.engine import Engine
+from docker_kernel.errors import DockerKernelError
+from docker_kernel.kernel.container import KernelContainer, KernelLaunch, choose_keys
+
+
+class DockerKernelProvisioner(KernelProvisionerBase):  # type: ignore[misc]
+    """Runs a kernel in a container.
+
+    All that can fail at a first start happens in `pre_launch`: an exception there reaches the user's dialog as one
+    sentence, while one out of `launch_kernel` leaves a phantom kernel (jupyter_client 8.10). A restart never raises:
+    when it cannot be done, `poll` reports the end.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        known = {name: kwargs[name] for name in ("kernel_id", "kernel_spec", "parent") if name in kwargs}
+        super().__init__(**known)
+        self.connection_info: dict[str, Any] = {}
+        self._container: KernelContainer | None = None
+        self._active = False
+        self._fresh = False
+
+    @property
+    def has_process(self) -> bool:
+        return self._active
+
+    async def poll(self) -> int | None:
+        if self._container is None or not self._active:
+            return 0
+        return self._container.exit_code
+
+    async def wait(self) -> int | None:
+        code = 0
+        if self._container is not None and self._active:
+            code = await background.run(self._container.wait())
+            self._active = False
+        return code
+
+    async def send_signal(self, signum: int) -> None:
+        if self._container is not None and signum:
+            await self._tolerate_the_end(self._container.signal(signum))
+
+    async def kill(self, restart: bool = False) -> None:
+        """Kill the kernel process; the container stays until `cleanup`, as kill is also a part of restarts."""
+        await self.send_signal(9)
+
+    async def terminate(self, restart: bool = False) -> None:
+        await self.send_signal(15)
+
+    async def shutdown_requested(self, restart: bool = False) -> None:
+        if self._container is not None:
+            await self._tolerate_the_end(self._container.expect_exit())
+
+    async def cleanup(self, restart: bool = False) -> None:
+        if self._container is not None and not restart:
+            container, self._container = self._container, None
+            await background.run(container.remove())
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        kwargs.pop("transport_encryption", None)
+        arguments = list(kwargs.pop("extra_arguments", []))
+        kwargs = await super().pre_launch(**kwargs)
+        kwargs["cmd"] = []
+        if self._container is None:
+            launch = self._launch(arguments, kwargs)
+            self._container = await background.run(_started(launch))
+            self._fresh = True
+        return kwargs
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> dict[str, Any]:
+        assert self._container is not None, "pre_launch comes first"
+        if not self._fresh:
+            await background.run(self._container.restart(kwargs.get("env")))
+        self._fresh = False
+        self._active = True
+        info = dict(self._container.connection_info)
+        info["key"] = info["key"].encode()
+        self.connection_info = info
+        return info
+
+    def _launch(self, arguments: list[str], kwargs: dict[str, Any]) -> KernelLaunch:
+        manager, spec = self.parent, self.kernel_spec
+        stanza = spec.metadata.get("kernel_provisioner") or {}
+        ours = stanza.get("provisioner_name") == config.PROVISIONER
+        user_config = config.load()
+        settings = user_config.kernel_config(
+            (stanza.get("config") or {}) if ours else {}, f"The kernelspec {spec.display_name!r}"
+        )
+        supported = spec.metadata.get("supported_encryption") or []
+        curve = "curve" in ([supported] if isinstance(supported, str) else supported)
+        command = settings.argv
+        if not ours and command is None and "ipykernel_launcher" not in spec.argv:
+            command = self._foreign_command()
+        root = getattr(getattr(manager, "parent", None), "root_dir", None)
+        return KernelLaunch(
+            kernel_id=self.kernel_id,
+            config=settings,
+            user_config=user_config,
+            cwd=str(Path(kwargs.get("cwd") or Path.cwd()).absolute()),
+            keys=choose_keys(settings, curve, _session_key(manager)),
+            command=command,
+            arguments=arguments,
+            spec_name=getattr(manager, "kernel_name", "") or "",
+            root=str(root) if root else None,
+            launch_env=kwargs["env"],
+            spec_env=spec.env or {},
+            ipc="" if getattr(manager, "transport", "tcp") == "ipc" else None,
+            connection_file=str(getattr(manager, "connection_file", "") or ""),
+        )
+
+    def _foreign_command(self) -> list[str]:
+        """The command of a kernelspec that is not ours, as when we are the default provisioner."""
+        manager = self.parent
+        if manager is None:
+            return list(self.kernel_spec.argv)
+        connection_file = os.path.realpath(manager.connection_file)
+        return [part.replace(connection_file, "{connection_file}") for part in manager.format_kernel_cmd()]
+
+    async def _tolerate_the_end(self, action: Any) -> None:
+        try:
+            await background.run(action)
+        except (DockerKernelError, TimeoutError) as error:
+            self.log.debug("kernel %s has ended meanwhile: %s", self.kernel_id, error)
+
+    def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
+        return recommended
+
+    def resolve_path(self, path: str) -> str | None:
+        """A path as the kernel sees it, where the host sees the same."""
+        if self._container is None:
+            return None
+        full = Path(path).expanduser()
+        if not full.is_absolute():
+            full = (Path(self._container.cwd) / full).resolve()
+        mounted = any(
+            full.is_relative_to(mount.target) for mount in self._container.mounts if mount.source == mount.target
+        )
+        return full.as_posix() if mounted and full.exists() else None
+
+    async def get_provisioner_info(self) -> dict[str, Any]:
+        info: dict[str, Any] = await super().get_provisioner_info()
+        info["container"] = self._container.container_id if self._container is not None else ""
+        return info
+
+
+async def _started(launch: KernelLaunch) -> KernelContainer:
+    container = KernelContainer(await shared_engine(), launch)
+    await container.start()
+    return container
+
+
+_engines: dict[str | None, Engine] = {}
+
+
+async def shared_engine() -> Engine:
+    """The engine for this process's kernels, connected once for each address it may be told to use."""
+    key = "|".join(os.environ.get(name, "") for name in ("DOCKER_HOST", "DOCKER_CONTEXT"))
+    if key not in _engines:
+        _engines[key] = await Engine.connect()
+    return _engines[key]
+
+
+def _session_key(manager: Any) -> str | None:
+    session = getattr(manager, "session", None)
+    return session.key.decode() if session is not None and session.key else None
