@@ -79,9 +79,13 @@ class BindMount:
 
 @dataclass
 class VolumeMount:
-    """An engine volume, made if it does not exist, with the given labels."""
+    """An engine volume, made if it does not exist, with the given labels.
 
-    name: str
+    Args:
+        name: None makes an anonymous one, which the engine removes together with its container.
+    """
+
+    name: str | None
     target: str
     labels: dict[str, str] = field(default_factory=dict)
 
@@ -127,7 +131,12 @@ class ContainerSpec:
 
 @dataclass(frozen=True)
 class ContainerState:
-    """What the engine says of a container: id, name, image id, labels, whether it runs, how it ended, its ports."""
+    """What the engine says of a container: id, name, image id, labels, whether it runs, how it ended.
+
+    Args:
+        ports: container port to host port.
+        volumes: path in the container to the name of the volume mounted there.
+    """
 
     id: str
     name: str
@@ -139,6 +148,7 @@ class ContainerState:
     error: str
     created: str
     ports: Mapping[int, int]
+    volumes: Mapping[str, str]
 
     @property
     def running(self) -> bool:
@@ -673,4 +683,5 @@ def _state(raw: Mapping[str, Any]) -> ContainerState:
         error=state.get("Error", ""),
         created=raw["Created"],
         ports=ports,
+        volumes={mount["Destination"]: mount["Name"] for mount in raw.get("Mounts", []) if mount["Type"] == "volume"},
     )

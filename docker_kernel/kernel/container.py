@@ -106,7 +106,7 @@ class KernelContainer:
         self.cwd = launch.cwd
         self.workspace: str | None = None
         self.env: dict[str, str] = {}
-        self.volume = f"docker-kernel-{launch.kernel_id}"
+        self.volume = ""
         self._account: ContainerUser | None = None
         self._account_files: list[File] = []
         self._ipc_folder: str | None = None
@@ -209,6 +209,7 @@ class KernelContainer:
             raise KernelStartError(
                 f"The kernel's container ended at once (exit code {state.exit_code}): {await self._last_words()}"
             )
+        self.volume = state.volumes[guest_files.STATE]
         self.published = {port: host for port, host in state.ports.items() if port not in CONTAINER_PORTS.values()}
         self.connection_info = host_info(launch.keys, ipc, dict(state.ports))
 
@@ -225,7 +226,7 @@ class KernelContainer:
             mounts.append(BindMount(str(Path(ipc).parent), str(Path(ipc).parent)))
         mounts.append(
             VolumeMount(
-                self.volume,
+                None,
                 guest_files.STATE,
                 {labels.KIND: labels.KIND_VOLUME, labels.KERNEL_ID: self.kernel_id, labels.USER: str(os.getuid())},
             )
@@ -332,10 +333,8 @@ class KernelContainer:
         if self.launch.ipc is None and self.config.network != "none":
             ports = self.connection_info
             self.launch.host_ports = {port: ports[name] for name, port in CONTAINER_PORTS.items()}
-        volume_in_use = self.volume
-        await self._discard(keep_volume=True)
+        await self._discard(keep_sockets=True)
         self._removed = False
-        self.volume = volume_in_use
         await self._start()
 
     async def wait(self) -> int:
@@ -346,7 +345,7 @@ class KernelContainer:
         return self.exit_code
 
     async def remove(self) -> None:
-        """End everything and remove the container and its volume; no-op if done already."""
+        """End everything and remove the container with its volume; no-op if done already."""
         if self._service is not None:
             await self._service.close()
             self._service = None
@@ -354,7 +353,7 @@ class KernelContainer:
         if self.exit_code is None:
             self._ended(-9, "the kernel was removed")
 
-    async def _discard(self, keep_volume: bool = False) -> None:
+    async def _discard(self, keep_sockets: bool = False) -> None:
         self._removed = True
         if self._linking is not None:
             self._linking.cancel()
@@ -364,12 +363,10 @@ class KernelContainer:
         try:
             if self.container_id:
                 await self.engine.remove(self.container_id)
-            if not keep_volume:
-                await self.engine.remove_volume(self.volume)
         except EngineError as error:
             log.error("kernel %s: its container could not be removed: %s", self.kernel_id, error)
         self.container_id = ""
-        if self._ipc_folder is not None and not keep_volume:
+        if self._ipc_folder is not None and not keep_sockets:
             shutil.rmtree(self._ipc_folder, ignore_errors=True)
             self._ipc_folder = None
 
