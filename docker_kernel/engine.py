@@ -540,6 +540,15 @@ class Engine:
         found: list[dict[str, Any]] = await self._call(self._client.images, filters={"label": label})
         return found
 
+    async def used_images(self) -> set[str]:
+        """The ids of the images that any container has, running or not."""
+        containers = await self._call(self._client.containers, all=True)
+        return {str(container["ImageID"]) for container in containers}
+
+    async def data_folder(self) -> str:
+        """Where the engine keeps its data, on its own machine."""
+        return str((await self._call(self._client.info)).get("DockerRootDir", ""))
+
     async def tag(self, image: str, repository: str, tag: str) -> None:
         await self._call(self._client.tag, image, repository, tag)
 

@@ -1,0 +1,115 @@
+"""The kernels that an engine holds, found by their labels: list, stop, and reap what no link will ever end."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from docker_kernel import labels
+from docker_kernel.engine import ContainerState, Engine
+from docker_kernel.errors import NotFound
+
+START_SECONDS = 120
+"""A container that was created longer ago than this and never ran is no start under way."""
+
+
+@dataclass(frozen=True)
+class RunningKernel:
+    """One kernel container of this user."""
+
+    kernel_id: str
+    spec: str
+    notebook: str
+    connection_file: str
+    container: ContainerState
+
+    @property
+    def age(self) -> datetime.timedelta:
+        created = datetime.datetime.fromisoformat(self.container.created[:19]).replace(tzinfo=datetime.timezone.utc)
+        return datetime.datetime.now(datetime.timezone.utc) - created
+
+
+async def kernels(engine: Engine) -> list[RunningKernel]:
+    """This user's kernel containers, the newest first."""
+    filters = {labels.KIND: labels.KIND_KERNEL, labels.USER: str(os.getuid())}
+    found = [
+        RunningKernel(
+            kernel_id=state.labels.get(labels.KERNEL_ID, ""),
+            spec=state.labels.get(labels.SPEC, ""),
+            notebook=state.labels.get(labels.NOTEBOOK, ""),
+            connection_file=state.labels.get(labels.CONNECTION_FILE, ""),
+            container=state,
+        )
+        for state in await engine.containers(filters)
+    ]
+    return sorted(found, key=lambda kernel: kernel.container.created, reverse=True)
+
+
+async def find(engine: Engine, name: str | None) -> RunningKernel:
+    """The running kernel that a user means.
+
+    Args:
+        name: the start of a kernel's or container's id, or a part of its notebook's name; None for the only one.
+
+    Raises:
+        NotFound: none or several fit; the message lists what there is.
+    """
+    running = [kernel for kernel in await kernels(engine) if kernel.container.running]
+    if not running:
+        raise NotFound("No Docker kernel is running: start one from a notebook first.")
+    fitting = [
+        kernel
+        for kernel in running
+        if name is None
+        or kernel.kernel_id.startswith(name)
+        or kernel.container.id.startswith(name)
+        or name in kernel.notebook
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    listing = ", ".join(f"{kernel.kernel_id[:8]} ({kernel.notebook or kernel.spec})" for kernel in running)
+    problem = "Several kernels run" if fitting else f"No running kernel is called {name!r}"
+    raise NotFound(f"{problem}: name one of {listing}.")
+
+
+async def stop(engine: Engine, kernel: RunningKernel) -> None:
+    """End a kernel; its server sees that it died."""
+    await engine.remove(kernel.container.id)
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """What starts that were cut off, and jobs whose host side has gone, left on an engine."""
+
+    containers: Sequence[ContainerState]
+    volumes: Sequence[str]
+
+
+async def leftovers(engine: Engine) -> Leftovers:
+    """This user's containers that ended or never started, and volumes that no container has."""
+    mine = {labels.USER: str(os.getuid())}
+    containers = []
+    for kind in (labels.KIND_KERNEL, labels.KIND_JOB):
+        for state in await engine.containers({labels.KIND: kind, **mine}):
+            age = RunningKernel("", "", "", "", state).age.total_seconds()
+            if not state.running and (state.status != "created" or age > START_SECONDS):
+                containers.append(state)
+    used = {
+        name for state in await engine.containers({labels.USER: mine[labels.USER]}) for name in state.volumes.values()
+    }
+    volumes = [
+        str(volume["Name"])
+        for volume in await engine.volumes(f"{labels.KIND}={labels.KIND_VOLUME}")
+        if (volume.get("Labels") or {}).get(labels.USER) == mine[labels.USER] and volume["Name"] not in used
+    ]
+    return Leftovers(containers, volumes)
+
+
+async def reap(engine: Engine, found: Leftovers) -> None:
+    """Remove leftovers; a volume that is in use after all stays."""
+    for state in found.containers:
+        await engine.remove(state.id)
+    for volume in found.volumes:
+        await engine.remove_volume(volume)

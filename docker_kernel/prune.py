@@ -1,0 +1,71 @@
+"""What of ours on an engine nobody needs: unused images, volumes, stopped containers. Nothing else is ever touched."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from docker_kernel import labels
+from docker_kernel.engine import Engine
+from docker_kernel.errors import EngineError
+from docker_kernel.kernel import running
+
+
+@dataclass(frozen=True)
+class UnusedImage:
+    """An image of ours that no container runs and no kernelspec names; `size` in bytes."""
+
+    id: str
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a prune would remove."""
+
+    leftovers: running.Leftovers
+    images: Sequence[UnusedImage]
+
+    @property
+    def empty(self) -> bool:
+        return not (self.images or self.leftovers.containers or self.leftovers.volumes)
+
+
+async def plan(engine: Engine, kept_images: Collection[str]) -> Plan:
+    """Find what is unused.
+
+    Args:
+        kept_images: references that installed kernelspecs name.
+    """
+    kept = set()
+    for reference in kept_images:
+        try:
+            kept.add((await engine.image(reference))["Id"])
+        except EngineError:
+            continue
+    used = await engine.used_images()
+    images = [
+        UnusedImage(image["Id"], _name(image), int(image["Size"]))
+        for image in await engine.images(labels.KIND)
+        if image["Id"] not in kept and image["Id"] not in used
+    ]
+    return Plan(await running.leftovers(engine), images)
+
+
+def _name(image: dict[str, Any]) -> str:
+    tags = [tag for tag in image.get("RepoTags") or [] if tag != "<none>:<none>"]
+    return tags[0] if tags else str(image["Id"]).removeprefix("sha256:")[:12]
+
+
+async def carry_out(engine: Engine, found: Plan) -> list[str]:
+    """Remove what a plan names; returns a sentence for each image that could not go."""
+    await running.reap(engine, found.leftovers)
+    problems = []
+    for image in found.images:
+        try:
+            await engine.remove_image(image.id)
+        except EngineError as error:
+            problems.append(f"The image {image.name} stays: {error}")
+    return problems
