@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from docker_kernel import labels
+from docker_kernel.build_settings import host_settings
 from docker_kernel.config import KernelConfig, UserConfig, format_size
 from docker_kernel.engine import BindMount, ContainerSpec, Engine, File, VolumeMount
 from docker_kernel.errors import (
@@ -183,7 +184,8 @@ class KernelContainer:
         image_labels = (image.get("Config") or {}).get("Labels") or {}
         self.python = config.python or image_labels.get(labels.PYTHON) or "python3"
         self._account = container_user(config, info, [mount.target for mount in self.mounts])
-        self.env = kernel_env(config, self._account, launch.launch_env, launch.spec_env)
+        packages = await asyncio.to_thread(host_settings)
+        self.env = kernel_env(config, self._account, packages, launch.launch_env, launch.spec_env)
         if not any(Path(launch.cwd).is_relative_to(mount.target) for mount in self.mounts):
             self.cwd = self._account.home
         ipc = self._ipc_prefix()
@@ -199,6 +201,8 @@ class KernelContainer:
             uid=self._account.uid,
             gid=self._account.gid,
         )
+        if packages.ca:
+            self._account_files.append(File(guest_files.CA_FILE.lstrip("/"), packages.ca))
         await self.engine.put(self.container_id, [*self.guest_files(), run_file])
         await self.engine.start(self.container_id)
         self.exit_code, self.reason = None, ""
@@ -309,7 +313,7 @@ class KernelContainer:
         try:
             if launch_env is not None and self._account is not None:
                 self.launch.launch_env = launch_env
-                self.env = kernel_env(self.config, self._account, launch_env, self.launch.spec_env)
+                self.env = kernel_env(self.config, self._account, host_settings(), launch_env, self.launch.spec_env)
             if not await self._restart_in_place():
                 await self._replace()
         except (DockerKernelError, OSError) as error:

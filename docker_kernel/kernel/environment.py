@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from docker_kernel.build_settings import CA_VARIABLES, BuildSettings
 from docker_kernel.config import KernelConfig
-from docker_kernel.kernel.guest_files import USER_BASE
+from docker_kernel.kernel.guest_files import CA_FILE, USER_BASE
 from docker_kernel.kernel.user import ContainerUser
 
 FROM_HOST = frozenset({"LANG", "LANGUAGE", "TZ", "JPY_SESSION_NAME", "COLORTERM", "NO_COLOR"})
@@ -24,11 +25,16 @@ ipykernel exit at once."""
 
 
 def kernel_env(
-    config: KernelConfig, user: ContainerUser, launch_env: Mapping[str, str], spec_env: Mapping[str, str]
+    config: KernelConfig,
+    user: ContainerUser,
+    packages: BuildSettings,
+    launch_env: Mapping[str, str],
+    spec_env: Mapping[str, str],
 ) -> dict[str, str]:
     """The environment of the kernel process, over that of its image.
 
     Args:
+        packages: the host's package settings, so that installing works inside as it does outside.
         launch_env: what the client launches the kernel with; usually the server's environment with a few changes.
         spec_env: the kernelspec's `env` stanza.
     """
@@ -39,11 +45,12 @@ def kernel_env(
         "PYTHONUSERBASE": USER_BASE,
         "PIP_BREAK_SYSTEM_PACKAGES": "1",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        **(packages.variables(CA_FILE) if config.network != "none" else {}),
     }
     for name, value in launch_env.items():
         changed = os.environ.get(name) != value
         allowed = name in FROM_HOST or name.startswith(FROM_HOST_PREFIXES) or name in config.env_from_host
-        if name not in NEVER and (allowed or changed or name in spec_env):
+        if name not in NEVER and name not in CA_VARIABLES and (allowed or changed or name in spec_env):
             env[name] = value
     for name in config.env_from_host:
         if name in os.environ:

@@ -18,6 +18,9 @@ LIB = f"/{BASE}/lib"
 RUN = f"/{BASE}/run"
 """For files that are read and unlinked at the start; only the container's user can enter."""
 
+CA_FILE = f"{RUN}/ca.pem"
+"""The host's CA bundle, where its user has one of their own."""
+
 USER_BASE = f"/{BASE}/user"
 """PYTHONUSERBASE: where `%pip install` puts what the image's own folders may not take."""
 
