@@ -17,6 +17,7 @@ import platform
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 import uuid
@@ -29,6 +30,7 @@ import platformdirs
 
 from docker_kernel import labels
 from docker_kernel.build_settings import BuildSettings, host_settings
+from docker_kernel.config import format_size
 from docker_kernel.data import data_folder
 from docker_kernel.engine import ContainerSpec, Engine, File, archive
 from docker_kernel.errors import BuildFailed, ConfigError, EngineError, ImageMissing, NotFound
@@ -150,7 +152,7 @@ async def build(
     await engine.tag(built, f"{REPOSITORY}/{name}", "latest")
     tag = f"{REPOSITORY}/{name}:latest"
     size = int((await engine.image(tag))["Size"])
-    progress(Event(f"{tag} is ready ({size / 1e6:.0f} MB)."))
+    progress(Event(f"{tag} is ready ({format_size(size)})."))
     return tag
 
 
@@ -168,16 +170,14 @@ async def kernel_image(engine: Engine, reference: str, progress: Progress = sile
     await _bring(engine, reference, progress)
     progress(Event(f"Looking into {reference}"))
     facts = await probe(engine, reference)
-    if facts.python_version and facts.python_version < OLDEST_PYTHON and facts.ipykernel:
+    if not facts.ipykernel:
+        settings = await asyncio.to_thread(host_settings)
+        facts = await probe(engine, await _derive(engine, facts, settings, ("ipykernel",), progress))
+    if facts.python_version is None or facts.python_version < OLDEST_PYTHON:
         raise ConfigError(
-            f"The image {reference} has Python {facts.python_text}: a kernel image needs "
+            f"The image {reference} has Python {facts.python_text or '(none)'}: a kernel image needs "
             f"{'.'.join(map(str, OLDEST_PYTHON))} or newer."
         )
-    if facts.ipykernel:
-        return facts
-    settings = await asyncio.to_thread(host_settings)
-    derived = await _derive(engine, facts, settings, ("ipykernel",), progress)
-    facts = await probe(engine, derived)
     if not facts.ipykernel:
         raise BuildFailed(f"ipykernel was added to {reference}, but {facts.python} cannot import it.")
     return facts
@@ -197,7 +197,7 @@ async def ensure_base(
             await _pull(engine, REGISTRY_BASE, progress)
             return REGISTRY_BASE
         except EngineError:
-            progress(Event(f"{REGISTRY_BASE} cannot be pulled here: bootstrapping a base from Debian's packages"))
+            progress(Event(f"{REGISTRY_BASE} cannot be pulled here: the base is made of Debian's packages"))
     return await _bootstrap(engine, progress)
 
 
@@ -395,7 +395,7 @@ async def _build_locked(
                 "org.opencontainers.image.version": importlib.metadata.version("docker-kernel"),
             },
             _build_steps(progress),
-            network=_build_network(engine, (await engine.info()).local),
+            network=await _build_network(engine),
         )
     finally:
         await asyncio.shield(_remove_stages(engine, build_id))
@@ -420,9 +420,9 @@ def _build_steps(progress: Progress) -> Callable[[Mapping[str, Any]], None]:
     return step
 
 
-def _build_network(engine: Engine, local: bool) -> str | None:
+async def _build_network(engine: Engine) -> str | None:
     """Builds use the host's network where the engine is local: proxies and mirrors may listen on its loopback."""
-    return "host" if local else None
+    return "host" if (await engine.info()).local else None
 
 
 async def _remove_stages(engine: Engine, build_id: str) -> None:
@@ -452,13 +452,12 @@ async def _derive(
     if await _has(engine, tag):
         return tag
     progress(Event(f"Adding {', '.join([*(['Python'] if system else []), *packages])} to {facts.reference}"))
-    local = (await engine.info()).local
     spec = ContainerSpec(
         image=facts.id,
         command=["/bin/sh", "-c", "while sleep 3600; do :; done"],
         user="0:0",
         labels={labels.KIND: labels.KIND_BUILD},
-        network=_build_network(engine, local),
+        network=await _build_network(engine),
         cap_drop=(),
         no_new_privileges=False,
     )
@@ -610,8 +609,6 @@ def _debian_mirror() -> list[str]:
     if apt is None or sys.platform != "linux":
         return []
     with contextlib.suppress(OSError):
-        import subprocess
-
         listed = subprocess.run(
             [apt, "indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages", "Component: main"],
             capture_output=True,

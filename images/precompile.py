@@ -1,4 +1,4 @@
-"""Bytecode for everything below a folder, and for the standard library where the base image ships none: precompile.py OUT
+"""Bytecode for all below a folder, and for the standard library where the base has none: precompile.py OUT
 
 A kernel runs as a user who may not write bytecode beside the modules, and would compile them anew at every start.
 """
