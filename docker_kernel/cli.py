@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from docker_kernel.errors import DockerKernelError, EngineError
+from docker_kernel.errors import ConfigError, DockerKernelError, EngineError
 
 if TYPE_CHECKING:
     from docker_kernel.engine import Engine
@@ -46,7 +46,16 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("docker-kernel", description="Jupyter kernels that live in containers.")
     top.add_argument("--version", action="version", version=f"docker-kernel {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_install, _add_uninstall, _add_list, _add_build):
+    for add in (
+        _add_install,
+        _add_uninstall,
+        _add_list,
+        _add_build,
+        _add_kernels,
+        _add_console,
+        _add_prune,
+        _add_doctor,
+    ):
         add(commands)
     return top
 
@@ -205,3 +214,125 @@ def _build(arguments: argparse.Namespace) -> int:
             )
         )
     return 0
+
+
+def _add_kernels(commands: Subparsers) -> None:
+    group = commands.add_parser("kernels", help="list, stop and reap running kernels")
+    actions = group.add_subparsers(title="actions", metavar="ACTION", required=True)
+    command(actions, "list", _kernels_list, "list your kernels on this engine")
+    stop = command(actions, "stop", _kernels_stop, "stop kernels and remove their containers")
+    stop.add_argument("kernels", nargs="*", metavar="KERNEL", help="the start of an id, or a part of a notebook's name")
+    stop.add_argument("--all", action="store_true", help="all of yours")
+    command(actions, "reap", _kernels_reap, "remove containers and volumes that no kernel will need again")
+
+
+def _kernels_list(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from docker_kernel.kernel import running
+
+    found = with_engine(running.kernels)
+    if not found:
+        print("No Docker kernel is running.")
+        return 0
+    table = Table("kernel", "kernelspec", "notebook", "state", "age")
+    for kernel in found:
+        age = str(kernel.age).split(".")[0]
+        table.add_row(kernel.kernel_id[:8], kernel.spec, kernel.notebook, kernel.container.status, age)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    return 0
+
+
+def _kernels_stop(arguments: argparse.Namespace) -> int:
+    from docker_kernel.kernel import running
+
+    if not arguments.kernels and not arguments.all:
+        raise ConfigError("Name the kernels to stop, or say --all; `docker-kernel kernels list` shows them.")
+
+    async def stop(engine: Engine) -> list[str]:
+        found = await running.kernels(engine) if arguments.all else []
+        found += [await running.find(engine, name) for name in arguments.kernels]
+        for kernel in found:
+            await running.stop(engine, kernel)
+        return [kernel.kernel_id for kernel in found]
+
+    for kernel_id in with_engine(stop):
+        print(f"Stopped the kernel {kernel_id[:8]}.")
+    return 0
+
+
+def _kernels_reap(arguments: argparse.Namespace) -> int:
+    from docker_kernel.kernel import running
+
+    async def reap(engine: Engine) -> running.Leftovers:
+        found = await running.leftovers(engine)
+        await running.reap(engine, found)
+        return found
+
+    found = with_engine(reap)
+    print(f"Removed {len(found.containers)} containers and {len(found.volumes)} volumes.")
+    return 0
+
+
+def _add_console(commands: Subparsers) -> None:
+    sub = command(commands, "console", _console, "attach a terminal to a running kernel, keys included")
+    sub.add_argument("kernel", nargs="?", metavar="KERNEL", help="needed when several run")
+
+
+def _console(arguments: argparse.Namespace) -> int:
+    from docker_kernel.kernel import console, running
+
+    console.attach(with_engine(lambda engine: running.find(engine, arguments.kernel)), [])
+    return 0
+
+
+def _add_prune(commands: Subparsers) -> None:
+    sub = command(commands, "prune", _prune, "remove unused images, volumes and stopped containers of ours")
+    sub.add_argument("--yes", "-y", action="store_true", help="do not ask")
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    from docker_kernel import kernelspec, prune
+    from docker_kernel.config import format_size
+
+    kept = kernelspec.images_in_use()
+    plan = with_engine(lambda engine: prune.plan(engine, kept))
+    if plan.empty:
+        print("There is nothing to remove.")
+        return 0
+    for image in plan.images:
+        print(f"image      {image.name}  {format_size(image.size)}")
+    for state in plan.leftovers.containers:
+        print(f"container  {state.name}  {state.status}")
+    for volume in plan.leftovers.volumes:
+        print(f"volume     {volume}")
+    if not arguments.yes:
+        if not sys.stdin.isatty():
+            raise ConfigError("Nothing was removed, as nobody can be asked here: say --yes.")
+        if input("Remove all of these? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("Nothing was removed.")
+            return 0
+    problems = with_engine(lambda engine: prune.carry_out(engine, plan))
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _add_doctor(commands: Subparsers) -> None:
+    command(commands, "doctor", _doctor, "check what kernels need, and say how to mend what is wrong")
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from docker_kernel import background, doctor
+
+    checks = background.run_blocking(doctor.diagnose())
+    table = Table("", "check", "found", "what to do")
+    for check in checks:
+        mark = "[green]ok[/]" if check.ok else "[yellow]note[/]" if check.warning else "[red]fails[/]"
+        table.add_row(mark, check.name, check.found, check.fix)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    return 1 if doctor.failed(checks) else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
-from docker_kernel import config, labels
+from docker_kernel import config, kernelspec, labels
 from docker_kernel.config import UserConfig, format_size
 from docker_kernel.engine import ContainerSpec, Engine
 from docker_kernel.errors import DockerKernelError, EngineError, ImageMissing
@@ -39,37 +38,12 @@ class Check:
         return not self.fix
 
 
-@dataclass(frozen=True)
-class InstalledSpec:
-    """A kernelspec of ours, as it lies on this machine."""
-
-    name: str
-    folder: Path
-    stanza: dict[str, Any]
-
-
-def installed_specs() -> list[InstalledSpec]:
-    """The kernelspecs on Jupyter's path whose provisioner we are."""
-    from jupyter_client.kernelspec import KernelSpecManager
-
-    found = []
-    for name, folder in sorted(KernelSpecManager().find_kernel_specs().items()):
-        try:
-            spec = json.loads((Path(folder) / "kernel.json").read_text())
-        except (OSError, ValueError):
-            continue
-        stanza = (spec.get("metadata") or {}).get("kernel_provisioner") or {}
-        if stanza.get("provisioner_name") == config.PROVISIONER:
-            found.append(InstalledSpec(name, Path(folder), stanza.get("config") or {}))
-    return found
-
-
 async def diagnose() -> list[Check]:
     """All checks, in the order in which a start would meet them."""
     checks = [_check_entry_point(), _check_curve()]
     user_config, finding = _check_config()
     checks.append(finding)
-    specs = await asyncio.to_thread(installed_specs)
+    specs = await asyncio.to_thread(kernelspec.ours)
     try:
         engine = await Engine.connect(timeout=15)
         checks.append(await _check_engine(engine))
@@ -89,8 +63,8 @@ async def diagnose() -> list[Check]:
     if not specs:
         checks.append(Check("kernelspec", "none is installed", "Run `docker-kernel install`."))
     images = set()
-    for spec in specs:
-        finding, image = await _check_spec(engine, spec, user_config)
+    for name, found_spec in specs.items():
+        finding, image = await _check_spec(engine, name, found_spec, user_config)
         checks.append(finding)
         if image is not None:
             images.add(image)
@@ -152,20 +126,21 @@ async def _check_disk(engine: Engine) -> Check:
     return Check("disk", f"{format_size(free)} free at {folder}", fix)
 
 
-async def _check_spec(engine: Engine, spec: InstalledSpec, user_config: UserConfig) -> tuple[Check, str | None]:
-    name = f"kernelspec {spec.name}"
+async def _check_spec(
+    engine: Engine, name: str, found: dict[str, Any], user_config: UserConfig
+) -> tuple[Check, str | None]:
+    title, folder = f"kernelspec {name}", found["resource_dir"]
+    stanza = found["spec"]["metadata"]["kernel_provisioner"].get("config") or {}
     try:
-        settings = user_config.kernel_config(spec.stanza, f"The kernelspec {spec.folder / 'kernel.json'}")
+        settings = user_config.kernel_config(stanza, f"The kernelspec {folder}/kernel.json")
         kernel_mounts(settings.model_copy(update={"workspace": False}), user_config, None, str(Path.cwd()))
         await engine.image(settings.image)
     except ImageMissing as error:
-        fix = (
-            f"{error} Bring it with `docker-kernel install --name {spec.name} --image {spec.stanza.get('image', '')}`."
-        )
-        return Check(name, "its image is missing", fix), None
+        fix = f"{error} Bring it with `{kernelspec.bring_command(settings.image)}`."
+        return Check(title, "its image is missing", fix), None
     except DockerKernelError as error:
-        return Check(name, str(spec.folder), str(error)), None
-    return Check(name, settings.image), settings.image
+        return Check(title, folder, str(error)), None
+    return Check(title, settings.image), settings.image
 
 
 async def _check_start(engine: Engine, image: str) -> Check:

@@ -234,6 +234,18 @@ def uninstall(names: Sequence[str]) -> list[Path]:
     return folders
 
 
+def ours() -> dict[str, dict[str, Any]]:
+    """The kernelspecs of ours that Jupyter finds: name to `resource_dir` and `spec`, as get_all_specs gives them."""
+    specs: dict[str, dict[str, Any]] = KernelSpecManager().get_all_specs()
+    return {name: found for name, found in sorted(specs.items()) if _of_ours(found["spec"]) is not None}
+
+
+def images_in_use() -> list[str]:
+    """The images that installed kernelspecs of ours name, and the default one."""
+    stanzas = [_of_ours(found["spec"]) or {} for found in ours().values()]
+    return [default_image(), *(str(stanza["image"]) for stanza in stanzas if "image" in stanza)]
+
+
 async def installed(engine: Engine | None) -> list[Installed]:
     """The kernelspecs of ours that Jupyter finds, with the state of their images.
 
@@ -241,10 +253,8 @@ async def installed(engine: Engine | None) -> list[Installed]:
         engine: None if none answers; sizes and states are unknown then.
     """
     rows = []
-    for name, found in sorted(KernelSpecManager().get_all_specs().items()):
-        settings = _of_ours(found["spec"])
-        if settings is None:
-            continue
+    for name, found in ours().items():
+        settings = _of_ours(found["spec"]) or {}
         image = str(settings.get("image") or default_image())
         size, state = await _image_state(engine, image)
         rows.append(Installed(name, found["spec"]["display_name"], Path(found["resource_dir"]), image, size, state))
