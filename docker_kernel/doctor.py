@@ -11,7 +11,7 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
-from docker_kernel import config, kernelspec, labels
+from docker_kernel import config, images, kernelspec, labels
 from docker_kernel.config import UserConfig, format_size
 from docker_kernel.engine import ContainerSpec, Engine
 from docker_kernel.errors import DockerKernelError, EngineError, ImageMissing
@@ -136,7 +136,7 @@ async def _check_spec(
         kernel_mounts(settings.model_copy(update={"workspace": False}), user_config, None, str(Path.cwd()))
         await engine.image(settings.image)
     except ImageMissing as error:
-        fix = f"{error} Bring it with `{kernelspec.bring_command(settings.image)}`."
+        fix = f"{error} To bring it, {images.how_to_bring(settings.image)}."
         return Check(title, "its image is missing", fix), None
     except DockerKernelError as error:
         return Check(title, folder, str(error)), None

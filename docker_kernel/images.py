@@ -156,6 +156,16 @@ async def build(
     return tag
 
 
+def how_to_bring(image: str) -> str:
+    """What a user does to get a missing kernel image onto the engine."""
+    for name in NAMES:
+        if image in (f"{REPOSITORY}/{name}", f"{REPOSITORY}/{name}:latest"):
+            return f"run `docker-kernel build {name}`"
+    if image.startswith(f"{REPOSITORY}/"):
+        return "run `docker-kernel install --image IMAGE` again, with the image it was made from"
+    return f"run `docker-kernel install --image {image}`"
+
+
 async def kernel_image(engine: Engine, reference: str, progress: Progress = silent) -> ImageFacts:
     """The image a kernelspec can name for a reference of the user's, with its facts.
 

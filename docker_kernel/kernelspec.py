@@ -267,16 +267,6 @@ async def _image_state(engine: Engine | None, image: str) -> tuple[int | None, s
     try:
         return int((await engine.image(image))["Size"]), "ready"
     except ImageMissing:
-        return None, f"image missing: run `{bring_command(image)}`"
+        return None, f"image missing: {images.how_to_bring(image)}"
     except EngineError as error:
         return None, str(error)
-
-
-def bring_command(image: str) -> str:
-    """The command that brings a missing image to the engine."""
-    for name in images.NAMES:
-        if image in (f"{images.REPOSITORY}/{name}", f"{images.REPOSITORY}/{name}:latest"):
-            return f"docker-kernel build {name}"
-    if image.startswith(f"{images.REPOSITORY}/"):
-        return "docker-kernel install --image …` with the image it was made from"
-    return f"docker pull {image}"

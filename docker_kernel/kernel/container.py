@@ -33,6 +33,7 @@ from docker_kernel.errors import (
     NotFound,
 )
 from docker_kernel.guest.link import RUN as GUEST_RUN
+from docker_kernel.images import how_to_bring
 from docker_kernel.kernel import accounts, guest_files
 from docker_kernel.kernel.connection import CONTAINER_PORTS, Keys, container_info, host_info
 from docker_kernel.kernel.environment import kernel_env
@@ -177,8 +178,8 @@ class KernelContainer:
             image = await self.engine.image(config.image)
         except ImageMissing:
             raise ImageMissing(
-                f"The kernel image {config.image} is not on this engine: bring it with "
-                f"`docker-kernel install --image {config.image}`, then start the kernel again."
+                f"The kernel image {config.image} is not on this engine: {how_to_bring(config.image)}, then start the "
+                "kernel again."
             ) from None
         self.image = str(image["Id"])
         image_labels = (image.get("Config") or {}).get("Labels") or {}
