@@ -64,6 +64,19 @@ def write_private(path: str, text: str) -> None:
     os.replace(path + ".new", path)
 
 
+def install_env(python: str, user_base: str) -> dict[str, str]:
+    """Where pip installs for a user who may not write to the virtual environment that the image's Python is in.
+
+    Pip has no user site there, so that packages go to a folder of their own, which PYTHONPATH makes importable.
+    """
+    environment = os.path.dirname(os.path.dirname(python))
+    if not os.path.exists(environment + "/pyvenv.cfg") or os.access(environment + "/lib", os.W_OK):
+        return {}
+    target = user_base + "/venv"
+    path = os.environ.get("PYTHONPATH")
+    return {"PIP_TARGET": target, "PYTHONPATH": target + (":" + path if path else "")}
+
+
 class Peer:
     """A connection to the supervisor's socket: the host side's relay, or a process in the container."""
 
@@ -103,6 +116,7 @@ class Supervisor:
         self.exit_code, self.oom, self.expected, self.idle_deadline = None, False, False, None
         argv = [str(part).replace("{connection_file}", CONNECTION_FILE) for part in self.start["argv"]]  # type: ignore[attr-defined]
         env = dict(os.environ)
+        env.update(install_env(str(self.start["python"]), str(self.start["user_base"])))
         env.update(self.start["env"])  # type: ignore[call-overload]
         env["PATH"] = "%s/bin:%s" % (self.start["user_base"], env.get("PATH", os.defpath))
         pid = os.fork()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
+from jupyter_core.paths import jupyter_runtime_dir
 
 from docker_kernel import background, config
 from docker_kernel.engine import Engine
@@ -115,7 +116,7 @@ class DockerKernelProvisioner(KernelProvisionerBase):  # type: ignore[misc]
             launch_env=kwargs["env"],
             spec_env=spec.env or {},
             ipc="" if getattr(manager, "transport", "tcp") == "ipc" else None,
-            connection_file=str(getattr(manager, "connection_file", "") or ""),
+            connection_file=_connection_file(manager),
         )
 
     def _foreign_command(self) -> list[str]:
@@ -168,6 +169,18 @@ async def shared_engine() -> Engine:
     if key not in _engines:
         _engines[key] = await Engine.connect()
     return _engines[key]
+
+
+def _connection_file(manager: Any) -> str:
+    """Where the client will write its connection file; chosen here where it leaves that to the last moment, since the
+    container's label names it."""
+    if manager is None:
+        return ""
+    if not manager.connection_file:
+        folder = Path(jupyter_runtime_dir())
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        manager.connection_file = str(folder / f"kernel-{manager.kernel_id}.json")
+    return str(Path(manager.connection_file).absolute())
 
 
 def _session_key(manager: Any) -> str | None:
