@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import os
 import socket
 import struct
@@ -29,6 +30,8 @@ from docker_kernel import labels
 from docker_kernel.errors import BuildFailed, EngineError, EngineUnavailable, ImageMissing, NotFound
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 STREAM_STDOUT = 1
 STREAM_STDERR = 2
@@ -310,14 +313,17 @@ class Engine:
                 lambda: docker.APIClient(base_url=target, version="auto", timeout=timeout, tls=tls, max_pool_size=64)
             )
         except Exception as error:
-            raise explain(error, url or "the default address") from error
+            log.debug("the engine cannot be reached", exc_info=error)
+            raise explain(error, url or "the default address") from None
         return cls(client, url)
 
     async def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         try:
             return await asyncio.to_thread(function, *args, **kwargs)
         except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
-            raise explain(error, self.url) from error
+            # The engine's own error is for our log; what a user is shown must not drag its traceback along.
+            log.debug("the engine refused a call", exc_info=error)
+            raise explain(error, self.url) from None
 
     def close(self) -> None:
         self._client.close()
@@ -430,13 +436,19 @@ class Engine:
 
     async def remove(self, container: str) -> None:
         """Kill and remove a container with its anonymous volumes; no-op if it is gone or already going."""
-        try:
-            await self._call(self._client.remove_container, container, v=True, force=True)
-        except NotFound:
-            pass
-        except EngineError as error:
-            if "already in progress" not in str(error):
-                raise
+        for last in (False, True):
+            try:
+                await self._call(self._client.remove_container, container, v=True, force=True)
+            except NotFound:
+                return
+            except EngineError as error:
+                if "already in progress" in str(error):
+                    return
+                # Podman 4.3 cannot stop a container that ends at that moment; asked again, it removes it.
+                if last or "could not be stopped" not in str(error):
+                    raise
+            else:
+                return
 
     async def rename(self, container: str, name: str) -> None:
         """Give a container another name; atomic, and it fails if the name is taken."""

@@ -13,7 +13,7 @@ import socket
 import sys
 
 RUN = "/run/docker-kernel"
-"""A tmpfs that only the kernel's user can enter: sockets and connection files, nothing that outlives the container."""
+"""A tmpfs for sockets and connection files, private to the kernel's user: nothing there outlives the container."""
 
 SOCKET = RUN + "/link.sock"
 CONNECTION_FILE = RUN + "/connection.json"

@@ -214,6 +214,7 @@ class Supervisor:
     def listen(self) -> None:
         self.server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.server.bind(SOCKET)
+        os.chmod(SOCKET, 0o600)
         self.server.listen(16)
         self.server.setblocking(False)
         self.poll.register(self.server, select.POLLIN)

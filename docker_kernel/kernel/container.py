@@ -251,7 +251,7 @@ class KernelContainer:
                 labels.CONNECTION_FILE: launch.connection_file,
             },
             mounts=mounts,
-            tmpfs={GUEST_RUN: f"uid={user.uid},gid={user.gid},mode=0700"},
+            tmpfs={GUEST_RUN: "mode=1777"},  # Podman 4.3 knows no owner of a tmpfs
             ports=ports,
             network=config.network,
             working_dir="/",
