@@ -202,6 +202,7 @@ def _add_build(commands: Subparsers) -> None:
     base.add_argument("--base", metavar="IMAGE", help="build on this image (default python:3.12-slim)")
     base.add_argument("--bootstrap", action="store_true", help="bootstrap the base from Debian's packages")
     sub.add_argument("--package", action="append", default=[], metavar="REQUIREMENT", help="add a package of pip's")
+    sub.add_argument("--tag", help="what to call the image (default docker-kernel/NAME:latest)")
 
 
 def _build(arguments: argparse.Namespace) -> int:
@@ -210,7 +211,7 @@ def _build(arguments: argparse.Namespace) -> int:
     with progress_display() as progress:
         with_engine(
             lambda engine: images.build(
-                engine, arguments.name, arguments.base, arguments.bootstrap, arguments.package, progress
+                engine, arguments.name, arguments.base, arguments.bootstrap, arguments.package, progress, arguments.tag
             )
         )
     return 0

@@ -124,14 +124,16 @@ async def build(
     bootstrap: bool = False,
     packages: Sequence[str] = (),
     progress: Progress = silent,
+    tag: str | None = None,
 ) -> str:
-    """Build one of our images and tag it `docker-kernel/NAME:latest`; returns that tag.
+    """Build one of our images and return its tag.
 
     Args:
         name: `python` or `scipy`.
         base: the image to build on; by default python:3.12-slim, or a bootstrapped Debian where that cannot be pulled.
         bootstrap: bootstrap the base in any case.
         packages: pip requirements to add.
+        tag: what to call it, `docker-kernel/NAME:latest` by default.
 
     Raises:
         ConfigError: no such image, or a base that cannot carry it.
@@ -142,6 +144,7 @@ async def build(
     if base is not None and bootstrap:
         raise ConfigError("Give --base or --bootstrap, not both.")
     _check_packages(packages)
+    repository, version = _split(tag or f"{REPOSITORY}/{name}:latest")
     settings = await asyncio.to_thread(host_settings)
     facts = await _usable_base(engine, await ensure_base(engine, base, bootstrap, progress), settings, progress)
     built = facts.reference
@@ -149,8 +152,8 @@ async def build(
         built = await _build_locked(engine, layer, built, facts, settings, progress)
     if packages:
         built = await _derive(engine, await probe(engine, built), settings, packages, progress)
-    await engine.tag(built, f"{REPOSITORY}/{name}", "latest")
-    tag = f"{REPOSITORY}/{name}:latest"
+    await engine.tag(built, repository, version)
+    tag = f"{repository}:{version}"
     size = int((await engine.image(tag))["Size"])
     progress(Event(f"{tag} is ready ({format_size(size)})."))
     return tag
@@ -164,6 +167,14 @@ def how_to_bring(image: str) -> str:
     if image.startswith(f"{REPOSITORY}/"):
         return "run `docker-kernel install --image IMAGE` again, with the image it was made from"
     return f"run `docker-kernel install --image {image}`"
+
+
+def _split(tag: str) -> tuple[str, str]:
+    """Repository and version of a tag, which must be a name an engine takes."""
+    match = re.fullmatch(r"((?:[\w.-]+(?::\d+)?/)?[a-z0-9._/-]+?)(?::([\w.-]+))?", tag)
+    if match is None:
+        raise ConfigError(f"{tag!r} is no name for an image: write NAME or NAME:VERSION, in small letters.")
+    return match[1], match[2] or "latest"
 
 
 async def kernel_image(engine: Engine, reference: str, progress: Progress = silent) -> ImageFacts:
@@ -538,7 +549,7 @@ def _system_packages(facts: ImageFacts) -> str | None:
 async def _exec(engine: Engine, container: str, script: str, sent: bytes, reference: str, progress: Progress) -> None:
     """Run a shell script in a container, its output shown as details; raises BuildFailed with its last lines."""
     ended = f"docker-kernel-{uuid.uuid4().hex}:"
-    wrapper = f'read -r go; /bin/sh -c "$1"; echo; echo "{ended}$?"'
+    wrapper = f'read -r go; /bin/sh -c "$1"; code=$?; echo; echo "{ended}$code"'
     stream = await engine.open_exec(container, ["/bin/sh", "-c", wrapper, "sh", script], user="0:0")
     tail: list[str] = []
     rest = ""
