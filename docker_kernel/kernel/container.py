@@ -128,6 +128,10 @@ class KernelContainer:
         return self._account
 
     @property
+    def user_config(self) -> UserConfig:
+        return self.launch.user_config
+
+    @property
     def user(self) -> str:
         return self.account.spec
 

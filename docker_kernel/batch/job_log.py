@@ -1,0 +1,59 @@
+"""A job's log stream: what its cell printed, and one-line markers that tell the host how it goes.
+
+A marker is a line `##docker-kernel NONCE {json}`. The nonce is the job's own, known to its runner and its host side
+only: a line that looks like a marker but has another nonce is the user's output.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+MAX_MARKER = 16 << 20
+"""Bytes one marker may have; a longer line is passed on as output."""
+
+
+class JobLog:
+    """Splits a job's output, arriving in pieces, into text (bytes) and markers (dicts), in order."""
+
+    def __init__(self, nonce: str) -> None:
+        self._prefix = f"##docker-kernel {nonce} ".encode()
+        self._held = b""
+        self._at_line_start = True
+
+    def feed(self, data: bytes) -> Iterator[bytes | dict[str, Any]]:
+        """The parts that these bytes complete. Only what may yet become a marker is held back."""
+        data, self._held = self._held + data, b""
+        while data:
+            if self._at_line_start and self._may_be_marker(data):
+                end = data.find(b"\n")
+                if end < 0 and len(data) <= MAX_MARKER:
+                    self._held = data
+                    return
+                marker = self._marker(data[:end]) if end >= 0 else None
+                if marker is not None:
+                    data = data[end + 1 :]
+                    yield marker
+                    continue
+            end = data.find(b"\n")
+            line, data = (data, b"") if end < 0 else (data[: end + 1], data[end + 1 :])
+            while data and not self._may_be_marker(data) and (end := data.find(b"\n")) >= 0:
+                line, data = line + data[: end + 1], data[end + 1 :]
+            self._at_line_start = line.endswith(b"\n")
+            yield line
+
+    def _may_be_marker(self, data: bytes) -> bool:
+        return data.startswith(self._prefix) or self._prefix.startswith(data)
+
+    def _marker(self, line: bytes) -> dict[str, Any] | None:
+        try:
+            marker = json.loads(line[len(self._prefix) :])
+        except ValueError:
+            return None
+        return marker if isinstance(marker, dict) else None
+
+    def rest(self) -> bytes:
+        """What was held back when the stream ended."""
+        held, self._held = self._held, b""
+        return held
