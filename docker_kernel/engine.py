@@ -25,6 +25,7 @@ import requests.exceptions
 from docker.context import ContextAPI
 from docker.tls import TLSConfig
 from docker.types import DeviceRequest, Mount
+from docker.utils.build import exclude_paths
 
 from docker_kernel import labels
 from docker_kernel.errors import BuildFailed, EngineError, EngineUnavailable, ImageMissing, NotFound
@@ -667,6 +668,12 @@ class Engine:
             await self._call(self._client.remove_network, name)
         except NotFound:
             return
+
+
+def paths_not_ignored(root: Path, patterns: Sequence[str]) -> set[str]:
+    """The paths below a folder that are left when those that .dockerignore patterns name are taken away."""
+    found: set[str] = exclude_paths(str(root), list(patterns))
+    return {path for path in found if path}
 
 
 def _gpu_request(gpus: str) -> DeviceRequest:

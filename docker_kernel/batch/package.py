@@ -1,0 +1,260 @@
+"""What a job's container gets: the image with the packages of the running kernel in it, and a copy of the workspace."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from docker_kernel import labels
+from docker_kernel.config import format_size
+from docker_kernel.engine import ContainerSpec, Engine, File, paths_not_ignored
+from docker_kernel.errors import JobError, NotFound
+from docker_kernel.kernel import guest_files
+from docker_kernel.kernel.handle import KernelHandle
+
+WORKSPACE_BUDGET = 1 << 30
+"""Bytes of a workspace that a job may be given as a copy."""
+
+NOT_COPIED = [".git", "**/.git", "**/__pycache__", "**/.ipynb_checkpoints", "**/.venv", "**/node_modules"]
+"""Left out of the copy of a workspace, besides what its .dockerignore names."""
+
+NOT_ENVIRONMENT = (
+    "/dev", "/etc/group", "/etc/hostname", "/etc/hosts", "/etc/mtab", "/etc/passwd", "/etc/resolv.conf", "/proc",
+    "/run", "/sys", "/tmp", "/var/cache", "/var/log", "/var/tmp", guest_files.LIB, guest_files.RUN, guest_files.STATE,
+)  # fmt: skip
+"""What differs between a kernel's container and its image, but is no part of what the user installed."""
+
+NOT_ENVIRONMENT_IN_HOME = (
+    ".cache",
+    ".config/matplotlib",
+    ".ipython",
+    ".jupyter",
+    ".local/share/jupyter",
+    ".bash_history",
+)
+
+ADDED, DELETED = 1, 2
+
+
+@dataclass
+class Changes:
+    """What a user changed in a kernel's container: paths to copy whole, and paths that are gone."""
+
+    copied: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+
+    @property
+    def none(self) -> bool:
+        return not (self.copied or self.deleted)
+
+
+def environment_changes(diff: Iterable[tuple[str, int]], excluded: Iterable[str], empty: Iterable[str]) -> Changes:
+    """Reduce the engine's diff of a container to what belongs to the environment layer.
+
+    A folder is copied whole only if it is new and nothing excluded lies in it: the engine's archive of a folder holds
+    what is mounted there, too.
+
+    Args:
+        diff: (path, kind), kind 0 changed, 1 added, 2 deleted.
+        excluded: paths that are left out with all below them: mounts, caches, our own files.
+        empty: folders that we made ourselves and that matter only if something is in them.
+    """
+    left_out = {PurePosixPath(path) for path in excluded}
+    children: dict[PurePosixPath, list[PurePosixPath]] = {}
+    kinds: dict[PurePosixPath, int] = {}
+    for text, kind in diff:
+        path = PurePosixPath(text)
+        kinds[path] = kind
+        children.setdefault(path.parent, []).append(path)
+    ours = {PurePosixPath(path) for path in empty}
+    found = Changes()
+
+    def holds_excluded(path: PurePosixPath) -> bool:
+        return any(other.is_relative_to(path) for other in left_out)
+
+    def visit(path: PurePosixPath) -> None:
+        if any(path.is_relative_to(other) for other in left_out):
+            return
+        below = children.get(path, [])
+        if kinds[path] == DELETED:
+            found.deleted.append(str(path))
+        elif not below:
+            if path not in ours:
+                found.copied.append(str(path))
+        elif kinds[path] == ADDED and path not in ours and not holds_excluded(path):
+            found.copied.append(str(path))
+        else:
+            for child in below:
+                visit(child)
+
+    tops = [path for path in kinds if path.parent not in kinds]
+    for path in sorted(tops):
+        visit(path)
+    return found
+
+
+async def environment_image(kernel: KernelHandle) -> str:
+    """The image a kernel's jobs run in: the kernel's own, or one with what was installed since its start.
+
+    The kernel's container is never committed: the changed files are copied into a clean container of the same image,
+    with no mounts and no environment, and that is committed, once for each content.
+    """
+    engine = kernel.engine
+    home = kernel.env.get("HOME", "/root")
+    changes = environment_changes(
+        await engine.diff(kernel.container_id),
+        [
+            *NOT_ENVIRONMENT,
+            *(mount.target for mount in kernel.mounts),
+            *(f"{home}/{name}" for name in NOT_ENVIRONMENT_IN_HOME),
+        ],
+        _made_by_us(home),
+    )
+    if changes.none:
+        return kernel.image
+    with contextlib.ExitStack() as stack:
+        copies = []
+        digest = hashlib.sha256(kernel.image.encode())
+        for path in sorted(changes.copied):
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            try:
+                await _fetch(engine, kernel.container_id, path, copy, digest)
+            except NotFound:
+                continue  # gone since the diff
+            copies.append((path, copy))
+        digest.update(json.dumps(sorted(changes.deleted)).encode())
+        recipe = digest.hexdigest()
+        for image in await engine.images(f"{labels.RECIPE}={recipe}"):
+            return str(image["Id"])
+        return await _commit(kernel, copies, changes.deleted, recipe)
+
+
+def _made_by_us(home: str) -> list[str]:
+    """Folders that every kernel container has, and the empty user site of any Python."""
+    user = guest_files.USER_BASE
+    sites = [f"{user}/lib/python3.{minor}" for minor in range(9, 20)]
+    return [home, "/opt/docker-kernel", user, f"{user}/lib", *sites, *(f"{site}/site-packages" for site in sites)]
+
+
+async def _fetch(engine: Engine, container: str, path: str, copy: IO[bytes], digest: Any) -> None:
+    chunks = await engine.get_stream(container, path)
+
+    def store() -> None:
+        digest.update(path.encode() + b"\0")
+        for chunk in chunks:
+            digest.update(chunk)
+            copy.write(chunk)
+        copy.seek(0)
+
+    await asyncio.to_thread(store)
+
+
+async def _commit(kernel: KernelHandle, copies: list[tuple[str, IO[bytes]]], deleted: list[str], recipe: str) -> str:
+    engine = kernel.engine
+    script = (
+        "import json, os, shutil\n"
+        f"for path in json.loads({json.dumps(json.dumps(deleted))}):\n"
+        "    shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else "
+        "os.path.lexists(path) and os.unlink(path)\n"
+    )
+    clean = await engine.create(
+        ContainerSpec(
+            image=kernel.image,
+            command=[kernel.python, "-I", "-S", "-c", script] if deleted else ["true"],
+            user="0:0",
+            network="none",
+            cap_add=["DAC_OVERRIDE", "FOWNER"],
+            labels={labels.KIND: labels.KIND_ENVIRONMENT, labels.RECIPE: recipe, labels.USER: str(os.getuid())},
+        )
+    )
+    try:
+        for path, copy in copies:
+            parent = str(PurePosixPath(path).parent)
+            await engine.put(clean, [File(folder.lstrip("/"), mode=0o755) for folder in _new_parents(parent)])
+            await engine.put_stream(clean, iter(lambda copy=copy: copy.read(1 << 20), b""), parent)
+        if deleted:
+            await engine.start(clean)
+            if await engine.wait(clean):
+                raise JobError("The packages removed in this kernel could not be removed from its jobs' image.")
+        return await engine.commit(clean, "docker-kernel/environment", recipe[:12], ['CMD ["true"]'])
+    finally:
+        await engine.remove(clean)
+
+
+def _new_parents(path: str) -> list[str]:
+    """Our own folders above a path, which the clean container lacks; all others are in the image."""
+    base = f"/{guest_files.BASE}"
+    if not path.startswith(base):
+        return []
+    pure = PurePosixPath(path)
+    return [str(parent) for parent in [*reversed(pure.parents), pure] if str(parent).startswith(base)]
+
+
+def workspace_copy(folder: str, uid: int, gid: int, budget: int = WORKSPACE_BUDGET) -> IO[bytes]:
+    """A tar archive of a workspace's files, to be unpacked at `/`, owned by the given user.
+
+    What its .dockerignore names is left out, as are version control, caches and virtual environments.
+
+    Raises:
+        JobError: it is larger than the budget (bytes); the message names the largest file.
+    """
+    root = Path(folder)
+    try:
+        rules = (root / ".dockerignore").read_text().splitlines()
+    except OSError:
+        rules = []
+    patterns = [*NOT_COPIED, *(rule for rule in rules if rule.strip() and not rule.startswith("#"))]
+    archive = tempfile.TemporaryFile()  # noqa: SIM115  (the caller closes it)
+    try:
+        with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for name, info in _entries(root, sorted(paths_not_ignored(root, patterns)), budget):
+                member = tar.gettarinfo(str(info), arcname=name)
+                if member is None:
+                    continue
+                member.uid, member.gid = uid, gid
+                if member.isreg():
+                    try:
+                        with info.open("rb") as file:
+                            tar.addfile(member, file)
+                    except PermissionError:
+                        continue  # what the user cannot read, the job cannot, either
+                else:
+                    tar.addfile(member)
+    except BaseException:
+        archive.close()
+        raise
+    archive.seek(0)
+    return archive
+
+
+def _entries(root: Path, names: Iterable[str], budget: int) -> Iterator[tuple[str, Path]]:
+    total, largest = 0, (0, "")
+    base = str(root).lstrip("/")
+    yield base, root
+    for name in names:
+        path = root / name
+        try:
+            status = path.lstat()
+        except OSError:
+            continue
+        if not (path.is_symlink() or path.is_file() or path.is_dir()):
+            continue
+        size = status.st_size if path.is_file() and not path.is_symlink() else 0
+        total += size
+        largest = max(largest, (size, name))
+        if total > budget:
+            raise JobError(
+                f"The workspace {root} is larger than the {format_size(budget)} that a job may get as a copy; its "
+                f"largest file so far is {largest[1]} ({format_size(largest[0])}): name what jobs do not need in "
+                f"{root}/.dockerignore, or use %%local, which works on the workspace itself."
+            )
+        yield f"{base}/{name}", path
