@@ -22,14 +22,16 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(build, check=True, capture_output=True)
     [wheel] = folder.glob("*.whl")
     venv.create(folder / "venv", with_pip=True)
-    subprocess.run([folder / "venv/bin/pip", "install", "--quiet", str(wheel)], check=True)
+    subprocess.run([folder / "venv/bin/pip", "install", "--quiet", str(wheel)], check=True, capture_output=True)
     return folder / "venv"
 
 
 def test_the_wheel_carries_kernelspecs_and_images(environment: Path) -> None:
     [package] = environment.glob("lib/python3*/site-packages/docker_kernel")
     data = package / "_data"
-    carried = {path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file()}
+    carried = {
+        path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file() and path.suffix != ".pyc"
+    }
     here = {
         path.relative_to(ROOT).as_posix()
         for name in ("images", "kernelspecs")
