@@ -19,6 +19,9 @@ T = TypeVar("T")
 WORKERS = 16
 """How many blocking engine calls may be under way at once."""
 
+CLEAN_UP = 30.0
+"""Seconds that an interrupted command waits for its clean-up."""
+
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 _pid: int | None = None
@@ -53,11 +56,20 @@ async def run(coroutine: Coroutine[Any, Any, T]) -> T:
 def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the background loop and block the calling thread until it is done.
 
-    A KeyboardInterrupt cancels the coroutine, so that what it started is taken down by its own clean-up.
+    A KeyboardInterrupt cancels the coroutine, and waits until its own clean-up has taken down what it started.
     """
-    future = submit(coroutine)
+    ended = threading.Event()
+
+    async def noted() -> T:
+        try:
+            return await coroutine
+        finally:
+            ended.set()
+
+    future = submit(noted())
     try:
         return future.result()
     except KeyboardInterrupt:
         future.cancel()
+        ended.wait(CLEAN_UP)
         raise

@@ -17,6 +17,7 @@ import platform
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -605,7 +606,11 @@ async def _debootstrap(script: Path, kept: Path, progress: Progress) -> None:
         command = ["unshare", "--mount", "/bin/sh", str(script), str(made), work]
         command += await asyncio.to_thread(_debian_mirror)
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
         )
         tail: list[str] = []
         try:
@@ -617,7 +622,7 @@ async def _debootstrap(script: Path, kept: Path, progress: Progress) -> None:
             code = await process.wait()
         finally:
             if process.returncode is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         if code:
             raise BuildFailed("Debian's packages could not be bootstrapped:\n" + "\n".join(tail))

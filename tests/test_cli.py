@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from docker_kernel import cli
+from docker_kernel import background, cli, labels
+from docker_kernel.engine import Engine
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -73,6 +75,30 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cli, "with_engine", interrupted)
     assert cli.main(["build"]) == 130
+
+
+def test_an_interrupted_build_leaves_no_container(
+    engine: Engine, python_image: str, make_image: Callable[[str], str], tmp_path: Path
+) -> None:
+    image = make_image(f"FROM {python_image}\nRUN pip uninstall -y ipykernel --break-system-packages")
+    installing = subprocess.Popen(
+        [Path(sys.executable).parent / "docker-kernel", "install", "--image", image],
+        env={**os.environ, "JUPYTER_DATA_DIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert installing.stdout is not None
+    for line in installing.stdout:
+        if line.startswith("Adding"):
+            break
+    installing.send_signal(signal.SIGINT)
+    _, errors = installing.communicate(timeout=60)
+    assert (installing.returncode, errors) == (130, "")
+    about = background.run_blocking(engine.image(image))
+    left = background.run_blocking(engine.containers({labels.KIND: labels.KIND_BUILD}))
+    assert not [container for container in left if container.image == about["Id"]]
+    assert not list(tmp_path.iterdir())
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
