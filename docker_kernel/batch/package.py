@@ -122,7 +122,7 @@ async def environment_image(kernel: KernelHandle) -> str:
     if changes.none:
         return kernel.image
     with contextlib.ExitStack() as stack:
-        copies = []
+        copies: list[tuple[str, IO[bytes]]] = []
         digest = hashlib.sha256(kernel.image.encode())
         for path in sorted(changes.copied):
             copy = stack.enter_context(tempfile.TemporaryFile())
@@ -180,7 +180,7 @@ async def _commit(kernel: KernelHandle, copies: list[tuple[str, IO[bytes]]], del
         for path, copy in copies:
             parent = str(PurePosixPath(path).parent)
             await engine.put(clean, [File(folder.lstrip("/"), mode=0o755) for folder in _new_parents(parent)])
-            await engine.put_stream(clean, iter(lambda copy=copy: copy.read(1 << 20), b""), parent)
+            await engine.put_stream(clean, _chunks(copy), parent)
         if deleted:
             await engine.start(clean)
             if await engine.wait(clean):
@@ -188,6 +188,11 @@ async def _commit(kernel: KernelHandle, copies: list[tuple[str, IO[bytes]]], del
         return await engine.commit(clean, "docker-kernel/environment", recipe[:12], ['CMD ["true"]'])
     finally:
         await engine.remove(clean)
+
+
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    while chunk := file.read(1 << 20):
+        yield chunk
 
 
 def _new_parents(path: str) -> list[str]:
