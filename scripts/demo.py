@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -55,7 +56,9 @@ class Account:
     def _on_execute(self, cell: nbformat.NotebookNode, cell_index: int) -> None:
         self.cell_started = time.monotonic()
 
-    def _on_executed(self, cell: nbformat.NotebookNode, cell_index: int, execute_reply: object) -> None:
+    def _on_executed(self, cell: nbformat.NotebookNode, cell_index: int, execute_reply: dict[str, Any]) -> None:
+        if execute_reply["content"]["status"] != "ok":
+            return
         took = time.monotonic() - self.cell_started
         source = cell.source
         if source.startswith("%%local"):
