@@ -20,10 +20,27 @@ class JobLog:
     def __init__(self, nonce: str) -> None:
         self._prefix = f"##docker-kernel {nonce} ".encode()
         self._held = b""
+        self._newline = b""
         self._at_line_start = True
 
     def feed(self, data: bytes) -> Iterator[bytes | dict[str, Any]]:
-        """The parts that these bytes complete. Only what may yet become a marker is held back."""
+        """The parts that these bytes complete.
+
+        Held back is only what may yet become a marker, and a newline, which may be there for the sake of a marker.
+        """
+        for part in self._split(data):
+            if isinstance(part, dict):
+                if self._newline and not part.pop("joined", False):
+                    yield self._newline
+                self._newline = b""
+                yield part
+                continue
+            text = self._newline + part
+            self._newline = b"\n" if text.endswith(b"\n") else b""
+            if text := text.removesuffix(b"\n"):
+                yield text
+
+    def _split(self, data: bytes) -> Iterator[bytes | dict[str, Any]]:
         data, self._held = self._held + data, b""
         while data:
             if self._at_line_start and self._may_be_marker(data):
@@ -55,5 +72,5 @@ class JobLog:
 
     def rest(self) -> bytes:
         """What was held back when the stream ended."""
-        held, self._held = self._held, b""
+        held, self._held, self._newline = self._newline + self._held, b"", b""
         return held

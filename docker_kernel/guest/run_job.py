@@ -1,0 +1,194 @@
+"""The main process of a job's container: it runs the job's worker and is the only one to write the container's log.
+
+What the cell prints passes through as it comes. Progress, rich outputs and the end go out as marker lines that carry
+the job's nonce, which the worker, and so the user's code, never sees. Light modules only, as in the supervisor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+from docker_kernel.guest.link import LineBuffer
+from docker_kernel.guest.supervisor import KERNEL_OOM_SCORE, install_env, oom_kills
+
+sys.path.pop(0)
+
+SPEC_FILE = "/opt/docker-kernel/run/job.json"
+KILL_SECONDS = 8
+"""How long a cancelled worker may take to end."""
+
+CANCELLED = 143
+OUT_OF_MEMORY = 137
+
+
+class Log:
+    """The container's standard output: text, and markers on lines of their own."""
+
+    def __init__(self, nonce: str) -> None:
+        self._prefix = "##docker-kernel %s " % nonce
+        self._at_line_start = True
+
+    def text(self, data: bytes) -> None:
+        if data:
+            self._at_line_start = data.endswith(b"\n")
+            self._write(data)
+
+    def marker(self, content: dict[str, object]) -> None:
+        """Write a marker. `joined` tells the reader that the newline before it is not the cell's own."""
+        line = self._prefix + json.dumps({**content, "joined": not self._at_line_start}, separators=(",", ":")) + "\n"
+        self._write(line.encode() if self._at_line_start else b"\n" + line.encode())
+        self._at_line_start = True
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(1, view) :]
+
+
+def start_worker(spec: dict[str, object], output: int, events: int, request: int) -> int:
+    """Start the process that restores the state and runs the cell, in a session of its own; returns its pid."""
+    python = str(spec["python"])
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
+    env = dict(os.environ)
+    env.update(install_env(python, str(spec["user_base"])))
+    env.update(spec["env"])  # type: ignore[call-overload]
+    env["PATH"] = "%s/bin:%s" % (spec["user_base"], env.get("PATH", os.defpath))
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with open("/proc/self/oom_score_adj", "w") as file:
+                file.write(str(KERNEL_OOM_SCORE))
+        except OSError:
+            pass
+        for descriptor in (events, request):
+            os.set_inheritable(descriptor, True)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.execvpe(python, [python, script, str(request), str(events)], env)
+    except OSError as error:
+        os.write(2, ("docker-kernel: %s cannot be started: %s\n" % (python, error)).encode())
+    finally:
+        os._exit(127)
+
+
+class Runner:
+    def __init__(self, spec: dict[str, object]) -> None:
+        self.log = Log(str(spec.pop("nonce")))
+        self.result = ""
+        self.code: int | None = None
+        self.cancelled = False
+        output_read, output_write = os.pipe()
+        events_read, events_write = os.pipe()
+        request_read, request_write = os.pipe()
+        self.ooms = oom_kills()
+        self.pid = start_worker(spec, output_write, events_write, request_read)
+        for descriptor in (output_write, events_write, request_read):
+            os.close(descriptor)
+        self.output, self.events = output_read, events_read
+        request = memoryview(json.dumps(spec).encode())
+        try:
+            while request:
+                request = request[os.write(request_write, request) :]
+        except BrokenPipeError:
+            pass  # the worker could not be started; its exit code tells
+        os.close(request_write)
+
+    def run(self) -> int:
+        """Pass everything on until the worker has ended; returns the container's exit code."""
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_read, False)
+        os.set_blocking(wake_write, False)
+        signal.set_wakeup_fd(wake_write)
+        poll = select.poll()
+        for descriptor in (wake_read, self.output, self.events):
+            poll.register(descriptor, select.POLLIN)
+        lines = LineBuffer()
+        reap_timeout = None
+        while True:
+            ready = poll.poll(reap_timeout)
+            # Output first: what was printed before an event comes before it in the log, too.
+            for descriptor, _ in sorted(ready, key=lambda pair: pair[0] == self.events):
+                if descriptor == wake_read:
+                    self.on_signals(os.read(wake_read, 512))
+                    continue
+                data = os.read(descriptor, 1 << 16)
+                if not data:
+                    poll.unregister(descriptor)
+                elif descriptor == self.output:
+                    self.log.text(data)
+                else:
+                    for line in lines.feed(data):
+                        self.on_event(json.loads(line))
+            self.reap()
+            if self.code is not None:
+                # What the cell left running may hold the pipes open: take what is there, wait for nothing.
+                if not ready or all(descriptor == wake_read for descriptor, _ in ready):
+                    return self.end()
+                reap_timeout = 0
+
+    def on_signals(self, numbers: bytes) -> None:
+        if signal.SIGTERM in numbers and self.code is None:
+            self.cancelled = True
+            signal.alarm(KILL_SECONDS)
+            self.signal_worker(signal.SIGINT)
+        if signal.SIGALRM in numbers:
+            self.signal_worker(signal.SIGKILL)
+
+    def signal_worker(self, number: int) -> None:
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def on_event(self, event: dict[str, object]) -> None:
+        if event.get("event") == "result":
+            self.result = str(event["digest"])
+        else:
+            self.log.marker(event)
+
+    def reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self.pid:
+                self.code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+    def end(self) -> int:
+        assert self.code is not None
+        code = self.code if self.code >= 0 else 128 - self.code
+        if self.cancelled:
+            code = CANCELLED
+        elif self.code == -signal.SIGKILL and oom_kills() > self.ooms:
+            code = OUT_OF_MEMORY
+        self.log.marker({"event": "end", "code": code, "result": self.result})
+        return code
+
+
+def main() -> int:
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, lambda *_: None)
+    with open(SPEC_FILE) as file:
+        spec = json.load(file)
+    os.unlink(SPEC_FILE)
+    return Runner(spec).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

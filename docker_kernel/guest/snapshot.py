@@ -1,0 +1,387 @@
+"""Capture and restore of a kernel's state: groups of variables that share objects, in content-addressed blobs.
+
+A state folder (the kernel volume) has `blobs/` and `manifests/`; each file is named by its content's sha256. A group is
+one protocol-5 pickle whose large buffers are blobs of their own (PEP 574). Variables that share a mutable object are in
+one group, so that aliases survive; an unchanged group is never written again; a variable that cannot be pickled costs
+only itself.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import importlib
+import io
+import json
+import os
+import pickle
+import re
+import sys
+import types
+from collections.abc import Iterable
+from typing import Any, Callable, NamedTuple
+
+import cloudpickle
+
+VERSION = 1
+OUT_OF_BAND = 1 << 16
+"""Bytes from which a buffer becomes a blob of its own; smaller ones are cheaper inside the pickle."""
+
+_ATOMS = (str, bytes, int, float, complex, bool, type(None), range, slice, type, types.ModuleType, tuple, frozenset)
+_ATOM_TYPES = (types.BuiltinFunctionType, types.FunctionType, types.CodeType, enum.Enum)
+
+HINTS = {
+    "generator": "make it a list, or create it in the cell",
+    "coroutine": "await it first",
+    "lock": "create it in the cell",
+    "file": "open it in the cell",
+    "connection": "connect in the cell",
+    "socket": "connect in the cell",
+    "thread": "start it in the cell",
+    "weakref": "keep the object itself",
+}
+
+
+class SnapshotError(Exception):
+    """A snapshot cannot be written, or what is read is not what was written."""
+
+
+class LeftOut(NamedTuple):
+    """A variable that cannot travel, and why."""
+
+    name: str
+    type: str
+    reason: str
+    hint: str
+
+
+class Snapshot(NamedTuple):
+    """A captured state: its manifest as it is stored, the manifest's digest, and what it left out."""
+
+    digest: str
+    manifest: str
+    left_out: list[LeftOut]
+
+
+def user_variables(shell: Any) -> dict[str, Any]:
+    """The variables of a notebook: what its cells bound, not what IPython put beside them."""
+    hidden = shell.user_ns_hidden
+    missing = object()
+    return {
+        name: value
+        for name, value in list(shell.user_ns.items())
+        if hidden.get(name, missing) is not value and not re.fullmatch(r"_+|_i*|_i?\d+|_[iod]h|In|Out|__\w+__", name)
+    }
+
+
+class _Cell:
+    """Stands for a closure's cell among the arguments of a function, where its content must not be followed yet."""
+
+    def __init__(self, cell: types.CellType) -> None:
+        self.cell = cell
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles a notebook's functions as code that runs in the live namespace, not with a copy of what they use.
+
+    Args:
+        namespace: the notebook's; functions whose globals it is are restored with the other side's in its place.
+        views: whether an array that is a view of another is restored as one.
+    """
+
+    def __init__(self, file: Any, namespace: dict[str, Any], buffers: list[Any] | None, views: bool = False) -> None:
+        super().__init__(file, protocol=5, buffer_callback=None if buffers is None else _collector(buffers))
+        self._namespace = namespace
+        self._views = views
+        self._cells: dict[int, _Cell] = {}
+        self.memory: set[int] = set()
+        """The ids of what the memo does not show: arrays that own the memory of views, cells that closures share."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, types.FunctionType) and value.__globals__ is self._namespace:
+            return self._reduce_function(value)
+        if type(value) is _Cell:
+            return types.CellType, ()
+        if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
+            raise pickle.PicklingError("it is an open file")
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and type(value) is numpy.ndarray:
+            owner = value if value.base is None else value.base
+            self.memory.add(id(owner))
+            if self._views and value.base is not None and type(owner) is numpy.ndarray and not owner.dtype.hasobject:
+                return _reduce_view(value, owner)
+        return super().reducer_override(value)
+
+    def _reduce_function(self, function: types.FunctionType) -> Any:
+        cells = function.__closure__ or ()
+        self.memory.update(map(id, cells))
+        shells = tuple(self._cells.setdefault(id(cell), _Cell(cell)) for cell in cells)
+        contents = []
+        for cell in cells:
+            try:
+                contents.append((True, cell.cell_contents))
+            except ValueError:
+                contents.append((False, None))
+        state = {
+            "contents": contents,
+            "defaults": function.__defaults__,
+            "kwdefaults": function.__kwdefaults__,
+            "annotations": function.__annotations__,
+            "dict": function.__dict__,
+            "qualname": function.__qualname__,
+            "doc": function.__doc__,
+            "module": function.__module__,
+        }
+        return _make_function, (function.__code__, function.__name__, shells), state, None, None, _fill_function
+
+
+def _collector(buffers: list[Any]) -> Callable[[pickle.PickleBuffer], bool]:
+    def collect(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            raw = buffer.raw()
+        except BufferError:
+            return True
+        if raw.nbytes < OUT_OF_BAND:
+            return True
+        buffers.append(raw)
+        return False
+
+    return collect
+
+
+_target: list[dict[str, Any]] = [{}]
+"""The namespace in which restored functions run; `restore` says which."""
+
+
+def _make_function(code: types.CodeType, name: str, cells: tuple[types.CellType, ...]) -> types.FunctionType:
+    return types.FunctionType(code, _target[0], name, None, cells or None)
+
+
+def _fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
+    for cell, (filled, content) in zip(function.__closure__ or (), state["contents"]):
+        if filled:
+            cell.cell_contents = content
+    function.__defaults__ = state["defaults"]
+    function.__kwdefaults__ = state["kwdefaults"]
+    function.__annotations__ = state["annotations"]
+    function.__dict__.update(state["dict"])
+    function.__qualname__ = state["qualname"]
+    function.__doc__ = state["doc"]
+    function.__module__ = state["module"]
+
+
+def _reduce_view(view: Any, owner: Any) -> Any:
+    offset = view.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
+    return _make_view, (owner, offset, view.shape, view.strides, view.dtype, view.flags.writeable)
+
+
+def _make_view(owner: Any, offset: int, shape: Any, strides: Any, dtype: Any, writeable: bool) -> Any:
+    numpy = importlib.import_module("numpy")
+    view: Any = numpy.ndarray(shape, dtype, owner, offset, strides)
+    view.flags.writeable = writeable
+    return view
+
+
+class _Pickled(NamedTuple):
+    data: bytes
+    buffers: list[Any]
+    shared: set[int]
+    keep: Any
+
+
+def _pickle(values: dict[str, Any], namespace: dict[str, Any], views: bool) -> _Pickled:
+    file = io.BytesIO()
+    buffers: list[Any] = []
+    pickler = _Pickler(file, namespace, buffers, views)
+    pickler.dump(values)
+    # The memo keeps temporary objects alive, so that no id in it is another object's, too.
+    memo = pickler.memo.copy()
+    shared = {key for key, (_, value) in memo.items() if not _is_atom(value)} - {id(values)}
+    return _Pickled(file.getvalue(), buffers, shared | pickler.memory, (memo, values))
+
+
+def _is_atom(value: Any) -> bool:
+    """Whether it makes no difference that two variables hold the same object, or equal ones."""
+    if isinstance(value, _ATOM_TYPES) or type(value) in _ATOMS or isinstance(value, type):
+        return True
+    return any(base.__name__ == "dtype" for base in type(value).__mro__)
+
+
+def _groups(pickled: dict[str, _Pickled]) -> list[list[str]]:
+    """The names, in groups that share objects, both in their first appearance's order."""
+    leader = {name: name for name in pickled}
+
+    def find(name: str) -> str:
+        while leader[name] != name:
+            leader[name] = leader[leader[name]]
+            name = leader[name]
+        return name
+
+    owner: dict[int, str] = {}
+    for name, one in pickled.items():
+        for key in one.shared:
+            other = owner.setdefault(key, name)
+            if other is not name:
+                leader[find(name)] = find(other)
+    groups: dict[str, list[str]] = {}
+    for name in pickled:
+        groups.setdefault(find(name), []).append(name)
+    return list(groups.values())
+
+
+def capture(variables: dict[str, Any], namespace: dict[str, Any], state: str, **context: Any) -> Snapshot:
+    """Write variables to a state folder.
+
+    Args:
+        variables: what to capture, by name.
+        namespace: the notebook's namespace, which its functions run in.
+        state: the state folder.
+        context: what else the manifest is to hold (JSON values).
+
+    Raises:
+        SnapshotError: the folder cannot be written; the message says why.
+    """
+    modules: dict[str, str] = {}
+    left_out: list[LeftOut] = []
+    pickled: dict[str, _Pickled] = {}
+    for name, value in variables.items():
+        if isinstance(value, types.ModuleType) and value.__spec__ and sys.modules.get(value.__name__) is value:
+            modules[name] = value.__name__
+            continue
+        try:
+            pickled[name] = _pickle({name: value}, namespace, views=False)
+            # Functions link no groups, or a class's methods would link all its instances; but `g = f` is an alias.
+            if isinstance(value, types.FunctionType):
+                pickled[name].shared.add(id(value))
+        except Exception as error:
+            left_out.append(_why(name, value, error))
+    entries = []
+    try:
+        for group in _groups(pickled):
+            one = pickled[group[0]]
+            if len(group) > 1:
+                one = _pickle({name: variables[name] for name in group}, namespace, views=True)
+            entries.append(
+                {
+                    "names": group,
+                    "blob": _write_blob(state, one.data),
+                    "size": len(one.data),
+                    "buffers": [[_write_blob(state, raw), raw.nbytes] for raw in one.buffers],
+                }
+            )
+        manifest = json.dumps(
+            {
+                "version": VERSION,
+                "python": "%d.%d.%d" % sys.version_info[:3],
+                "cloudpickle": cloudpickle.__version__,
+                "groups": entries,
+                "modules": modules,
+                "left_out": [one._asdict() for one in left_out],
+                **context,
+            },
+            sort_keys=True,
+        )
+        digest = _write(state, "manifests", manifest.encode())
+    except OSError as error:
+        raise SnapshotError("The state cannot be written: %s." % (error.strerror or error)) from None
+    return Snapshot(digest, manifest, left_out)
+
+
+def _why(name: str, value: Any, error: Exception) -> LeftOut:
+    kind = type(value).__qualname__
+    if isinstance(error, RecursionError):
+        return LeftOut(name, kind, "it is nested too deeply to be pickled", "keep it flatter, or create it in the cell")
+    reason = str(error).split("\n")[0] or type(error).__name__
+    text = ("%s %s" % (kind, reason)).lower()
+    hint = next((hint for word, hint in HINTS.items() if word in text), "create it in the cell")
+    return LeftOut(name, kind, reason, hint)
+
+
+def _write_blob(state: str, data: Any) -> str:
+    return _write(state, "blobs", data)
+
+
+def _write(state: str, folder: str, data: Any) -> str:
+    """Store bytes under their digest, atomically; what is there already is not written again."""
+    digest = hashlib.sha256(data).hexdigest()
+    path = os.path.join(state, folder, digest)
+    if not os.path.exists(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        fresh = "%s.%d.new" % (path, os.getpid())
+        try:
+            with open(fresh, "wb") as file:
+                file.write(data)
+            os.replace(fresh, path)
+        except BaseException:
+            try:
+                os.unlink(fresh)
+            except OSError:
+                pass
+            raise
+    return "sha256:" + digest
+
+
+def _read(state: str, folder: str, digest: str) -> bytearray:
+    """Read what was stored under a digest, and make sure that it is still that."""
+    if not re.fullmatch("sha256:[0-9a-f]{64}", digest):
+        raise SnapshotError("%r is no digest." % digest)
+    path = os.path.join(state, folder, digest[7:])
+    try:
+        with open(path, "rb") as file:
+            data = bytearray(os.fstat(file.fileno()).st_size)
+            file.readinto(data)
+    except OSError as error:
+        raise SnapshotError("The state's %s cannot be read: %s." % (digest[:19], error.strerror)) from None
+    if hashlib.sha256(data).hexdigest() != digest[7:]:
+        raise SnapshotError("The state's %s was changed after it was written; it is not used." % digest[:19])
+    return data
+
+
+def read_manifest(state: str, digest: str) -> dict[str, Any]:
+    """The manifest of a given digest.
+
+    Raises:
+        SnapshotError: it is missing, or was changed.
+    """
+    manifest: dict[str, Any] = json.loads(bytes(_read(state, "manifests", digest)))
+    if manifest.get("version") != VERSION:
+        raise SnapshotError("The state has version %r, and only %d can be read." % (manifest.get("version"), VERSION))
+    return manifest
+
+
+def restore(
+    state: str, manifest: dict[str, Any], namespace: dict[str, Any], names: Iterable[str] | None = None
+) -> tuple[dict[str, Any], list[LeftOut]]:
+    """Read the variables of a manifest; every blob is checked against its digest before it is unpickled.
+
+    Args:
+        namespace: where restored functions find their globals. It is not filled here.
+        names: restore only the groups that hold one of these; None for all.
+
+    Returns:
+        The variables, and those that could not be restored, with the reason.
+
+    Raises:
+        SnapshotError: a blob is missing or was changed.
+    """
+    found: dict[str, Any] = {}
+    failed: list[LeftOut] = []
+    wanted = None if names is None else set(names)
+    for name, module in manifest["modules"].items():
+        if wanted is None or name in wanted:
+            try:
+                found[name] = importlib.import_module(module)
+            except Exception as error:
+                failed.append(LeftOut(name, "module", str(error), "install it where the job runs"))
+    _target[0] = namespace
+    for group in manifest["groups"]:
+        if wanted is not None and not wanted.intersection(group["names"]):
+            continue
+        data = _read(state, "blobs", group["blob"])
+        buffers = [_read(state, "blobs", digest) for digest, _ in group["buffers"]]
+        try:
+            found.update(pickle.loads(data, buffers=buffers))
+        except Exception as error:
+            reason = "%s: %s" % (type(error).__name__, error)
+            failed += [LeftOut(name, "", reason, "is its package installed there?") for name in group["names"]]
+    return found, failed
