@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from docker_kernel.batch.job_log import JobLog
 from docker_kernel.batch.ledger import Ledger
+from docker_kernel.batch.manifest import checked_digest
 from docker_kernel.batch.package import environment_image
 from docker_kernel.batch.targets.base import JobTask, Outcome, Target
 from docker_kernel.batch.targets.local import LocalTarget
@@ -40,8 +41,6 @@ LOG_TAIL = 1 << 20
 
 OUT_OF_MEMORY_EXIT = 137
 
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -50,7 +49,7 @@ class _Request(BaseModel):
 class StartRequest(_Request):
     """Run a snapshot plus a cell. `workspace`: work on the kernel's own workspace (live) or on a copy of it."""
 
-    manifest: Digest
+    manifest: Annotated[str, Field(max_length=8 << 20)]
     kind: Literal["cell", "expression"]
     source: Annotated[str, Field(max_length=8 << 20)]
     target: Annotated[str, Field(max_length=64)] = "local"
@@ -155,7 +154,8 @@ class Broker:
         memory = self._limit("memory", _memory(request.memory), target_config.memory or self._kernel.config.memory)
         cpus = self._limit("cpus", request.cpus, target_config.cpus or self._kernel.config.cpus)
         timeout = self._limit("timeout", request.timeout, target_config.timeout)
-        job = Job(secrets.token_hex(6), request.name, request.target, request.manifest, secrets.token_hex(16))
+        digest = checked_digest(request.manifest)
+        job = Job(secrets.token_hex(6), request.name, request.target, digest, secrets.token_hex(16))
         job.image = await environment_image(self._kernel)
         target = self._targets.setdefault(request.target, LocalTarget(self._kernel))
         task = JobTask(
@@ -187,7 +187,7 @@ class Broker:
         spec = {
             "job": job.id,
             "nonce": job.nonce,
-            "manifest": request.manifest,
+            "manifest": job.snapshot,
             "state": guest_files.STATE,
             "kind": request.kind,
             "source": request.source,

@@ -6,7 +6,9 @@ import json
 import os
 from typing import Any
 
+from docker_kernel.guest import api
 from docker_kernel.guest.link import PARENT_FILE
+from docker_kernel.guest.magics import DispatchMagics
 
 
 class ParentRecorder:
@@ -24,4 +26,6 @@ class ParentRecorder:
 
 
 def load_ipython_extension(shell: Any) -> None:
+    api.open_session(shell)
+    shell.register_magics(DispatchMagics)
     shell.events.register("pre_execute", ParentRecorder(shell).record)

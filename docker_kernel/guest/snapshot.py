@@ -287,6 +287,23 @@ def capture(variables: dict[str, Any], namespace: dict[str, Any], state: str, **
     return Snapshot(digest, manifest, left_out)
 
 
+def fingerprints(variables: dict[str, Any], namespace: dict[str, Any]) -> dict[str, str]:
+    """What tells whether a variable's content changed within this process; without those that cannot be pickled."""
+    found = {}
+    for name, value in variables.items():
+        if isinstance(value, types.ModuleType):
+            continue
+        try:
+            one = _pickle({name: value}, namespace, views=False)
+        except Exception:
+            continue
+        digest = hashlib.sha256(one.data)
+        for raw in one.buffers:
+            digest.update(raw)
+        found[name] = digest.hexdigest()
+    return found
+
+
 def _why(name: str, value: Any, error: Exception) -> LeftOut:
     kind = type(value).__qualname__
     if isinstance(error, RecursionError):

@@ -1,0 +1,195 @@
+"""The process in a job's container that restores the state, runs the cell and writes the result.
+
+Started by run_job.py as `python worker.py REQUEST_FD EVENTS_FD`: the job's spec arrives on the first, events (rich
+outputs, progress, the result's digest) leave on the second, and standard output is the cell's own.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+VALUE = "__docker_kernel_value__"
+"""Under which name an expression's value comes back."""
+
+ERROR = "__docker_kernel_error__"
+"""Under which name the exception of a failed cell comes back, if it can be pickled."""
+
+SUCCESS, CELL_ERROR, CANNOT_START = 0, 1, 3
+
+
+class Events:
+    """The way to the runner. Lines are whole, whatever thread writes them."""
+
+    def __init__(self, descriptor: int) -> None:
+        import threading
+
+        os.set_inheritable(descriptor, False)
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+
+    def send(self, event: dict[str, Any]) -> None:
+        line = memoryview(json.dumps(event, default=str).encode() + b"\n")
+        sys.stdout.flush()
+        with self._lock:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+
+
+def make_shell(events: Events) -> Any:
+    """An IPython shell whose rich outputs become events."""
+    from IPython.core.displayhook import DisplayHook
+    from IPython.core.displaypub import DisplayPublisher
+    from IPython.core.interactiveshell import InteractiveShell
+
+    class Publisher(DisplayPublisher):  # type: ignore[misc]
+        def publish(
+            self, data: Any, metadata: Any = None, *, transient: Any = None, update: bool = False, **kwargs: Any
+        ) -> None:
+            events.send(
+                {
+                    "event": "display",
+                    "data": _as_json(data),
+                    "metadata": metadata or {},
+                    "transient": transient or {},
+                    "update": update,
+                }
+            )
+
+        def clear_output(self, wait: bool = False) -> None:
+            events.send({"event": "clear", "wait": wait})
+
+    class Hook(DisplayHook):  # type: ignore[misc]
+        def write_output_prompt(self) -> None:
+            pass
+
+        def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
+            events.send({"event": "result_display", "data": _as_json(format_dict), "metadata": md_dict or {}})
+
+    class Shell(InteractiveShell):  # type: ignore[misc]
+        display_pub_class = Publisher
+        displayhook_class = Hook
+        failure: tuple[Any, list[str]] | None = None
+
+        def enable_gui(self, gui: Any = None) -> None:
+            pass
+
+        def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
+            self.failure = (evalue, list(stb))
+
+    shell = Shell.instance()
+    # What a frontend can show is decided there, not by the terminal this is not.
+    shell.display_formatter.active_types = shell.display_formatter.format_types
+    if "matplotlib" in sys.modules or os.environ.get("MPLBACKEND", "").startswith("module://matplotlib_inline"):
+        os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    return shell
+
+
+def _as_json(bundle: dict[str, Any]) -> dict[str, Any]:
+    """A MIME bundle with its binary parts in base64, as Jupyter's messages have it."""
+    import base64
+
+    return {
+        kind: base64.b64encode(value).decode() if isinstance(value, bytes) else value for kind, value in bundle.items()
+    }
+
+
+def set_up(spec: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """The process's own state: environment, folder, import path."""
+    for name, value in (manifest.get("env") or {}).items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    try:
+        os.chdir(manifest.get("cwd") or spec["cwd"])
+    except OSError:
+        try:
+            os.chdir(spec["cwd"])
+        except OSError:
+            os.chdir(os.path.expanduser("~"))
+    if manifest.get("sys_path"):
+        sys.path[:] = manifest["sys_path"]
+
+
+def mentioned_names(source: str, variables: dict[str, Any]) -> list[str]:
+    """The variables that code names and does not surely rebind: those it may change in place."""
+    try:
+        nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
+    except SyntaxError:
+        return []
+    return sorted({node.id for node in nodes if isinstance(node.ctx, ast.Load)} & set(variables))
+
+
+def run(spec: dict[str, Any], events: Events) -> int:
+    from docker_kernel.guest import snapshot
+
+    state = spec["state"]
+    manifest = snapshot.read_manifest(state, spec["manifest"])
+    set_up(spec, manifest)
+    shell = make_shell(events)
+    restored, failed = snapshot.restore(state, manifest, shell.user_ns)
+    shell.user_ns.update(restored)
+    for one in failed:
+        print("docker-kernel: %s is not here: %s" % (one.name, one.reason), file=sys.stderr)
+    before = dict(shell.user_ns)
+    mentioned = {name: restored[name] for name in mentioned_names(shell.transform_cell(spec["source"]), restored)}
+    prints = snapshot.fingerprints(mentioned, shell.user_ns)
+
+    if spec["kind"] == "expression":
+        result = shell.run_cell("%s = (\n%s\n)" % (VALUE, spec["source"]), store_history=False)
+    else:
+        result = shell.run_cell(spec["source"], store_history=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+    variables = snapshot.user_variables(shell)
+    assigned = {name: value for name, value in variables.items() if before.get(name, before) is not value}
+    if VALUE in shell.user_ns:
+        assigned[VALUE] = shell.user_ns[VALUE]
+    if result.success:
+        # What a cell changes in place (model.fit, list.append) is as much its result as what it assigns.
+        now = {name: variables[name] for name in mentioned if name in variables and name not in assigned}
+        new_prints = snapshot.fingerprints(now, shell.user_ns)
+        assigned.update({name: now[name] for name in new_prints if new_prints[name] != prints.get(name)})
+    context: dict[str, Any] = {"deleted": sorted(set(restored) - set(variables))}
+    if not result.success:
+        error, lines = shell.failure or (result.error_in_exec or result.error_before_exec, [])
+        context["error"] = {
+            "name": type(error).__name__,
+            "value": str(error),
+            "traceback": lines or traceback.format_exception(type(error), error, error.__traceback__),
+        }
+        error.__traceback__ = None
+        assigned[ERROR] = error
+    captured = snapshot.capture(assigned, shell.user_ns, state, **context)
+    events.send({"event": "result", "digest": captured.digest})
+    return SUCCESS if result.success else CELL_ERROR
+
+
+def main() -> int:
+    from docker_kernel.guest.boot import load_guest
+
+    load_guest()
+    with os.fdopen(int(sys.argv[1])) as file:
+        spec = json.load(file)
+    events = Events(int(sys.argv[2]))
+    sys.argv = [""]
+    from docker_kernel.guest.snapshot import SnapshotError
+
+    try:
+        return run(spec, events)
+    except SnapshotError as error:
+        print("docker-kernel: %s" % error, file=sys.stderr)
+        return CANNOT_START
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    sys.exit(main())
