@@ -39,7 +39,8 @@ MAX_REMEMBERED = 500
 LOG_TAIL = 1 << 20
 """Bytes of a job's output that the host keeps for `job.logs()`."""
 
-OUT_OF_MEMORY_EXIT = 137
+KILLED_EXIT = 137
+"""Of a container whose runner was killed: for memory, as far as experience goes, also where the engine does not say."""
 
 
 class _Request(BaseModel):
@@ -47,9 +48,14 @@ class _Request(BaseModel):
 
 
 class StartRequest(_Request):
-    """Run a snapshot plus a cell. `workspace`: work on the kernel's own workspace (live) or on a copy of it."""
+    """Run a snapshot plus a cell.
+
+    `environment` is the guest's stamp of what was installed (guest/environment.py), "" for nothing; `workspace` says
+    whether the job works on the kernel's own workspace or on a copy of it.
+    """
 
     manifest: Annotated[str, Field(max_length=8 << 20)]
+    environment: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
     kind: Literal["cell", "expression"]
     source: Annotated[str, Field(max_length=8 << 20)]
     target: Annotated[str, Field(max_length=64)] = "local"
@@ -90,6 +96,8 @@ class Job:
     created: float = field(default_factory=time.time)
     ended: float | None = None
     result: str = ""
+    exit_code: int | None = None
+    out_of_memory: bool = False
     output: bytearray = field(default_factory=bytearray)
     wanted_end: str = ""
     """Why we ourselves stop it: "cancelled" or "timeout"."""
@@ -110,6 +118,8 @@ class Broker:
         self._kernel = kernel
         self._ledger = ledger or Ledger()
         self._jobs: dict[str, Job] = {}
+        self._images: dict[str, str] = {}
+        self._packaging = asyncio.Lock()
         self._targets: dict[str, Target] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._methods: dict[str, tuple[type[_Request], Callable[[Any], Awaitable[dict[str, Any]]]]] = {
@@ -156,7 +166,7 @@ class Broker:
         timeout = self._limit("timeout", request.timeout, target_config.timeout)
         digest = checked_digest(request.manifest)
         job = Job(secrets.token_hex(6), request.name, request.target, digest, secrets.token_hex(16))
-        job.image = await environment_image(self._kernel)
+        job.image = await self._image(request.environment)
         target = self._targets.setdefault(request.target, LocalTarget(self._kernel))
         task = JobTask(
             job_id=job.id,
@@ -172,6 +182,13 @@ class Broker:
         self._tasks[job.id] = asyncio.create_task(self._run(job, target, timeout))
         self._tasks[job.id].add_done_callback(lambda _: self._tasks.pop(job.id, None))
         return {"job": job.id}
+
+    async def _image(self, stamp: str) -> str:
+        """The image for a stamp. A kernel that lies about it only gets itself a job with older packages."""
+        async with self._packaging:
+            if stamp not in self._images:
+                self._images[stamp] = await environment_image(self._kernel) if stamp else self._kernel.image
+            return self._images[stamp]
 
     def _limit(self, name: str, asked: float | None, allowed: float | None) -> float | None:
         """A limit that was asked for, which may only be stricter than the configured one."""
@@ -214,7 +231,10 @@ class Broker:
             if timeout is not None:
                 watch = asyncio.create_task(self._stop_after(job, target, timeout))
             await self._follow(job, target)
-            await self._conclude(job, await target.outcome(job.id), timeout)
+            # The runner's last word has the job's nonce, and comes before the engine has taken the container down.
+            known = job.exit_code is not None and not job.wanted_end
+            outcome = Outcome(job.exit_code or 0, job.out_of_memory) if known else await target.outcome(job.id)
+            await self._conclude(job, outcome, timeout)
         except DockerKernelError as error:
             await self._change(job, "lost", str(error))
         except asyncio.CancelledError:
@@ -235,6 +255,8 @@ class Broker:
         async for data in target.output(job.id):
             for part in parser.feed(data):
                 await self._part(job, part)
+            if job.exit_code is not None:
+                return
         if rest := parser.rest():
             await self._part(job, rest)
 
@@ -244,7 +266,9 @@ class Broker:
             del job.output[:-LOG_TAIL]
             await self._event(job, {"event": "output", "text": part.decode(errors="replace")})
         elif part.get("event") == "end":
-            result = part.get("result")
+            result, code = part.get("result"), part.get("code")
+            job.exit_code = code if isinstance(code, int) else None
+            job.out_of_memory = part.get("oom") is True
             job.result = result if isinstance(result, str) and re.fullmatch(r"sha256:[0-9a-f]{64}", result) else ""
         else:
             await self._event(job, part)
@@ -260,7 +284,7 @@ class Broker:
             await self._change(job, "succeeded")
         elif outcome.exit_code == 1 and job.result:
             await self._change(job, "failed", "its cell raised an exception")
-        elif outcome.out_of_memory or outcome.exit_code == OUT_OF_MEMORY_EXIT:
+        elif outcome.out_of_memory or (job.exit_code is None and outcome.exit_code == KILLED_EXIT):
             memory = self._kernel.config.memory
             limit = f" than its {format_size(memory)}" if memory else ""
             await self._change(job, "failed", f"out of memory: it used more{limit}; give it more with --memory")

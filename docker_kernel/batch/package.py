@@ -18,6 +18,7 @@ from docker_kernel import labels
 from docker_kernel.config import format_size
 from docker_kernel.engine import ContainerSpec, Engine, File, paths_not_ignored
 from docker_kernel.errors import JobError, NotFound
+from docker_kernel.guest.environment import NOT_ENVIRONMENT, NOT_ENVIRONMENT_IN_HOME
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
 
@@ -26,21 +27,6 @@ WORKSPACE_BUDGET = 1 << 30
 
 NOT_COPIED = [".git", "**/.git", "**/__pycache__", "**/.ipynb_checkpoints", "**/.venv", "**/node_modules"]
 """Left out of the copy of a workspace, besides what its .dockerignore names."""
-
-NOT_ENVIRONMENT = (
-    "/dev", "/etc/group", "/etc/hostname", "/etc/hosts", "/etc/mtab", "/etc/passwd", "/etc/resolv.conf", "/proc",
-    "/run", "/sys", "/tmp", "/var/cache", "/var/log", "/var/tmp", guest_files.LIB, guest_files.RUN, guest_files.STATE,
-)  # fmt: skip
-"""What differs between a kernel's container and its image, but is no part of what the user installed."""
-
-NOT_ENVIRONMENT_IN_HOME = (
-    ".cache",
-    ".config/matplotlib",
-    ".ipython",
-    ".jupyter",
-    ".local/share/jupyter",
-    ".bash_history",
-)
 
 ADDED, DELETED = 1, 2
 
@@ -82,7 +68,7 @@ def environment_changes(diff: Iterable[tuple[str, int]], excluded: Iterable[str]
         return any(other.is_relative_to(path) for other in left_out)
 
     def visit(path: PurePosixPath) -> None:
-        if any(path.is_relative_to(other) for other in left_out):
+        if path.name == "__pycache__" or any(path.is_relative_to(other) for other in left_out):
             return
         below = children.get(path, [])
         if kinds[path] == DELETED:

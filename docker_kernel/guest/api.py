@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Callable
 
-from docker_kernel.guest import snapshot
+from docker_kernel.guest import environment, snapshot
 from docker_kernel.guest.link import PORTS_FILE, Channel, LinkFailed, RemoteError
 from docker_kernel.guest.worker import ERROR, VALUE
 
@@ -294,6 +294,7 @@ class Session:
         self._report(captured.left_out)
         params = {
             "manifest": captured.manifest,
+            "environment": environment.stamp(),
             "kind": "expression" if expression else "cell",
             "source": source,
             "target": target,

@@ -23,7 +23,6 @@ KILL_SECONDS = 8
 """How long a cancelled worker may take to end."""
 
 CANCELLED = 143
-OUT_OF_MEMORY = 137
 
 
 class Log:
@@ -172,12 +171,9 @@ class Runner:
 
     def end(self) -> int:
         assert self.code is not None
-        code = self.code if self.code >= 0 else 128 - self.code
-        if self.cancelled:
-            code = CANCELLED
-        elif self.code == -signal.SIGKILL and oom_kills() > self.ooms:
-            code = OUT_OF_MEMORY
-        self.log.marker({"event": "end", "code": code, "result": self.result})
+        code = CANCELLED if self.cancelled else self.code if self.code >= 0 else 128 - self.code
+        oom = self.code == -signal.SIGKILL and oom_kills() > self.ooms
+        self.log.marker({"event": "end", "code": code, "oom": oom, "result": self.result})
         return code
 
 
