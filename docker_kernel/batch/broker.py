@@ -91,6 +91,7 @@ class Job:
     snapshot: str
     nonce: str
     image: str = ""
+    memory: int | None = None
     state: str = "queued"
     reason: str = ""
     created: float = field(default_factory=time.time)
@@ -167,6 +168,7 @@ class Broker:
         digest = checked_digest(request.manifest)
         job = Job(secrets.token_hex(6), request.name, request.target, digest, secrets.token_hex(16))
         job.image = await self._image(request.environment)
+        job.memory = None if memory is None else int(memory)
         target = self._targets.setdefault(request.target, LocalTarget(self._kernel))
         task = JobTask(
             job_id=job.id,
@@ -174,7 +176,7 @@ class Broker:
             image=job.image,
             files=[*self._kernel.guest_files(), self._spec_file(job, request)],
             live_workspace=request.workspace == "live",
-            memory=None if memory is None else int(memory),
+            memory=job.memory,
             cpus=cpus,
         )
         await target.prepare(task)
@@ -274,6 +276,8 @@ class Broker:
             await self._event(job, part)
 
     async def _conclude(self, job: Job, outcome: Outcome, timeout: float | None) -> None:
+        if job.wanted_end:
+            job.result = ""  # the exception of an interrupted cell is not what ended it
         if outcome.lost:
             await self._change(job, "lost", outcome.lost)
         elif job.wanted_end == "cancelled":
@@ -285,9 +289,8 @@ class Broker:
         elif outcome.exit_code == 1 and job.result:
             await self._change(job, "failed", "its cell raised an exception")
         elif outcome.out_of_memory or (job.exit_code is None and outcome.exit_code == KILLED_EXIT):
-            memory = self._kernel.config.memory
-            limit = f" than its {format_size(memory)}" if memory else ""
-            await self._change(job, "failed", f"out of memory: it used more{limit}; give it more with --memory")
+            limit = f"its {format_size(job.memory)}" if job.memory else "the engine has"
+            await self._change(job, "failed", f"out of memory: it used more than {limit}; raise it with --memory")
         else:
             await self._change(job, "failed", f"its container ended with exit code {outcome.exit_code}")
 

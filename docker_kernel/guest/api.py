@@ -22,6 +22,8 @@ STATE = "/opt/docker-kernel/state"
 FINAL = ("succeeded", "failed", "cancelled", "lost")
 TAIL_LINES = 20
 REFRESH_SECONDS = 0.2
+_UNBOUND = object()
+
 KEPT_OUTPUT = 1 << 20
 """Characters of a job's output that the notebook keeps; `.logs()` has as much from the host side."""
 
@@ -121,15 +123,18 @@ class Job:
             self._listeners.append(lambda job, event: events.put(event))
         for event in past:
             self._show(event)
-        try:
-            while not over:
+        interrupted = False
+        while not over:
+            try:
                 event = events.get()
                 self._show(event)
-                over = event.get("event") == "state" and event["state"] in FINAL
-        except KeyboardInterrupt:
-            self.cancel()
-            self.wait()
-            raise
+            except KeyboardInterrupt:
+                interrupted = True
+                self.cancel()
+                continue
+            over = event.get("event") == "state" and event["state"] in FINAL
+        if interrupted:
+            raise KeyboardInterrupt
         return self.result()
 
     def _show(self, event: dict[str, Any]) -> None:
@@ -167,11 +172,10 @@ class Job:
         if "error" in manifest:
             raise _original(manifest["error"], values.get(ERROR), self.id)
         self._value = values.pop(VALUE, None)
-        missing = object()
         kept = [
             name
             for name in values
-            if name in self._bindings and shell.user_ns.get(name, missing) is not self._bindings[name]
+            if name in self._bindings and shell.user_ns.get(name, _UNBOUND) is not self._bindings[name]
         ]
         for name in kept:
             del values[name]
@@ -285,6 +289,8 @@ class Session:
         Raises:
             JobFailed: the job was refused; the message says why.
         """
+        # A cell that cannot be compiled needs no container to say so.
+        compile(self.shell.transform_cell(source), "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         found = snapshot.user_variables(self.shell)
         variables = {name: value for name, value in found.items() if not isinstance(value, (Job, Jobs, Ports))}
         try:
@@ -307,7 +313,7 @@ class Session:
         }
         answer = self.request("job.start", params)
         job = Job(self, str(answer["job"]), name, target, expression)
-        job._bindings = {name: variables[name] for name in _stored_names(self.shell, source) if name in variables}
+        job._bindings = {name: found.get(name, _UNBOUND) for name in _stored_names(self.shell, source)}
         with self._lock:
             self.jobs[job.id] = job
             early = self._early.pop(job.id, [])

@@ -102,6 +102,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._reduce_function(value)
         if type(value) is _Cell:
             return types.CellType, ()
+        if isinstance(value, BaseException) and type(value).__reduce__ is BaseException.__reduce__:
+            return _make_exception, (type(value), value.args), value.__dict__ or None
         if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
             raise pickle.PicklingError("it is an open file")
         numpy = sys.modules.get("numpy")
@@ -168,6 +170,11 @@ def _fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
     function.__qualname__ = state["qualname"]
     function.__doc__ = state["doc"]
     function.__module__ = state["module"]
+
+
+def _make_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """An exception as it was: calling its class with its args fails where __init__ takes others."""
+    return kind.__new__(kind, *args)
 
 
 def _reduce_view(view: Any, owner: Any) -> Any:
