@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +17,108 @@ from docker_kernel import background, images, labels
 from docker_kernel.build_settings import host_settings
 from docker_kernel.engine import Engine, File, archive
 from docker_kernel.errors import EngineError
+from tests.notebook import KERNEL_IDS, Notebook
 
 ImageMaker = Callable[..., str]
+SpecMaker = Callable[..., str]
+NotebookMaker = Callable[..., Notebook]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Jupyter's and our own folders for this run, so that no test sees or changes the user's."""
+    home = tmp_path_factory.mktemp("home")
+    names = {"JUPYTER_DATA_DIR": "data", "JUPYTER_CONFIG_DIR": "jupyter", "JUPYTER_RUNTIME_DIR": "runtime"}
+    before = {name: os.environ.get(name) for name in (*names, "DOCKER_KERNEL_CONFIG", "XDG_DATA_HOME")}
+    for name, folder in names.items():
+        os.environ[name] = str(home / folder)
+    os.environ["XDG_DATA_HOME"] = str(home / "share")
+    (home / "config.toml").write_text("")
+    os.environ["DOCKER_KERNEL_CONFIG"] = str(home / "config.toml")
+    yield home
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def make_spec(own_folders: Path, python_image: str) -> SpecMaker:
+    """Writes a kernelspec with the given settings and returns its name."""
+
+    def make(**settings: Any) -> str:
+        name = f"docker-test-{uuid.uuid4().hex[:8]}"
+        folder = own_folders / "data" / "kernels" / name
+        folder.mkdir(parents=True)
+        spec = {
+            "argv": [
+                sys.executable, "-m", "docker_kernel.kernel.launcher", "-f", "{connection_file}", "--spec", str(folder),
+            ],
+            "display_name": "Docker Python",
+            "language": "python",
+            "interrupt_mode": "signal",
+            "metadata": {
+                "debugger": True,
+                "supported_encryption": ["curve"],
+                "kernel_provisioner": {
+                    "provisioner_name": "docker-kernel",
+                    "config": {"image": python_image, **settings},
+                },
+            },
+        }  # fmt: skip
+        (folder / "kernel.json").write_text(json.dumps(spec))
+        return name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def spec(make_spec: SpecMaker) -> str:
+    """A kernelspec with no settings but the image."""
+    return make_spec()
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the notebooks of one test module."""
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(scope="module")
+def notebook(spec: str, workspace: Path) -> Iterator[Notebook]:
+    """A kernel that the tests of a module share; those that end it start their own."""
+    one = Notebook(spec, workspace)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def start(spec: str, tmp_path: Path) -> Iterator[NotebookMaker]:
+    """Starts kernels of a test's own."""
+    started: list[Notebook] = []
+
+    def make(name: str = spec, cwd: Path = tmp_path, **manager: Any) -> Notebook:
+        started.append(Notebook(name, cwd, **manager))
+        return started[-1]
+
+    yield make
+    for one in started:
+        one.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind(engine: Engine, own_folders: Path) -> Iterator[None]:
+    """Fails the run if its kernels or jobs left a container or a volume on the engine."""
+    yield
+    runtime = str(own_folders / "runtime")
+    kinds = (labels.KIND_KERNEL, labels.KIND_JOB)
+    containers = [state for kind in kinds for state in background.run_blocking(engine.containers({labels.KIND: kind}))]
+    volumes = background.run_blocking(engine.volumes(f"{labels.KIND}={labels.KIND_VOLUME}"))
+    left = [state.name for state in containers if state.labels.get(labels.CONNECTION_FILE, "").startswith(runtime)]
+    left += [state.name for state in containers if state.labels.get(labels.KERNEL_ID) in KERNEL_IDS]
+    left += [volume["Name"] for volume in volumes if volume["Labels"].get(labels.KERNEL_ID) in KERNEL_IDS]
+    assert not left, f"left behind: {left}"
 
 
 @pytest.fixture(scope="session")

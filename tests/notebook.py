@@ -1,0 +1,83 @@
+"""A kernel and its client, as a test wants them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
+
+KERNEL_IDS: set[str] = set()
+"""Of all kernels that this run has started."""
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass
+class Reply:
+    """What running a cell gave."""
+
+    status: str = ""
+    text: str = ""
+    name: str = ""
+    value: str = ""
+    traceback: str = ""
+    displays: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def shown(self) -> str:
+        """The plain text of the last rich output."""
+        return str(self.displays[-1].get("text/plain", "")) if self.displays else ""
+
+
+class Notebook:
+    """One kernel, started through jupyter_client as any frontend does."""
+
+    def __init__(self, kernel_name: str, cwd: Path, **manager: Any) -> None:
+        self.manager = KernelManager(kernel_name=kernel_name, **manager)
+        self.manager.start_kernel(cwd=str(cwd))
+        KERNEL_IDS.add(str(self.manager.kernel_id))
+        self.client: BlockingKernelClient = self.manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=30)
+
+    @property
+    def container(self) -> Any:
+        """The host's side of the kernel container."""
+        return self.manager.provisioner._container
+
+    def run(self, code: str, timeout: float = 60) -> Reply:
+        """Run a cell to its end and collect what it gave."""
+        reply = Reply()
+
+        def collect(message: dict[str, Any]) -> None:
+            content = message["content"]
+            if message["msg_type"] == "stream":
+                reply.text += content["text"]
+            elif message["msg_type"] == "error":
+                reply.name, reply.value = content["ename"], content["evalue"]
+                reply.traceback = ANSI.sub("", "\n".join(content["traceback"]))
+            elif message["msg_type"] in ("display_data", "execute_result", "update_display_data"):
+                reply.displays.append(content["data"])
+
+        answer = self.client.execute_interactive(code, timeout=timeout, output_hook=collect)
+        reply.status = answer["content"]["status"]
+        return reply
+
+    def value(self, expression: str) -> Any:
+        """The value of an expression that JSON can carry."""
+        reply = self.run(f"print(__import__('json').dumps({expression}))")
+        assert reply.status == "ok", reply.traceback
+        return json.loads(reply.text)
+
+    def restart(self, now: bool = False) -> None:
+        self.manager.restart_kernel(now=now)
+        self.client.wait_for_ready(timeout=30)
+
+    def close(self) -> None:
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)

@@ -1,0 +1,266 @@
+"""%%local, %%dispatch and %jobs, from a notebook to a job's container and back, on the real engine."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from docker_kernel import background, labels
+from docker_kernel.engine import Engine
+from tests.conftest import NotebookMaker, SpecMaker
+from tests.notebook import Notebook
+
+
+def test_a_local_cell_sees_the_state_and_what_it_assigns_comes_back(notebook: Notebook) -> None:
+    notebook.run("x = 20\ndef double(n): return 2 * n + offset\noffset = 2")
+    reply = notebook.run("%%local\nprint('in', double(x))\ny = double(x)\ny")
+    assert (reply.status, reply.text, reply.shown) == ("ok", "in 42\n", "42")
+    assert notebook.value("y") == 42
+
+
+def test_aliases_and_classes_of_the_notebook_survive_the_round_trip(notebook: Notebook) -> None:
+    notebook.run("class Point: pass\nitems = [1]\nalias = items\np = Point(); p.items = items")
+    reply = notebook.run("%%local\nassert alias is items is p.items\nalias.append(2)\nq = Point(); q.items = items")
+    assert reply.status == "ok", reply.traceback
+    assert notebook.value("[items, alias is items, p.items is items, isinstance(q, Point), q.items is items]") == [
+        [1, 2], True, True, True, True,
+    ]  # fmt: skip
+
+
+def test_what_a_cell_changes_in_place_comes_back(notebook: Notebook) -> None:
+    notebook.run("scores = {}")
+    assert notebook.run("%%local\nscores['a'] = 1").status == "ok"
+    assert notebook.value("scores") == {"a": 1}
+
+
+def test_an_unpicklable_variable_is_named_and_costs_only_itself(notebook: Notebook) -> None:
+    notebook.run("import threading\nguard = threading.Lock()\nhandle = open('/etc/hostname')\nfine = 1")
+    reply = notebook.run("%%local\nprint(fine, 'guard' in globals(), 'handle' in globals())")
+    assert reply.text.endswith("1 False False\n")
+    assert "Left out: guard (lock): cannot pickle '_thread.lock' object" in reply.text
+    assert "Left out: handle (TextIOWrapper): it is an open file; open it in the cell." in reply.text
+    notebook.run("handle.close(); del guard, handle")
+
+
+def test_the_original_exception_comes_back_with_the_jobs_traceback(notebook: Notebook) -> None:
+    notebook.run("class Odd(Exception):\n    def __init__(self, a, b): super().__init__(a); self.b = b")
+    reply = notebook.run("%%local\ndef inner():\n    raise Odd('left', 'right')\ninner()")
+    assert (reply.name, reply.value) == ("Odd", "left")
+    assert "raise Odd('left', 'right')" in reply.traceback
+    assert "docker_kernel" not in reply.traceback
+    code = (
+        "try:\n    get_ipython().run_cell_magic('local', '', '1/0')\nexcept ZeroDivisionError as e: print('caught', e)"
+    )
+    assert notebook.run(code).text == "caught division by zero\n"
+
+
+def test_an_expression_gives_its_value(notebook: Notebook) -> None:
+    assert notebook.run("%local 6 * 7").shown == "42"
+    assert notebook.run("%dispatch --local 6 * 7").shown == "42"
+    assert notebook.run("value = %local sum(range(4))\nprint(value)").text == "6\n"
+
+
+def test_output_streams_while_the_cell_runs(notebook: Notebook) -> None:
+    arrivals: list[float] = []
+
+    def collect(message: dict[str, object]) -> None:
+        if message["msg_type"] == "stream":
+            arrivals.append(time.monotonic())
+
+    code = "%%local\nimport time\nprint('first', flush=True)\ntime.sleep(2)\nprint('second')"
+    notebook.client.execute_interactive(code, timeout=60, output_hook=collect)
+    assert len(arrivals) >= 2 and arrivals[-1] - arrivals[0] > 1.5
+
+
+def test_a_cell_has_ipythons_semantics(notebook: Notebook) -> None:
+    code = (
+        "%%local\nimport asyncio\nfrom IPython.display import display, HTML\nawait asyncio.sleep(0)\n"
+        "display(HTML('<b>bold</b>'))\nfiles = !echo one two\nprint(files[0])\n%env SHADE=blue\n'last'"
+    )
+    reply = notebook.run(code)
+    assert reply.status == "ok", reply.traceback
+    assert "one two" in reply.text and "SHADE=blue" in reply.text
+    assert reply.displays[0]["text/html"] == "<b>bold</b>"
+    assert reply.shown == "'last'"
+
+
+def test_a_cell_works_on_the_workspace_and_a_job_on_a_copy(notebook: Notebook, workspace: Path) -> None:
+    (workspace / "data.csv").write_text("a,b\n")
+    (workspace / "helper.py").write_text("def greet(): return 'from helper'\n")
+    notebook.run("import helper")
+    reply = notebook.run("%%local\nprint(helper.greet(), open('data.csv').read())\nopen('local.txt', 'w').write('x')")
+    assert reply.text.startswith("from helper a,b"), reply.traceback
+    assert (workspace / "local.txt").exists()
+    (workspace / ".dockerignore").write_text("local.txt\n")
+    code = "%%dispatch --wait\nimport os\nprint(helper.greet(), os.path.exists('local.txt'))\nopen('job.txt', 'w')"
+    assert notebook.run(code).text == "from helper False\n"
+    assert not (workspace / "job.txt").exists()
+
+
+def test_the_environment_travels(notebook: Notebook) -> None:
+    notebook.run("import os\nos.environ['SHADE'] = 'green'\nos.environ.pop('LANG', None)")
+    assert notebook.run("%%local\nprint(os.environ['SHADE'], os.environ.get('LANG'))").text == "green None\n"
+
+
+def test_a_dispatched_job_runs_beside_the_notebook_and_its_display_is_updated(notebook: Notebook) -> None:
+    notebook.run("result = None")
+    reply = notebook.run("%%dispatch --name slow\nimport time\nprint('working')\ntime.sleep(1.5)\nresult = 'done'")
+    assert reply.status == "ok", reply.traceback
+    assert "Job" in reply.displays[0]["text/plain"] and "slow" in reply.displays[0]["text/html"]
+    notebook.run("job = _")
+    assert notebook.value("[job.state in ('starting', 'running'), job.done(), result]") == [True, False, None]
+    assert notebook.run("job.result()").status == "ok"
+    assert notebook.value("[result, job.state, job.logs()]") == ["done", "succeeded", "working\n"]
+    assert "succeeded" in notebook.run("%jobs").text
+    assert notebook.value("__import__('docker_kernel').jobs['slow'].id == job.id") is True
+    shown = notebook.run("job").shown
+    assert "working" in shown and "succeeded" in shown
+
+
+def test_a_name_bound_anew_since_the_dispatch_keeps_its_value(notebook: Notebook) -> None:
+    notebook.run("kept = 'old'")
+    notebook.run("%%dispatch\nkept = 'from the job'\nbrought = 1")
+    reply = notebook.run("job = _\nkept = 'new'\njob.result()")
+    assert "Kept as they are" in reply.text and "kept" in reply.text
+    assert notebook.value("[kept, brought]") == ["new", 1]
+
+
+def test_a_job_can_be_cancelled(notebook: Notebook) -> None:
+    notebook.run("%%dispatch\nimport time; time.sleep(60)")
+    notebook.run("job = _\nimport time; time.sleep(1)\njob.cancel(); job.wait(20)")
+    assert notebook.value("job.state") == "cancelled"
+    reply = notebook.run("job.result()")
+    assert reply.name == "JobCancelled" and reply.traceback.count("\n") == 0
+
+
+def test_an_interrupt_cancels_a_local_cell(notebook: Notebook) -> None:
+    threading.Timer(2, notebook.manager.interrupt_kernel).start()
+    started = time.monotonic()
+    reply = notebook.run("%%local\nimport time\ntry: time.sleep(60)\nfinally: print('cleaned up')")
+    assert reply.name == "KeyboardInterrupt" and time.monotonic() - started < 20
+    assert "cleaned up" in reply.text
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("%%dispatch --nmae x\n1", "there is no option --nmae (did you mean --name?)"),
+        ("%%dispatch --on nowhere\n1", "There is no target 'nowhere': the config file names local."),
+        ("%%local --timeout soon\n1", "invalid float value: 'soon'"),
+        ("%%local --memory lots\n1", "is no size"),
+        ("%%local something\n1", "put code below the first line"),
+        ("%local", "Give an expression"),
+    ],
+)
+def test_bad_input_gets_one_sentence(notebook: Notebook, line: str, sentence: str) -> None:
+    reply = notebook.run(line)
+    assert sentence in reply.value + reply.text
+    assert reply.traceback.count("\n") <= 1
+
+
+def test_a_failed_job_says_why(notebook: Notebook) -> None:
+    assert "timeout of 1 s" in notebook.run("%%local --timeout 1\nimport time; time.sleep(30)").value
+    reply = notebook.run("%%local --memory 100m\nhog = bytearray(400 << 20)")
+    assert "out of memory: it used more than its 100 MiB; raise it with --memory" in reply.value
+    assert "exit code 7" in notebook.run("%%local\nimport os; os._exit(7)").value
+
+
+def test_user_output_that_looks_like_a_marker_is_only_output(notebook: Notebook) -> None:
+    fake = '##docker-kernel 00000000000000000000000000000000 {"event":"end","code":0,"result":"sha256:0"}'
+    reply = notebook.run(f"%%local\nprint('''{fake}''')\nprint('after')")
+    assert reply.text == f"{fake}\nafter\n"
+
+
+def test_packages_installed_in_the_kernel_reach_the_job_and_no_secret_does(
+    start: NotebookMaker, tmp_path: Path, engine: Engine, used_images: list[str], make_spec: SpecMaker
+) -> None:
+    before = _environments(engine)
+    _write_wheel(tmp_path)
+    one = start(make_spec(env={"PRIVATE_SETTING": "e7c1f0c9-not-for-layers"}))
+    assert "Successfully installed" in one.run("%pip install --no-index ./shade-1.0-py3-none-any.whl").text
+    one.run("import shade")
+    assert one.run("%%local\nprint(shade.COLOUR)").text == "teal\n"
+    assert one.run("%%local\nprint(shade.COLOUR)").text == "teal\n"
+    tags = sorted(_environments(engine) - before)
+    used_images += tags
+    assert len(tags) == 1, "the environment layer is built once"
+    for key in (one.container.launch.keys.hmac, one.container.launch.keys.curve_secret, "e7c1f0c9-not-for-layers"):
+        assert key.encode() not in _everything_in(tags[0], tmp_path)
+
+
+def _environments(engine: Engine) -> set[str]:
+    found = background.run_blocking(engine.images(f"{labels.KIND}={labels.KIND_ENVIRONMENT}"))
+    return {tag for image in found for tag in image["RepoTags"] or []}
+
+
+def _write_wheel(folder: Path) -> None:
+    """A package with no dependencies, made without a build tool."""
+    import zipfile
+
+    with zipfile.ZipFile(folder / "shade-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("shade.py", "COLOUR = 'teal'\n")
+        wheel.writestr("shade-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: shade\nVersion: 1.0\n")
+        wheel.writestr("shade-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("shade-1.0.dist-info/RECORD", "")
+
+
+def _everything_in(image: str, folder: Path) -> bytes:
+    """The config and the last layer of an image, with every file in it, as bytes to search."""
+    saved = folder / "image.tar"
+    subprocess.run(["docker", "save", "-o", str(saved), image], check=True)
+    found = []
+    with tarfile.open(saved) as outer:
+        manifest = json.load(outer.extractfile("manifest.json"))[0]  # type: ignore[arg-type]
+        found.append(outer.extractfile(manifest["Config"]).read())  # type: ignore[union-attr]
+        for layer in manifest["Layers"][-2:]:
+            with tarfile.open(fileobj=outer.extractfile(layer)) as inner:
+                for member in inner:
+                    found.append(member.name.encode())
+                    if member.isreg():
+                        found.append(inner.extractfile(member).read())  # type: ignore[union-attr]
+    saved.unlink()
+    return b"\0".join(found)
+
+
+HOST_SIDE = """
+import pickle, sys
+def fatal(*args, **kwargs): raise SystemExit("the host side unpickled something")
+pickle.loads = pickle.load = pickle.Unpickler = fatal
+import _pickle
+_pickle.loads = _pickle.load = _pickle.Unpickler = fatal
+from pathlib import Path
+from tests.notebook import Notebook
+one = Notebook(sys.argv[1], Path(sys.argv[2]))
+try:
+    one.run("import fractions; x = fractions.Fraction(1, 3)")
+    reply = one.run("%%local\\ny = x * 3\\nprint(y)")
+    assert (reply.status, reply.text) == ("ok", "1\\n"), reply
+    assert one.run("%%dispatch --wait\\nz = [x]").status == "ok"
+    assert one.run("%%local\\n1/0").name == "ZeroDivisionError"
+finally:
+    one.close()
+print("never unpickled")
+"""
+
+
+def test_the_host_side_never_unpickles(spec: str, tmp_path: Path) -> None:
+    assert pickle.loads(pickle.dumps(1)) == 1
+    command = [sys.executable, "-c", HOST_SIDE, spec, str(tmp_path)]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=120, check=False)
+    assert "never unpickled" in done.stdout, done.stderr
+
+
+def test_a_job_reaches_neither_the_engine_nor_more_than_its_kernel(notebook: Notebook) -> None:
+    reply = notebook.run("%%local\nimport os, glob\nprint(os.path.exists('/var/run/docker.sock'), os.getuid())")
+    assert reply.text.startswith("False")
+    status = notebook.run("%%local\nprint(open('/proc/self/status').read())").text
+    assert "CapEff:\t0000000000000000" in status and "NoNewPrivs:\t1" in status
