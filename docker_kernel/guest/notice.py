@@ -1,7 +1,7 @@
 """Tells the user, in the cell's own output, how the kernel process died: run by the supervisor after the death.
 
-It binds the dead kernel's iopub port with the same keys, waits for a frontend to subscribe again, and sends an `error`
-and an `idle` with the header of the request that was running.
+It binds the dead kernel's iopub port with the same keys, waits for the frontends to subscribe again, and sends an
+`error` and an `idle` with the header of the request that was running.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import sys
 from typing import Any
 
 WAIT_MS = 3000
+SETTLE_MS = 300
+"""A Jupyter server subscribes more than once (for its own watch, and for each frontend); ZeroMQ connects again after
+100 to 200 ms, so that all are there when for this long no other has come."""
 
 
 def main(connection_file: str, parent_file: str, notice: dict[str, str]) -> None:
@@ -33,7 +36,12 @@ def main(connection_file: str, parent_file: str, notice: dict[str, str]) -> None
         socket.curve_server = True
     separator = "-" if info["transport"] == "ipc" else ":"
     socket.bind("%s://%s%s%s" % (info["transport"], info["ip"], separator, info["iopub_port"]))
-    if not socket.poll(WAIT_MS):
+    socket.xpub_verbose = True
+    wait = WAIT_MS
+    while socket.poll(wait):
+        socket.recv()
+        wait = SETTLE_MS
+    if wait == WAIT_MS:
         return
     content = {
         "ename": notice["name"],
