@@ -8,7 +8,9 @@ only itself.
 
 from __future__ import annotations
 
+import datetime
 import enum
+import functools
 import hashlib
 import importlib
 import io
@@ -18,6 +20,7 @@ import pickle
 import re
 import sys
 import types
+import weakref
 from collections.abc import Iterable
 from typing import Any, Callable, NamedTuple
 
@@ -27,8 +30,17 @@ VERSION = 1
 OUT_OF_BAND = 1 << 16
 """Bytes from which a buffer becomes a blob of its own; smaller ones are cheaper inside the pickle."""
 
-_ATOMS = (str, bytes, int, float, complex, bool, type(None), range, slice, type, types.ModuleType, tuple, frozenset)
-_ATOM_TYPES = (types.BuiltinFunctionType, types.FunctionType, types.CodeType, enum.Enum)
+_ATOMS = frozenset(
+    {
+        str, bytes, int, float, complex, bool, type(None), range, slice, type, types.ModuleType, tuple, frozenset,
+        property, classmethod, staticmethod, types.MappingProxyType, types.BuiltinFunctionType, types.FunctionType,
+        types.CodeType, types.GenericAlias, datetime.timezone, datetime.timedelta,
+    }
+)  # fmt: skip
+"""Immutable, or a shell around what is in the memo, too. A notebook's own functions link groups by `memory`."""
+
+_ATOM_MODULES = ("typing", "dataclasses")
+_CACHED = type(functools.lru_cache(None)(len))
 
 HINTS = {
     "generator": "make it a list, or create it in the cell",
@@ -86,37 +98,60 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     Args:
         namespace: the notebook's; functions whose globals it is are restored with the other side's in its place.
-        views: whether an array that is a view of another is restored as one.
+        views: ids of the arrays whose views are to be restored as views of one memory.
+        classes: ids of the classes that are variables themselves, and so are brought up to date where they exist.
     """
 
-    def __init__(self, file: Any, namespace: dict[str, Any], buffers: list[Any] | None, views: bool = False) -> None:
-        super().__init__(file, protocol=5, buffer_callback=None if buffers is None else _collector(buffers))
+    def __init__(
+        self,
+        file: Any,
+        namespace: dict[str, Any],
+        buffers: list[Any],
+        views: frozenset[int] = frozenset(),
+        classes: frozenset[int] = frozenset(),
+    ) -> None:
+        super().__init__(file, protocol=5, buffer_callback=_collector(buffers))
         self._namespace = namespace
         self._views = views
+        self._classes = classes
         self._cells: dict[int, _Cell] = {}
         self.memory: set[int] = set()
-        """The ids of what the memo does not show: arrays that own the memory of views, cells that closures share."""
+        """The ids of what the memo does not show: memory of arrays, functions, cells that closures share."""
+        self.ignored: set[int] = set()
+        """The ids of what belongs to a class: by these, all its instances would be one group."""
+        self.arrays: dict[int, set[int]] = {}
+        """The ids of the arrays that show the memory of one, by that one's id."""
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, types.FunctionType) and value.__globals__ is self._namespace:
             return self._reduce_function(value)
+        if isinstance(value, type):
+            return self._reduce_class(value)
         if type(value) is _Cell:
             return types.CellType, ()
+        if type(value) is _CACHED and getattr(value.__wrapped__, "__globals__", None) is self._namespace:
+            parameters = value.cache_parameters()
+            return _make_cached, (value.__wrapped__, parameters["maxsize"], parameters["typed"])
         if isinstance(value, BaseException) and type(value).__reduce__ is BaseException.__reduce__:
             return _make_exception, (type(value), value.args), value.__dict__ or None
         if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
             raise pickle.PicklingError("it is an open file")
         numpy = sys.modules.get("numpy")
         if numpy is not None and type(value) is numpy.ndarray:
-            owner = value if value.base is None else value.base
-            self.memory.add(id(owner))
-            if self._views and value.base is not None and type(owner) is numpy.ndarray and not owner.dtype.hasobject:
-                return _reduce_view(value, owner)
+            owner = value
+            while type(owner.base) is numpy.ndarray:
+                owner = owner.base
+            self.memory.add(id(owner if owner.base is None else owner.base))
+            # The memory of objects cannot be shown by another array, and that of permuted axes is pickled in order.
+            if not owner.dtype.hasobject and owner.flags.forc:
+                self.arrays.setdefault(id(owner), set()).add(id(value))
+                if owner is not value and id(owner) in self._views:
+                    return _reduce_view(value, owner)
         return super().reducer_override(value)
 
     def _reduce_function(self, function: types.FunctionType) -> Any:
+        self.memory.add(id(function))
         cells = function.__closure__ or ()
-        self.memory.update(map(id, cells))
         shells = tuple(self._cells.setdefault(id(cell), _Cell(cell)) for cell in cells)
         contents = []
         for cell in cells:
@@ -124,17 +159,48 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 contents.append((True, cell.cell_contents))
             except ValueError:
                 contents.append((False, None))
+            if not isinstance(contents[-1][1], type):
+                self.memory.add(id(cell))
         state = {
             "contents": contents,
             "defaults": function.__defaults__,
-            "kwdefaults": function.__kwdefaults__,
-            "annotations": function.__annotations__,
-            "dict": function.__dict__,
+            "kwdefaults": function.__kwdefaults__ and dict(function.__kwdefaults__),
+            "annotations": dict(function.__annotations__),
+            "dict": dict(function.__dict__),
             "qualname": function.__qualname__,
             "doc": function.__doc__,
             "module": function.__module__,
         }
         return _make_function, (function.__code__, function.__name__, shells), state, None, None, _fill_function
+
+    def _reduce_class(self, cls: type) -> Any:
+        reduced = super().reducer_override(cls)
+        if not isinstance(reduced, tuple) or len(reduced) < 6:
+            return reduced
+        _complete.add(cls)
+        for name, part in list(vars(cls).items()):
+            if isinstance(part, property):
+                for function in (part.fget, part.fset, part.fdel):
+                    self._ignore(function)
+            elif isinstance(part, (classmethod, staticmethod, types.FunctionType, _CACHED)):
+                self._ignore(getattr(part, "__func__", part))
+            elif name.startswith("__") and name.endswith("__"):
+                self.ignored.add(id(part))
+        make, arguments, state, _, _, setter = reduced
+        return make, arguments, (setter, state, id(cls) in self._classes), None, None, _fill_class
+
+    def _ignore(self, part: Any) -> None:
+        """Let a method link no groups; one that a library made for the class (a dataclass's), nothing in it either."""
+        if id(part) in self.ignored:
+            return
+        self.ignored.add(id(part))
+        if isinstance(part, types.FunctionType):
+            cells = part.__closure__ or ()
+            self.ignored.update(map(id, cells))
+            if part.__globals__ is not self._namespace:
+                self.ignored.update((id(part.__dict__), id(part.__annotations__)))
+                for cell in cells:
+                    self._ignore(cell.cell_contents)
 
 
 def _collector(buffers: list[Any]) -> Callable[[pickle.PickleBuffer], bool]:
@@ -172,6 +238,23 @@ def _fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
     function.__module__ = state["module"]
 
 
+def _make_cached(function: Any, maxsize: int | None, typed: bool) -> Any:
+    return functools.lru_cache(maxsize, typed)(function)
+
+
+_complete: weakref.WeakSet[type] = weakref.WeakSet()
+"""The notebook's classes that this process has, made here or restored."""
+
+
+def _fill_class(cls: type, content: tuple[Any, Any, bool]) -> None:
+    """Give a restored class its attributes: not where it exists, with changes of its own perhaps, and only came along
+    with an instance."""
+    setter, state, update = content
+    if update or cls not in _complete:
+        setter(cls, state)
+        _complete.add(cls)
+
+
 def _make_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
     """An exception as it was: calling its class with its args fails where __init__ takes others."""
     return kind.__new__(kind, *args)
@@ -184,8 +267,9 @@ def _reduce_view(view: Any, owner: Any) -> Any:
 
 def _make_view(owner: Any, offset: int, shape: Any, strides: Any, dtype: Any, writeable: bool) -> Any:
     numpy = importlib.import_module("numpy")
-    view: Any = numpy.ndarray(shape, dtype, owner, offset, strides)
-    view.flags.writeable = writeable
+    view: Any = numpy.ndarray(shape, dtype, owner.ravel(order="K"), offset, strides)
+    if not writeable:
+        view.flags.writeable = False
     return view
 
 
@@ -193,25 +277,42 @@ class _Pickled(NamedTuple):
     data: bytes
     buffers: list[Any]
     shared: set[int]
+    arrays: dict[int, set[int]]
     keep: Any
 
 
-def _pickle(values: dict[str, Any], namespace: dict[str, Any], views: bool) -> _Pickled:
+def _pickle(values: dict[str, Any], namespace: dict[str, Any], views: frozenset[int] = frozenset()) -> _Pickled:
     file = io.BytesIO()
     buffers: list[Any] = []
-    pickler = _Pickler(file, namespace, buffers, views)
+    classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
+    pickler = _Pickler(file, namespace, buffers, views, classes)
     pickler.dump(values)
     # The memo keeps temporary objects alive, so that no id in it is another object's, too.
     memo = pickler.memo.copy()
-    shared = {key for key, (_, value) in memo.items() if not _is_atom(value)} - {id(values)}
-    return _Pickled(file.getvalue(), buffers, shared | pickler.memory, (memo, values))
+    shared = {key for key, (_, value) in memo.items() if type(value) not in _ATOMS and not _is_atom(value)}
+    shared = (shared | pickler.memory) - pickler.ignored - {id(values)}
+    return _Pickled(file.getvalue(), buffers, shared, pickler.arrays, (memo, values))
 
 
 def _is_atom(value: Any) -> bool:
     """Whether it makes no difference that two variables hold the same object, or equal ones."""
-    if isinstance(value, _ATOM_TYPES) or type(value) in _ATOMS or isinstance(value, type):
+    if isinstance(value, (type, enum.Enum)) or type(value).__module__ in _ATOM_MODULES:
         return True
     return any(base.__name__ == "dtype" for base in type(value).__mro__)
+
+
+def _pickle_group(
+    names: list[str], pickled: dict[str, _Pickled], variables: dict[str, Any], namespace: Any
+) -> _Pickled:
+    """What is stored for a group: together where it has several variables or arrays that share memory."""
+    arrays: dict[int, set[int]] = {}
+    for name in names:
+        for owner, views in pickled[name].arrays.items():
+            arrays.setdefault(owner, set()).update(views)
+    shared = frozenset(owner for owner, views in arrays.items() if len(views) > 1)
+    if len(names) == 1 and not shared:
+        return pickled[names[0]]
+    return _pickle({name: variables[name] for name in names}, namespace, shared)
 
 
 def _groups(pickled: dict[str, _Pickled]) -> list[list[str]]:
@@ -256,18 +357,17 @@ def capture(variables: dict[str, Any], namespace: dict[str, Any], state: str, **
             modules[name] = value.__name__
             continue
         try:
-            pickled[name] = _pickle({name: value}, namespace, views=False)
-            # Functions link no groups, or a class's methods would link all its instances; but `g = f` is an alias.
-            if isinstance(value, types.FunctionType):
-                pickled[name].shared.add(id(value))
+            pickled[name] = _pickle({name: value}, namespace)
         except Exception as error:
             left_out.append(_why(name, value, error))
     entries = []
     try:
         for group in _groups(pickled):
-            one = pickled[group[0]]
-            if len(group) > 1:
-                one = _pickle({name: variables[name] for name in group}, namespace, views=True)
+            try:
+                one = _pickle_group(group, pickled, variables, namespace)
+            except Exception as error:
+                left_out += [_why(name, variables[name], error) for name in group]
+                continue
             entries.append(
                 {
                     "names": group,
@@ -301,7 +401,7 @@ def fingerprints(variables: dict[str, Any], namespace: dict[str, Any]) -> dict[s
         if isinstance(value, types.ModuleType):
             continue
         try:
-            one = _pickle({name: value}, namespace, views=False)
+            one = _pickle({name: value}, namespace)
         except Exception:
             continue
         digest = hashlib.sha256(one.data)
