@@ -289,16 +289,17 @@ def _pickle(values: dict[str, Any], namespace: dict[str, Any], views: frozenset[
     pickler.dump(values)
     # The memo keeps temporary objects alive, so that no id in it is another object's, too.
     memo = pickler.memo.copy()
-    shared = {key for key, (_, value) in memo.items() if type(value) not in _ATOMS and not _is_atom(value)}
+    atoms = {kind for kind in {type(value) for _, value in memo.values()} if _is_atom(kind)}
+    shared = {key for key, (_, value) in memo.items() if type(value) not in atoms}
     shared = (shared | pickler.memory) - pickler.ignored - {id(values)}
     return _Pickled(file.getvalue(), buffers, shared, pickler.arrays, (memo, values))
 
 
-def _is_atom(value: Any) -> bool:
-    """Whether it makes no difference that two variables hold the same object, or equal ones."""
-    if isinstance(value, (type, enum.Enum)) or type(value).__module__ in _ATOM_MODULES:
+def _is_atom(kind: type) -> bool:
+    """Whether it makes no difference that two variables hold the same object of a type, or equal ones."""
+    if kind in _ATOMS or issubclass(kind, (type, enum.Enum)) or kind.__module__ in _ATOM_MODULES:
         return True
-    return any(base.__name__ == "dtype" for base in type(value).__mro__)
+    return any(base.__name__ == "dtype" for base in kind.__mro__)
 
 
 def _pickle_group(
@@ -325,9 +326,14 @@ def _groups(pickled: dict[str, _Pickled]) -> list[list[str]]:
             name = leader[name]
         return name
 
+    seen: set[int] = set()
+    twice: set[int] = set()
+    for one in pickled.values():
+        twice |= one.shared & seen
+        seen |= one.shared
     owner: dict[int, str] = {}
     for name, one in pickled.items():
-        for key in one.shared:
+        for key in one.shared & twice:
             other = owner.setdefault(key, name)
             if other is not name:
                 leader[find(name)] = find(other)
