@@ -1,6 +1,7 @@
 """What a user sees: a real JupyterLab in a real browser, with kernels in containers.
 
-Screenshots are kept in build/screenshots, or in the folder that DOCKER_KERNEL_SCREENSHOTS names.
+Screenshots are kept in build/screenshots. The one that the docs show goes to the folder that DOCKER_KERNEL_SCREENSHOTS
+names, too: `DOCKER_KERNEL_SCREENSHOTS=docs/images pytest tests/test_browser.py`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SCREENSHOTS = Path(os.environ.get("DOCKER_KERNEL_SCREENSHOTS", Path(__file__).parent.parent / "build" / "screenshots"))
+SCREENSHOTS = Path(__file__).parent.parent / "build" / "screenshots"
+IN_DOCS = "lab"
 ABSENT = "docker-kernel/absent:latest"
 START_MS = 60_000
 """For a kernel's start, or a cell's end, on a busy machine."""
@@ -177,11 +179,18 @@ def page(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iterator
         keep(page, request.node.name.removeprefix("test_"))
         page.close()
         lab.end_sessions()
+        for path in lab.workspace.glob("[!.]*"):
+            path.unlink()
 
 
 def keep(page: Page, name: str) -> None:
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+    """Keep a picture of what the page shows."""
+    folders = [SCREENSHOTS]
+    if name == IN_DOCS and "DOCKER_KERNEL_SCREENSHOTS" in os.environ:
+        folders.append(Path(os.environ["DOCKER_KERNEL_SCREENSHOTS"]))
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=folder / f"{name}.png")
 
 
 class Notebook:
@@ -197,6 +206,23 @@ class Notebook:
         card = page.locator(".jp-LauncherCard[data-category=Notebook]")
         label = page.locator(".jp-LauncherCard-label", has_text=re.compile(f"^{re.escape(kernel)}$"))
         card.filter(has=label).click()
+        return cls(page)
+
+    @classmethod
+    def written(cls, lab: Lab, page: Page, name: str) -> Notebook:
+        """Open a notebook file that names our kernel."""
+        kernel = {"name": kernelspec.NAME, "display_name": kernelspec.DISPLAY_NAME, "language": "python"}
+        cell = {
+            "cell_type": "code",
+            "id": "first",
+            "source": "",
+            "metadata": {},
+            "outputs": [],
+            "execution_count": None,
+        }
+        content = {"metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5, "cells": [cell]}
+        (lab.workspace / name).write_text(json.dumps(content))
+        page.goto(f"{lab.url}lab/tree/{name}?reset")
         return cls(page)
 
     def ready(self) -> Notebook:
@@ -226,17 +252,7 @@ def kernel_of(lab: Lab) -> ContainerState:
     return state
 
 
-PLOT = """\
-import matplotlib.pyplot as plt
-import numpy as np
-
-x = np.linspace(0, 4 * np.pi, 400)
-plt.figure(figsize=(7, 2.6))
-plt.plot(x, np.sin(x) * np.exp(-x / 8), label="measured")
-plt.legend();"""
-
-
-def test_a_notebook_runs_in_a_container_and_shows_a_plot(lab: Lab, page: Page) -> None:
+def test_a_notebook_runs_in_a_container_on_the_files_beside_it(lab: Lab, page: Page) -> None:
     notebook = Notebook.open(page).ready()
     state = kernel_of(lab)
     output = notebook.cell("import os, socket\nprint(socket.gethostname(), os.getcwd())")
@@ -246,9 +262,45 @@ def test_a_notebook_runs_in_a_container_and_shows_a_plot(lab: Lab, page: Page) -
     made = lab.workspace / "made.txt"
     assert made.read_text() == "by the kernel"
     assert made.stat().st_uid == os.getuid()
+
+
+PLOT = """\
+import matplotlib.pyplot as plt, numpy as np, socket, time
+
+x = np.linspace(0, 10, 400)
+plt.figure(figsize=(7, 1.5))
+plt.plot(x, np.sin(x) * np.exp(-x / 8));"""
+
+LOCAL = """\
+%%local
+where = socket.gethostname()
+total = float(np.sum(x))
+print("computed in", where)"""
+
+DISPATCH = """\
+%%dispatch --name sweep
+for epoch in range(1, 9):
+    score = 1 - 0.5 ** epoch
+    print(f"epoch {epoch}  score {score:.3f}")
+    time.sleep(0.5)"""
+
+
+def test_a_tour_of_plots_local_cells_and_jobs(lab: Lab, page: Page) -> None:
+    """As the docs show it."""
+    notebook = Notebook.written(lab, page, "tour.ipynb").ready()
     plot = notebook.cell(PLOT).locator("img")
     expect(plot).to_be_visible(timeout=START_MS)
     assert plot.evaluate("image => image.naturalWidth") > 300
+    expect(notebook.cell(LOCAL)).to_contain_text("computed in", timeout=START_MS)
+    output = notebook.cell(DISPATCH)
+    # The notebook goes on while the job runs.
+    goes_on = notebook.cell("int(total), where != socket.gethostname()")
+    expect(goes_on).to_contain_text("(2000, True)", timeout=START_MS)
+    expect(output).to_contain_text("epoch 3 ", timeout=START_MS)
+    keep(page, "lab")
+    assert "epoch 8 " not in output.inner_text(), "the output came at the end, not live"
+    expect(output).to_contain_text("epoch 8 ", timeout=START_MS)
+    expect(output).to_contain_text("succeeded", timeout=START_MS)
 
 
 def test_interrupting_a_cell_keeps_the_kernel(lab: Lab, page: Page) -> None:
@@ -288,6 +340,8 @@ def test_a_kernel_out_of_memory_says_so_in_its_cell(lab: Lab, page: Page) -> Non
 def test_a_missing_image_is_told_in_one_sentence(lab: Lab, page: Page) -> None:
     Notebook.open(page, "Docker Python, absent")
     dialog = page.locator(".jp-Dialog-content")
-    expect(dialog).to_contain_text(f"The kernel image {ABSENT} is not on this engine", timeout=START_MS)
-    keep(page, "missing_image")
+    message = dialog.locator("pre").first
+    expect(message).to_contain_text(f"The kernel image {ABSENT} is not on this engine", timeout=START_MS)
+    expect(message).to_contain_text("docker-kernel")
+    assert message.evaluate("element => element.scrollWidth <= element.clientWidth"), "the sentence is cut off"
     assert lab.containers() == []

@@ -179,6 +179,8 @@ def main() -> int:
         spec = json.load(file)
     events = Events(int(sys.argv[2]))
     sys.argv = [""]
+    # A pipe's output is held back in blocks, where a notebook shows lines as they come.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     from docker_kernel.guest.snapshot import SnapshotError
 
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from docker_kernel import background, config
 from docker_kernel.engine import Engine
 from docker_kernel.errors import DockerKernelError
 from docker_kernel.kernel.container import KernelContainer, KernelLaunch, choose_keys
+
+DIALOG_WIDTH = 88
 
 
 class DockerKernelProvisioner(KernelProvisionerBase):  # type: ignore[misc]
@@ -73,8 +77,10 @@ class DockerKernelProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         kwargs = await super().pre_launch(**kwargs)
         kwargs["cmd"] = []
         if self._container is None:
-            launch = self._launch(arguments, kwargs)
-            self._container = await background.run(_started(launch))
+            try:
+                self._container = await background.run(_started(self._launch(arguments, kwargs)))
+            except DockerKernelError as error:
+                raise type(error)(_for_dialog(str(error))) from None
             self._fresh = True
         return kwargs
 
@@ -169,6 +175,16 @@ async def shared_engine() -> Engine:
     if key not in _engines:
         _engines[key] = await Engine.connect()
     return _engines[key]
+
+
+def _for_dialog(message: str) -> str:
+    """A message in lines that Jupyter's dialog shows whole: it cuts off those that are longer than it is wide.
+
+    What stands in backquotes is to be copied, and stays on one line.
+    """
+    kept = re.sub(r"`[^`]*`", lambda command: command[0].replace(" ", "\0"), message)
+    wrap = textwrap.TextWrapper(DIALOG_WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(wrap.fill(line) for line in kept.splitlines()).replace("\0", " ")
 
 
 def _connection_file(manager: Any) -> str:
