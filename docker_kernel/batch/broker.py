@@ -148,6 +148,11 @@ class Broker:
             raise JobError(f"The request {method!r} is refused: {where}: {detail['msg']}.") from None
         return await answer(request)
 
+    async def resync(self) -> None:
+        """Tell the kernel how its jobs stand, after a break of the link in which events were lost."""
+        for job in list(self._jobs.values()):
+            await self._event(job, {"event": "state", **job.public()})
+
     async def close(self) -> None:
         """End all jobs: the kernel volume, which has their state, goes with the kernel."""
         for job in list(self._jobs.values()):

@@ -93,6 +93,7 @@ class Supervisor:
         self.grace = float(start["grace"])  # type: ignore[arg-type]
         self.peers: dict[int, Peer] = {}
         self.host: Peer | None = None
+        self.unanswered: set[str] = set()
         self.kernel_pid = 0
         self.generation = 0
         self.exit_code: int | None = None
@@ -251,6 +252,9 @@ class Supervisor:
         peer.sock.close()
         if peer is self.host:
             self.host = None
+            for number in sorted(self.unanswered):
+                text = "The link to the Jupyter server broke before it answered; try again."
+                self.from_host({"type": "reply", "id": number, "error": text})
             self.lease_deadline = time.monotonic() + self.grace
 
     def accept(self) -> None:
@@ -269,10 +273,13 @@ class Supervisor:
                 self.drop(peer)
                 return
             for line in peer.lines.feed(data):
-                self.handle(peer, json.loads(line))
+                message = json.loads(line)
+                if not isinstance(message, dict):
+                    raise ValueError("a message is an object")
+                self.handle(peer, message)
         except BlockingIOError:
             return
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             self.drop(peer)
 
     def handle(self, peer: Peer, message: dict[str, object]) -> None:
@@ -301,6 +308,7 @@ class Supervisor:
                 self.send(peer, {"type": "reply", "id": message["id"], "error": text})
             else:
                 number = "%d:%d" % (peer.sock.fileno(), int(message["id"]))  # type: ignore[call-overload]
+                self.unanswered.add(number)
                 request = {"type": "request", "id": number, "method": message["method"], "params": message["params"]}
                 self.tell_host(request)
 
@@ -323,6 +331,7 @@ class Supervisor:
         elif kind == "stop":
             self.stop(0)
         elif kind == "reply":
+            self.unanswered.discard(str(message["id"]))
             client, _, number = str(message["id"]).partition(":")
             peer = self.peers.get(int(client))
             if peer is not None and peer.role == "kernel":

@@ -56,6 +56,10 @@ class Service(Protocol):
 
     async def handle(self, method: str, params: dict[str, Any]) -> dict[str, Any]: ...
 
+    async def resync(self) -> None:
+        """Tell the kernel what it may have missed while there was no link."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -391,6 +395,8 @@ class KernelContainer:
                 ports = {str(port): host for port, host in self.published.items()}
                 await self._link.send({"type": "ports", "ports": ports})
             self._link_ready.set()
+            if self._service is not None:
+                await self._service.resync()
         except DockerKernelError as error:
             log.debug("the link to kernel %s could not be opened: %s", self.kernel_id, error)
             await self._look()
