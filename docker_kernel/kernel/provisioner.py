@@ -1,4 +1,8 @@
-"""jupyter_client's face of a kernel container (entry point `docker-kernel`)."""
+"""jupyter_client's face of a kernel container (entry point `docker-kernel`).
+
+A server imports this module on its own loop, at its first kernel's start: all that is slow to import comes later, on
+the background loop's thread.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,17 @@ import os
 import re
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from jupyter_core.paths import jupyter_runtime_dir
 
-from docker_kernel import background, config
-from docker_kernel.engine import Engine
+from docker_kernel import background
 from docker_kernel.errors import DockerKernelError
-from docker_kernel.kernel.container import KernelContainer, KernelLaunch, choose_keys
+
+if TYPE_CHECKING:
+    from docker_kernel.engine import Engine
+    from docker_kernel.kernel.container import KernelContainer
 
 DIALOG_WIDTH = 88
 
@@ -78,7 +84,14 @@ class DockerKernelProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         kwargs["cmd"] = []
         if self._container is None:
             try:
-                self._container = await background.run(_started(self._launch(arguments, kwargs)))
+                self._container = await background.run(
+                    _started(
+                        self.kernel_spec,
+                        self._foreign_command(),
+                        _session_key(self.parent),
+                        self._facts(arguments, kwargs),
+                    )
+                )
             except DockerKernelError as error:
                 raise type(error)(_for_dialog(str(error))) from None
             self._fresh = True
@@ -95,35 +108,21 @@ class DockerKernelProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         self.connection_info = info
         return info
 
-    def _launch(self, arguments: list[str], kwargs: dict[str, Any]) -> KernelLaunch:
+    def _facts(self, arguments: list[str], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What a KernelLaunch takes from the client as it is."""
         manager, spec = self.parent, self.kernel_spec
-        stanza = spec.metadata.get("kernel_provisioner") or {}
-        ours = stanza.get("provisioner_name") == config.PROVISIONER
-        user_config = config.load()
-        settings = user_config.kernel_config(
-            (stanza.get("config") or {}) if ours else {}, f"The kernelspec {spec.display_name!r}"
-        )
-        supported = spec.metadata.get("supported_encryption") or []
-        curve = "curve" in ([supported] if isinstance(supported, str) else supported)
-        command = settings.argv
-        if not ours and command is None and "ipykernel_launcher" not in spec.argv:
-            command = self._foreign_command()
         root = getattr(getattr(manager, "parent", None), "root_dir", None)
-        return KernelLaunch(
-            kernel_id=self.kernel_id,
-            config=settings,
-            user_config=user_config,
-            cwd=str(Path(kwargs.get("cwd") or Path.cwd()).absolute()),
-            keys=choose_keys(settings, curve, _session_key(manager)),
-            command=command,
-            arguments=arguments,
-            spec_name=getattr(manager, "kernel_name", "") or "",
-            root=str(root) if root else None,
-            launch_env=kwargs["env"],
-            spec_env=spec.env or {},
-            ipc="" if getattr(manager, "transport", "tcp") == "ipc" else None,
-            connection_file=_connection_file(manager),
-        )
+        return {
+            "kernel_id": self.kernel_id,
+            "cwd": str(Path(kwargs.get("cwd") or Path.cwd()).absolute()),
+            "arguments": arguments,
+            "spec_name": getattr(manager, "kernel_name", "") or "",
+            "root": str(root) if root else None,
+            "launch_env": kwargs["env"],
+            "spec_env": spec.env or {},
+            "ipc": "" if getattr(manager, "transport", "tcp") == "ipc" else None,
+            "connection_file": _connection_file(manager),
+        }
 
     def _foreign_command(self) -> list[str]:
         """The command of a kernelspec that is not ours, as when we are the default provisioner."""
@@ -160,7 +159,31 @@ class DockerKernelProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         return info
 
 
-async def _started(launch: KernelLaunch) -> KernelContainer:
+async def _started(spec: Any, foreign: list[str], hmac: str | None, facts: dict[str, Any]) -> KernelContainer:
+    """Start a kernel.
+
+    Args:
+        spec: its kernelspec.
+        foreign: the command of that spec, for the case that it is not ours.
+        hmac: the client's own key, where it has one.
+    """
+    from docker_kernel import config
+    from docker_kernel.kernel.container import KernelContainer, KernelLaunch, choose_keys
+
+    stanza = spec.metadata.get("kernel_provisioner") or {}
+    ours = stanza.get("provisioner_name") == config.PROVISIONER
+    user_config = config.load()
+    settings = user_config.kernel_config(
+        (stanza.get("config") or {}) if ours else {}, f"The kernelspec {spec.display_name!r}"
+    )
+    supported = spec.metadata.get("supported_encryption") or []
+    curve = "curve" in ([supported] if isinstance(supported, str) else supported)
+    command = settings.argv
+    if not ours and command is None and "ipykernel_launcher" not in spec.argv:
+        command = foreign
+    launch = KernelLaunch(
+        config=settings, user_config=user_config, keys=choose_keys(settings, curve, hmac), command=command, **facts
+    )
     container = KernelContainer(await shared_engine(), launch)
     await container.start()
     return container
@@ -171,6 +194,8 @@ _engines: dict[str | None, Engine] = {}
 
 async def shared_engine() -> Engine:
     """The engine for this process's kernels, connected once for each address it may be told to use."""
+    from docker_kernel.engine import Engine
+
     key = "|".join(os.environ.get(name, "") for name in ("DOCKER_HOST", "DOCKER_CONTEXT"))
     if key not in _engines:
         _engines[key] = await Engine.connect()
