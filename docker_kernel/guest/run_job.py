@@ -10,7 +10,9 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 from docker_kernel.guest.link import LineBuffer
@@ -21,6 +23,9 @@ sys.path.pop(0)
 SPEC_FILE = "/opt/docker-kernel/run/job.json"
 KILL_SECONDS = 8
 """How long a cancelled worker may take to end."""
+
+DRAIN_SECONDS = 2
+"""How long the output of what a cell left running is passed on after the cell's end."""
 
 CANCELLED = 143
 
@@ -89,14 +94,19 @@ class Runner:
         self.result = ""
         self.code: int | None = None
         self.cancelled = False
+        self.wake, wake_write = os.pipe()
+        os.set_blocking(self.wake, False)
+        os.set_blocking(wake_write, False)
+        signal.set_wakeup_fd(wake_write)
         output_read, output_write = os.pipe()
-        events_read, events_write = os.pipe()
+        events, worker_events = socket.socketpair()
         request_read, request_write = os.pipe()
         self.ooms = oom_kills()
-        self.pid = start_worker(spec, output_write, events_write, request_read)
-        for descriptor in (output_write, events_write, request_read):
+        self.pid = start_worker(spec, output_write, worker_events.fileno(), request_read)
+        worker_events.close()
+        for descriptor in (output_write, request_read):
             os.close(descriptor)
-        self.output, self.events = output_read, events_read
+        self.output, self.events = output_read, events.detach()
         request = memoryview(json.dumps(spec).encode())
         try:
             while request:
@@ -107,36 +117,37 @@ class Runner:
 
     def run(self) -> int:
         """Pass everything on until the worker has ended; returns the container's exit code."""
-        wake_read, wake_write = os.pipe()
-        os.set_blocking(wake_read, False)
-        os.set_blocking(wake_write, False)
-        signal.set_wakeup_fd(wake_write)
         poll = select.poll()
-        for descriptor in (wake_read, self.output, self.events):
+        for descriptor in (self.wake, self.output, self.events):
             poll.register(descriptor, select.POLLIN)
         lines = LineBuffer()
-        reap_timeout = None
+        drain_until = None
         while True:
-            ready = poll.poll(reap_timeout)
+            ready = poll.poll(None if drain_until is None else 0)
             # Output first: what was printed before an event comes before it in the log, too.
             for descriptor, _ in sorted(ready, key=lambda pair: pair[0] == self.events):
-                if descriptor == wake_read:
-                    self.on_signals(os.read(wake_read, 512))
+                if descriptor == self.wake:
+                    self.on_signals(os.read(self.wake, 512))
                     continue
-                data = os.read(descriptor, 1 << 16)
+                try:
+                    data = os.read(descriptor, 1 << 16)
+                    if descriptor == self.output:
+                        self.log.text(data)
+                    else:
+                        for line in filter(None, lines.feed(data)):
+                            self.on_event(line)
+                except (OSError, ValueError):
+                    data = b""  # the worker was killed while it wrote, or the cell wrote what is no event
                 if not data:
                     poll.unregister(descriptor)
-                elif descriptor == self.output:
-                    self.log.text(data)
-                else:
-                    for line in lines.feed(data):
-                        self.on_event(json.loads(line))
+                    os.close(descriptor)
             self.reap()
             if self.code is not None:
                 # What the cell left running may hold the pipes open: take what is there, wait for nothing.
-                if not ready or all(descriptor == wake_read for descriptor, _ in ready):
+                drain_until = drain_until or time.monotonic() + DRAIN_SECONDS
+                quiet = all(descriptor == self.wake for descriptor, _ in ready)
+                if quiet or time.monotonic() > drain_until:
                     return self.end()
-                reap_timeout = 0
 
     def on_signals(self, numbers: bytes) -> None:
         if signal.SIGTERM in numbers and self.code is None:
@@ -152,11 +163,19 @@ class Runner:
         except ProcessLookupError:
             pass
 
-    def on_event(self, event: dict[str, object]) -> None:
+    def on_event(self, line: bytes) -> None:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(event, dict):
+            return
         if event.get("event") == "result":
-            self.result = str(event["digest"])
+            self.result = str(event.get("digest"))
         else:
             self.log.marker(event)
+        # The worker waits for this, so that what it prints next comes after the event in the log, too.
+        os.write(self.events, b".")
 
     def reap(self) -> None:
         while True:

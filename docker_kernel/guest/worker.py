@@ -21,23 +21,39 @@ ERROR = "__docker_kernel_error__"
 
 SUCCESS, CELL_ERROR, CANNOT_START = 0, 1, 3
 
+MAX_EVENT = 8 << 20
+"""Bytes one event may have; the link to the kernel takes no more than twice that."""
+
 
 class Events:
-    """The way to the runner. Lines are whole, whatever thread writes them."""
+    """The way to the runner, which confirms each event when it is in the log. Lines are whole, whatever thread writes
+    them."""
 
     def __init__(self, descriptor: int) -> None:
+        import socket
         import threading
 
         os.set_inheritable(descriptor, False)
-        self._descriptor = descriptor
+        self._socket = socket.socket(fileno=descriptor)
         self._lock = threading.Lock()
 
     def send(self, event: dict[str, Any]) -> None:
-        line = memoryview(json.dumps(event, default=str).encode() + b"\n")
+        line = json.dumps(event, default=str).encode()
+        if len(line) > MAX_EVENT:
+            text = "An output of %.0f MB was left out: the most that a job can show at once is %d MB." % (
+                len(line) / 1e6,
+                MAX_EVENT / 1e6,
+            )
+            line = json.dumps({**event, "data": {"text/plain": text}, "metadata": {}}).encode()
         sys.stdout.flush()
-        with self._lock:
-            while line:
-                line = line[os.write(self._descriptor, line) :]
+        sys.stderr.flush()
+        try:
+            with self._lock:
+                # The first newline ends what an interrupt may have cut off.
+                self._socket.sendall(b"\n" + line + b"\n")
+                self._socket.recv(1)
+        except OSError:
+            pass  # the runner has gone, and this process is about to
 
 
 def make_shell(events: Events) -> Any:
@@ -84,8 +100,7 @@ def make_shell(events: Events) -> Any:
     shell = Shell.instance()
     # What a frontend can show is decided there, not by the terminal this is not.
     shell.display_formatter.active_types = shell.display_formatter.format_types
-    if "matplotlib" in sys.modules or os.environ.get("MPLBACKEND", "").startswith("module://matplotlib_inline"):
-        os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     return shell
 
 
@@ -99,7 +114,7 @@ def _as_json(bundle: dict[str, Any]) -> dict[str, Any]:
 
 
 def set_up(spec: dict[str, Any], manifest: dict[str, Any]) -> None:
-    """The process's own state: environment, folder, import path."""
+    """The process's own state: environment and folder."""
     for name, value in (manifest.get("env") or {}).items():
         if value is None:
             os.environ.pop(name, None)
@@ -112,8 +127,6 @@ def set_up(spec: dict[str, Any], manifest: dict[str, Any]) -> None:
             os.chdir(spec["cwd"])
         except OSError:
             os.chdir(os.path.expanduser("~"))
-    if manifest.get("sys_path"):
-        sys.path[:] = manifest["sys_path"]
 
 
 def mentioned_names(source: str, variables: dict[str, Any]) -> list[str]:
@@ -132,6 +145,9 @@ def run(spec: dict[str, Any], events: Events) -> int:
     manifest = snapshot.read_manifest(state, spec["manifest"])
     set_up(spec, manifest)
     shell = make_shell(events)
+    # Not before IPython is there, which a file of the user's must not shadow.
+    if manifest.get("sys_path"):
+        sys.path[:] = manifest["sys_path"]
     restored, failed = snapshot.restore(state, manifest, shell.user_ns)
     shell.user_ns.update(restored)
     for one in failed:
