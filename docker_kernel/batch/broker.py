@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -18,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from docker_kernel.batch.job_log import JobLog
+from docker_kernel.batch.job_log import MARKERS, End, JobLog
 from docker_kernel.batch.ledger import Ledger
 from docker_kernel.batch.manifest import checked_digest
 from docker_kernel.batch.package import environment_image
@@ -26,7 +25,7 @@ from docker_kernel.batch.targets.base import JobTask, Outcome, Target
 from docker_kernel.batch.targets.local import LocalTarget
 from docker_kernel.config import Size, format_size
 from docker_kernel.engine import File
-from docker_kernel.errors import DockerKernelError, JobError
+from docker_kernel.errors import DockerKernelError, EngineError, JobError
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
 
@@ -235,6 +234,8 @@ class Broker:
             await self._change(job, "starting")
             await target.start(job.id)
             await self._change(job, "running")
+            if job.wanted_end:
+                await target.cancel(job.id)  # it came before there was anything to stop
             if timeout is not None:
                 watch = asyncio.create_task(self._stop_after(job, target, timeout))
             await self._follow(job, target)
@@ -247,10 +248,16 @@ class Broker:
         except asyncio.CancelledError:
             await self._change(job, "cancelled", job.reason or "its kernel was shut down")
             raise
+        except Exception:
+            log.exception("the job %s of kernel %s failed on the host side", job.id, self._kernel.kernel_id)
+            await self._change(job, "lost", "its host side failed, whose log has the details")
         finally:
             if watch is not None:
                 watch.cancel()
-            await target.clean(job.id)
+            try:
+                await target.clean(job.id)
+            except EngineError as error:
+                log.error("the job %s left something behind: %s", job.id, error)
 
     async def _stop_after(self, job: Job, target: Target, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -272,13 +279,16 @@ class Broker:
             job.output += part
             del job.output[:-LOG_TAIL]
             await self._event(job, {"event": "output", "text": part.decode(errors="replace")})
-        elif part.get("event") == "end":
-            result, code = part.get("result"), part.get("code")
-            job.exit_code = code if isinstance(code, int) else None
-            job.out_of_memory = part.get("oom") is True
-            job.result = result if isinstance(result, str) and re.fullmatch(r"sha256:[0-9a-f]{64}", result) else ""
+            return
+        try:
+            marker = MARKERS.validate_python(part)
+        except ValidationError as error:
+            log.warning("the job %s wrote a marker that is none: %s", job.id, error)
+            return
+        if isinstance(marker, End):
+            job.exit_code, job.out_of_memory, job.result = marker.code, marker.oom, marker.result
         else:
-            await self._event(job, part)
+            await self._event(job, marker.model_dump())
 
     async def _conclude(self, job: Job, outcome: Outcome, timeout: float | None) -> None:
         if job.wanted_end:
@@ -319,7 +329,7 @@ class Broker:
         await self._event(job, {"event": "state", **job.public()})
 
     async def _event(self, job: Job, event: dict[str, Any]) -> None:
-        await self._kernel.notify({"type": "job", "job": job.id, **event})
+        await self._kernel.notify({**event, "type": "job", "job": job.id})
 
     def _job(self, request: JobRequest) -> Job:
         if request.job not in self._jobs:

@@ -8,10 +8,54 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 MAX_MARKER = 16 << 20
 """Bytes one marker may have; a longer line is passed on as output."""
+
+
+class _Marker(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class Display(_Marker):
+    """A rich output, or a new version of one."""
+
+    event: Literal["display"]
+    data: dict[str, Any]
+    metadata: dict[str, Any]
+    transient: dict[str, Any]
+    update: bool
+
+
+class ResultDisplay(_Marker):
+    """The value of a cell's last expression."""
+
+    event: Literal["result_display"]
+    data: dict[str, Any]
+    metadata: dict[str, Any]
+
+
+class Clear(_Marker):
+    """What was shown so far goes."""
+
+    event: Literal["clear"]
+    wait: bool
+
+
+class End(_Marker):
+    """The runner's last word. `result`: the digest of the result's manifest, "" if there is none."""
+
+    event: Literal["end"]
+    code: int
+    oom: bool
+    result: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")]
+
+
+Marker = Display | ResultDisplay | Clear | End
+MARKERS: TypeAdapter[Marker] = TypeAdapter(Annotated[Marker, Field(discriminator="event")])
 
 
 class JobLog:

@@ -1,0 +1,202 @@
+"""What a kernel may ask of its host side, also one that speaks the link's protocol by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from docker_kernel import background, labels
+from docker_kernel.engine import ContainerState, Engine
+from docker_kernel.errors import DockerKernelError
+from docker_kernel.kernel import guest_files
+from tests.conftest import NotebookMaker, SpecMaker
+from tests.notebook import Notebook
+
+run = background.run_blocking
+
+MANIFEST = {
+    "version": 1, "python": "", "cloudpickle": "", "groups": [], "modules": {}, "left_out": [], "env": {}, "cwd": "",
+    "sys_path": [],
+}  # fmt: skip
+
+
+def valid(**changes: Any) -> dict[str, Any]:
+    return {"manifest": json.dumps(MANIFEST), "environment": "", "kind": "cell", "source": "1", **changes}
+
+
+def ask(notebook: Notebook, method: str, params: dict[str, Any]) -> str:
+    """What the host side answers to a request that code in the kernel makes by hand."""
+    text = json.dumps(json.dumps(params))
+    reply = notebook.run(
+        "import json\nfrom docker_kernel.guest.link import Channel, RemoteError\n"
+        "hand = globals().get('hand') or Channel.connect()\n"
+        f"try: print(json.dumps(hand.request({method!r}, json.loads({text}), timeout=30)))\n"
+        "except RemoteError as error: print('refused:', error)"
+    )
+    assert reply.status == "ok", reply.traceback
+    return reply.text.strip()
+
+
+def jobs_of(engine: Engine, notebook: Notebook) -> list[ContainerState]:
+    filters = {labels.KIND: labels.KIND_JOB, labels.KERNEL_ID: notebook.container.kernel_id}
+    return run(engine.containers(filters))
+
+
+def eventually(condition: Any, seconds: float = 20) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
+
+
+@pytest.fixture(scope="module")
+def limited(make_spec: SpecMaker, workspace: Path) -> Iterator[Notebook]:
+    """A kernel with limits and with a secret in its environment."""
+    one = Notebook(make_spec(memory="300m", cpus=1, env={"PRIVATE_SETTING": "b81c-not-for-inspect"}), workspace)
+    yield one
+    one.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"image": "debian"}, "image: Extra inputs are not permitted"),
+        ({"mounts": ["/:/host"]}, "mounts: Extra inputs"),
+        ({"privileged": True}, "privileged: Extra inputs"),
+        ({"kind": "notebook"}, "kind: Input should be"),
+        ({"target": "elsewhere"}, "There is no target 'elsewhere'"),
+        ({"target": 3}, "target: Input should be a valid string"),
+        ({"workspace": "/etc"}, "workspace: Input should be"),
+        ({"memory": "64g"}, "A job's memory may be 300 MiB at most here"),
+        ({"memory": "-1"}, "is no size"),
+        ({"cpus": 64.0}, "A job's cpus may be 1 at most here"),
+        ({"cpus": -1.0}, "cpus: Input should be greater than 0"),
+        ({"timeout": float("inf")}, "timeout: Input should be"),
+        ({"environment": "../x"}, "environment: String should match"),
+        ({"manifest": "{}"}, "The snapshot's manifest is refused: version"),
+        ({"manifest": "not json"}, "The snapshot's manifest is refused"),
+        ({"manifest": json.dumps({**MANIFEST, "groups": [{"blob": "../../x"}]})}, "The snapshot's manifest is refused"),
+        ({"manifest": json.dumps({**MANIFEST, "more": 1})}, "The snapshot's manifest is refused: more"),
+        ({"source": "x" * (9 << 20)}, "source: String should have at most"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_a_kernel_may_not_ask_is_refused(
+    engine: Engine, limited: Notebook, changes: dict[str, Any], sentence: str
+) -> None:
+    if "source" in changes:
+        limited.run("import json")
+        reply = limited.run(
+            "from docker_kernel.guest.link import Channel, RemoteError\nhand = Channel.connect()\n"
+            f"try: hand.request('job.start', {{**{valid()!r}, 'source': 'x' * (9 << 20)}})\n"
+            "except RemoteError as error: print('refused:', error)"
+        )
+        answer = reply.text
+    else:
+        answer = ask(limited, "job.start", valid(**changes))
+    assert answer.startswith("refused: ") and sentence in answer
+    assert not jobs_of(engine, limited)
+
+
+def test_unknown_requests_and_jobs_are_refused(limited: Notebook) -> None:
+    assert "There is no request 'engine.create'" in ask(limited, "engine.create", {})
+    assert "This kernel has no job" in ask(limited, "job.get", {"job": "0" * 12})
+    assert "job: String should match" in ask(limited, "job.cancel", {"job": "../x"})
+    assert "Extra inputs" in ask(limited, "job.list", {"kernel": "other"})
+
+
+def test_a_kernel_sees_and_cancels_only_its_own_jobs(limited: Notebook, notebook: Notebook) -> None:
+    notebook.run("%%dispatch\nimport time; time.sleep(30)")
+    notebook.run("mine = _")
+    job = notebook.value("mine.id")
+    for method in ("job.get", "job.logs", "job.cancel"):
+        assert f"This kernel has no job {job}" in ask(limited, method, {"job": job})
+    assert job not in ask(limited, "job.list", {})
+    assert notebook.value("mine.state in ('starting', 'running')")
+    notebook.run("mine.cancel(); mine.wait(20)")
+    assert notebook.value("mine.state") == "cancelled"
+
+
+def test_a_jobs_container_has_its_kernels_rights_and_no_secret(engine: Engine, limited: Notebook) -> None:
+    limited.run("%%dispatch --memory 200m\nimport time; time.sleep(30)")
+    (state,) = eventually(lambda: [one for one in jobs_of(engine, limited) if one.running])
+    inspected = subprocess.run(["docker", "inspect", state.id], capture_output=True, check=True, text=True).stdout
+    (raw,) = json.loads(inspected)
+    host = raw["HostConfig"]
+    assert not host["Privileged"] and host["CapDrop"] == ["ALL"] and not host["CapAdd"] and not host["Devices"]
+    assert host["Memory"] == 200 << 20 and host["NanoCpus"] == 10**9 and host["SecurityOpt"] == ["no-new-privileges"]
+    assert {mount["Destination"] for mount in raw["Mounts"]} == {guest_files.STATE}, "a job has no live workspace"
+    keys = limited.container.launch.keys
+    for secret in ("b81c-not-for-inspect", keys.hmac, keys.curve_secret):
+        assert secret not in inspected
+    limited.run("_.cancel()")
+    assert eventually(lambda: not jobs_of(engine, limited))
+
+
+def test_jobs_at_the_same_time_do_not_meet(limited: Notebook) -> None:
+    limited.run("from docker_kernel import dispatch, jobs\nsent = [dispatch(f'v{i} = {i} * 3') for i in range(4)]")
+    limited.run("for one in sent: one.result(60)")
+    assert limited.value("[v0, v1, v2, v3, all(one.state == 'succeeded' for one in sent)]") == [0, 3, 6, 9, True]
+
+
+def test_a_job_whose_container_is_removed_is_lost(engine: Engine, limited: Notebook) -> None:
+    limited.run("%%dispatch\nprint('on its way', flush=True)\nimport time; time.sleep(60)")
+    limited.run("victim = _")
+    (state,) = eventually(lambda: [one for one in jobs_of(engine, limited) if one.running])
+    run(engine.remove(state.id))
+    limited.run("victim.wait(20)")
+    assert limited.value("victim.state") in ("lost", "failed")
+    assert limited.run("victim.result()").name == "JobFailed"
+
+
+def test_jobs_go_with_their_kernel(engine: Engine, start: NotebookMaker) -> None:
+    one = start()
+    one.run("%%dispatch\nimport time; time.sleep(60)")
+    assert eventually(lambda: jobs_of(engine, one))
+    container = one.container
+    one.manager.shutdown_kernel(now=True)
+    filters = {labels.KIND: labels.KIND_JOB, labels.KERNEL_ID: container.kernel_id}
+    assert eventually(lambda: not run(engine.containers(filters)))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=10,
+)
+NAMES = st.sampled_from(
+    [
+        "manifest",
+        "environment",
+        "kind",
+        "source",
+        "target",
+        "workspace",
+        "name",
+        "cwd",
+        "timeout",
+        "memory",
+        "cpus",
+        "job",
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["job.start", "job.get", "job.cancel", "job.logs", "job.list", ""]), st.dictionaries(NAMES, JSON)
+)
+def test_no_request_crashes_the_host_side(limited: Notebook, method: str, params: dict[str, Any]) -> None:
+    if limited.container._service is None:
+        ask(limited, "job.list", {})
+    with contextlib.suppress(DockerKernelError):
+        run(limited.container._service.handle(method, params))

@@ -1,0 +1,81 @@
+"""What of a kernel's container and workspace a job gets."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from docker_kernel.batch.package import environment_changes, workspace_copy
+from docker_kernel.errors import JobError
+
+CHANGED, ADDED, DELETED = 0, 1, 2
+
+
+def test_only_what_was_installed_is_environment() -> None:
+    diff = [
+        ("/home", CHANGED), ("/home/me", ADDED), ("/home/me/.cache", ADDED), ("/home/me/.cache/pip", ADDED),
+        ("/home/me/.local", ADDED), ("/home/me/.local/tool", ADDED),
+        ("/opt", CHANGED), ("/opt/docker-kernel", ADDED), ("/opt/docker-kernel/lib", ADDED),
+        ("/opt/docker-kernel/lib/docker_kernel", ADDED), ("/opt/docker-kernel/run", ADDED),
+        ("/opt/docker-kernel/run/start.json", ADDED), ("/opt/docker-kernel/user", ADDED),
+        ("/opt/docker-kernel/user/lib", ADDED), ("/opt/docker-kernel/user/lib/shade.py", ADDED),
+        ("/usr", CHANGED), ("/usr/lib", CHANGED), ("/usr/lib/old.py", DELETED), ("/usr/lib/new", ADDED),
+        ("/usr/lib/new/a.py", ADDED), ("/usr/lib/changed.py", CHANGED), ("/usr/lib/__pycache__", ADDED),
+        ("/work", ADDED), ("/work/data.csv", ADDED), ("/tmp", CHANGED), ("/tmp/x", ADDED),
+    ]  # fmt: skip
+    changes = environment_changes(
+        diff,
+        ["/home/me/.cache", "/opt/docker-kernel/lib", "/opt/docker-kernel/run", "/work", "/tmp"],
+        ["/home/me", "/opt/docker-kernel", "/opt/docker-kernel/user", "/opt/docker-kernel/user/lib"],
+    )
+    assert sorted(changes.copied) == [
+        "/home/me/.local", "/opt/docker-kernel/user/lib/shade.py", "/usr/lib/changed.py", "/usr/lib/new",
+    ]  # fmt: skip
+    assert changes.deleted == ["/usr/lib/old.py"]
+
+
+def test_nothing_installed_is_no_change() -> None:
+    diff = [("/tmp", CHANGED), ("/tmp/x", ADDED), ("/home", CHANGED), ("/home/me", ADDED)]
+    assert environment_changes(diff, ["/tmp"], ["/home/me"]).none
+
+
+def test_a_folder_that_holds_a_mount_is_never_copied_whole() -> None:
+    diff = [("/work", ADDED), ("/work/project", ADDED), ("/work/tool", ADDED), ("/work/tool/a", ADDED)]
+    assert environment_changes(diff, ["/work/project"], []).copied == ["/work/tool"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.py", "sub/b.csv", ".git/HEAD", "sub/__pycache__/b.pyc", "build/out", "keep.log", "drop.log"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (tmp_path / ".dockerignore").write_text("# comment\nbuild\n*.log\n!keep.log\n")
+    (tmp_path / "link").symlink_to("a.py")
+    (tmp_path / "outside").symlink_to("/etc/passwd")
+    (tmp_path / "script").write_text("")
+    (tmp_path / "script").chmod(0o755)
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path
+
+
+def names(folder: Path, budget: int = 1 << 20) -> dict[str, tarfile.TarInfo]:
+    with workspace_copy(str(folder), 7, 8, budget) as copy, tarfile.open(fileobj=copy) as tar:
+        return {"/" + member.name: member for member in tar}
+
+
+def test_a_workspace_is_copied_as_it_is_but_for_what_is_ignored(folder: Path) -> None:
+    found = names(folder)
+    files = {name.removeprefix(str(folder) + "/") for name, member in found.items() if not member.isdir()}
+    assert files == {"a.py", "sub/b.csv", "keep.log", ".dockerignore", "link", "outside", "script"}
+    assert found[f"{folder}/outside"].issym(), "a link is a link, not what it points to"
+    assert found[f"{folder}/script"].mode & 0o111 and {(one.uid, one.gid) for one in found.values()} == {(7, 8)}
+
+
+def test_a_workspace_over_its_budget_is_refused_with_its_largest_file(folder: Path) -> None:
+    (folder / "sub" / "large.bin").write_bytes(bytes(2000))
+    with pytest.raises(JobError, match=r"larger than the .* largest file so far is sub/large.bin"):
+        names(folder, budget=1000)
