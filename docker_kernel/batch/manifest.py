@@ -17,12 +17,12 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Group(_Part):
-    """Variables that share objects: one pickle, and its large buffers."""
+class Pack(_Part):
+    """One blob with a pickle for each of its groups of variables that share objects, and their large buffers."""
 
-    names: Annotated[list[str], Field(min_length=1)]
+    groups: Annotated[list[Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
+    sizes: list[Size]
     blob: Digest
-    size: Size
     buffers: list[Annotated[list[Digest | Size], Field(min_length=2, max_length=2)]]
 
 
@@ -41,7 +41,7 @@ class Manifest(_Part):
     version: Literal[1]
     python: str
     cloudpickle: str
-    groups: list[Group]
+    packs: list[Pack]
     modules: dict[str, str]
     left_out: list[LeftOut]
     env: dict[str, str | None]

@@ -3,7 +3,7 @@
 A state folder (the kernel volume) has `blobs/` and `manifests/`; each file is named by its content's sha256. A group is
 one protocol-5 pickle whose large buffers are blobs of their own (PEP 574). Variables that share a mutable object are in
 one group, so that aliases survive; an unchanged group is never written again; a variable that cannot be pickled costs
-only itself.
+only itself. Tiny groups share a few blobs, as thousands of files would cost more than what they save.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ _ATOMS = frozenset(
 
 _ATOM_MODULES = ("typing", "dataclasses")
 _CACHED = type(functools.lru_cache(None)(len))
+
+TINY = 1 << 10
+"""Bytes up to which a group goes into a blob with others: one of 16, chosen by its first name."""
 
 HINTS = {
     "generator": "make it a list, or create it in the cell",
@@ -366,7 +369,8 @@ def capture(variables: dict[str, Any], namespace: dict[str, Any], state: str, **
             pickled[name] = _pickle({name: value}, namespace)
         except Exception as error:
             left_out.append(_why(name, value, error))
-    entries = []
+    packs = []
+    tiny: dict[str, list[tuple[list[str], bytes]]] = {}
     try:
         for group in _groups(pickled):
             try:
@@ -374,20 +378,18 @@ def capture(variables: dict[str, Any], namespace: dict[str, Any], state: str, **
             except Exception as error:
                 left_out += [_why(name, variables[name], error) for name in group]
                 continue
-            entries.append(
-                {
-                    "names": group,
-                    "blob": _write_blob(state, one.data),
-                    "size": len(one.data),
-                    "buffers": [[_write_blob(state, raw), raw.nbytes] for raw in one.buffers],
-                }
-            )
+            if len(one.data) <= TINY and not one.buffers:
+                key = hashlib.sha256(group[0].encode(errors="surrogatepass")).hexdigest()[0]
+                tiny.setdefault(key, []).append((group, one.data))
+            else:
+                packs.append(_write_pack(state, [(group, one.data)], one.buffers))
+        packs += [_write_pack(state, tiny[key], []) for key in sorted(tiny)]
         manifest = json.dumps(
             {
                 "version": VERSION,
                 "python": "%d.%d.%d" % sys.version_info[:3],
                 "cloudpickle": cloudpickle.__version__,
-                "groups": entries,
+                "packs": packs,
                 "modules": modules,
                 "left_out": [one._asdict() for one in left_out],
                 **context,
@@ -427,8 +429,13 @@ def _why(name: str, value: Any, error: Exception) -> LeftOut:
     return LeftOut(name, kind, reason, hint)
 
 
-def _write_blob(state: str, data: Any) -> str:
-    return _write(state, "blobs", data)
+def _write_pack(state: str, groups: list[tuple[list[str], bytes]], buffers: list[Any]) -> dict[str, Any]:
+    return {
+        "groups": [names for names, _ in groups],
+        "sizes": [len(data) for _, data in groups],
+        "blob": _write(state, "blobs", b"".join(data for _, data in groups)),
+        "buffers": [[_write(state, "blobs", raw), raw.nbytes] for raw in buffers],
+    }
 
 
 def _write(state: str, folder: str, data: Any) -> str:
@@ -504,14 +511,18 @@ def restore(
             except Exception as error:
                 failed.append(LeftOut(name, "module", str(error), "install it where the job runs"))
     _target[0] = namespace
-    for group in manifest["groups"]:
-        if wanted is not None and not wanted.intersection(group["names"]):
+    for pack in manifest["packs"]:
+        if wanted is not None and not any(wanted.intersection(names) for names in pack["groups"]):
             continue
-        data = _read(state, "blobs", group["blob"])
-        buffers = [_read(state, "blobs", digest) for digest, _ in group["buffers"]]
-        try:
-            found.update(pickle.loads(data, buffers=buffers))
-        except Exception as error:
-            reason = "%s: %s" % (type(error).__name__, error)
-            failed += [LeftOut(name, "", reason, "is its package installed there?") for name in group["names"]]
+        data = memoryview(_read(state, "blobs", pack["blob"]))
+        buffers = [_read(state, "blobs", digest) for digest, _ in pack["buffers"]]
+        for names_here, size in zip(pack["groups"], pack["sizes"]):
+            group, data = data[:size], data[size:]
+            if wanted is not None and not wanted.intersection(names_here):
+                continue
+            try:
+                found.update(pickle.loads(group, buffers=buffers))
+            except Exception as error:
+                reason = "%s: %s" % (type(error).__name__, error)
+                failed += [LeftOut(name, "", reason, "is its package installed there?") for name in names_here]
     return found, failed

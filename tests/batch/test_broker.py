@@ -24,7 +24,7 @@ from tests.notebook import Notebook
 run = background.run_blocking
 
 MANIFEST = {
-    "version": 1, "python": "", "cloudpickle": "", "groups": [], "modules": {}, "left_out": [], "env": {}, "cwd": "",
+    "version": 1, "python": "", "cloudpickle": "", "packs": [], "modules": {}, "left_out": [], "env": {}, "cwd": "",
     "sys_path": [],
 }  # fmt: skip
 
@@ -84,7 +84,7 @@ def limited(make_spec: SpecMaker, workspace: Path) -> Iterator[Notebook]:
         ({"environment": "../x"}, "environment: String should match"),
         ({"manifest": "{}"}, "The snapshot's manifest is refused: version"),
         ({"manifest": "not json"}, "The snapshot's manifest is refused"),
-        ({"manifest": json.dumps({**MANIFEST, "groups": [{"blob": "../../x"}]})}, "The snapshot's manifest is refused"),
+        ({"manifest": json.dumps({**MANIFEST, "packs": [{"blob": "../../x"}]})}, "The snapshot's manifest is refused"),
         ({"manifest": json.dumps({**MANIFEST, "more": 1})}, "The snapshot's manifest is refused: more"),
         ({"source": "x" * (9 << 20)}, "source: String should have at most"),
     ],

@@ -25,7 +25,7 @@ run = background.run_blocking
 
 UID = GID = 12345
 NO_STATE = {
-    "version": 1, "python": "", "cloudpickle": "", "groups": [], "modules": {}, "left_out": [], "env": {}, "cwd": "",
+    "version": 1, "python": "", "cloudpickle": "", "packs": [], "modules": {}, "left_out": [], "env": {}, "cwd": "",
     "sys_path": [],
 }  # fmt: skip
 
@@ -111,7 +111,7 @@ class JobContainer:
         return manifest
 
     def names(self) -> list[str]:
-        return sorted(name for group in self.result()["groups"] for name in group["names"])
+        return sorted(name for pack in self.result()["packs"] for group in pack["groups"] for name in group)
 
     def remove(self) -> None:
         run(self.engine.remove(self.container))

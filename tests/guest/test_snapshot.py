@@ -60,7 +60,12 @@ class Notebook:
         return manifest
 
     def groups(self) -> list[set[str]]:
-        return [set(group["names"]) for group in self.manifest()["groups"]]
+        return [set(names) for pack in self.manifest()["packs"] for names in pack["groups"]]
+
+    def pack(self, name: str) -> dict[str, Any]:
+        """Where a variable is stored."""
+        (found,) = [one for one in self.manifest()["packs"] if any(name in names for names in one["groups"])]
+        return found
 
     def copy(self) -> dict[str, Any]:
         """The state, restored into a namespace of its own in this process."""
@@ -356,16 +361,17 @@ def test_numpy_views_stay_views(notebook: Notebook) -> None:
     assert not copy["fixed"].flags.writeable and copy["row"].flags.writeable
     copy["structured"]["y"][1] = 5
     assert copy["field"][1] == 5
-    sizes = {group["names"][0]: group["size"] for group in notebook.manifest()["groups"] if len(group["names"]) == 1}
-    assert sizes["alone"] < 10_000, "the rest of the memory that a lone view shows does not travel"
+    assert sum(notebook.pack("alone")["sizes"]) < 10_000, (
+        "the rest of the memory that a lone view shows does not travel"
+    )
 
 
 def test_large_buffers_are_blobs_of_their_own(notebook: Notebook) -> None:
     pytest.importorskip("numpy")
-    manifest = notebook.run("import numpy as np\nbig = np.ones(1_000_000); small = np.ones(10)").manifest()
-    groups = {group["names"][0]: group for group in manifest["groups"]}
-    assert groups["big"]["buffers"][0][1] == 8_000_000 and groups["big"]["size"] < 1000
-    assert groups["small"]["buffers"] == []
+    notebook.run("import numpy as np\nbig = np.ones(1_000_000); small = np.ones(10)")
+    big = notebook.pack("big")
+    assert big["buffers"][0][1] == 8_000_000 and big["sizes"][0] < 1000 and big["groups"] == [["big"]]
+    assert notebook.pack("small")["buffers"] == []
     copy = notebook.copy()
     copy["big"][0] = 5
     assert copy["big"].sum() == 1_000_004 and notebook["big"][0] == 1
@@ -467,6 +473,21 @@ def test_a_module_that_is_not_there_is_named(notebook: Notebook, monkeypatch: py
     assert restored == {"a": 1} and [one.name for one in failed] == ["gone"]
 
 
+def test_one_that_cannot_be_restored_is_named_and_costs_only_itself(
+    notebook: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vanishing.py").write_text("class Thing: pass")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    notebook.run("import vanishing\nthings = [vanishing.Thing()]; del vanishing")
+    notebook.run("for i in range(100): globals()[f'v{i}'] = [i]")
+    manifest = notebook.manifest()
+    (tmp_path / "vanishing.py").unlink()
+    del sys.modules["vanishing"]
+    restored, failed = snapshot.restore(notebook.state, manifest, {})
+    assert [one.name for one in failed] == ["things"] and "vanishing" in failed[0].reason
+    assert all(restored[f"v{i}"] == [i] for i in range(100))
+
+
 def test_a_module_made_by_hand_is_refused_or_whole(notebook: Notebook) -> None:
     notebook.run("import types\nm = types.ModuleType('made'); m.x = 1")
     captured = notebook.capture()
@@ -490,8 +511,8 @@ def test_unchanged_groups_are_not_written_again(notebook: Notebook) -> None:
     second = notebook.run("b.append(2)").manifest()
     after = {path.name: path.stat().st_mtime_ns for path in blobs.iterdir()}
     assert after.items() > before.items() and len(after) == len(before) + 1
-    changed = [one["names"] for one in second["groups"] if one not in first["groups"]]
-    assert changed == [["b"]]
+    changed = [one["groups"] for one in second["packs"] if one not in first["packs"]]
+    assert len(changed) == 1 and ["b"] in changed[0]
 
 
 def test_nothing_but_whole_blobs_is_left(notebook: Notebook) -> None:
@@ -503,8 +524,8 @@ def test_nothing_but_whole_blobs_is_left(notebook: Notebook) -> None:
 def test_a_changed_blob_is_refused_before_it_is_read(notebook: Notebook, which: str) -> None:
     pytest.importorskip("numpy")
     manifest = notebook.run("import numpy as np\na = np.ones(100_000)").manifest()
-    (group,) = manifest["groups"]
-    digest = group["blob"] if which == "pickle" else group["buffers"][0][0]
+    (pack,) = manifest["packs"]
+    digest = pack["blob"] if which == "pickle" else pack["buffers"][0][0]
     path = Path(notebook.state) / "blobs" / digest.removeprefix("sha256:")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -537,6 +558,9 @@ def test_ten_thousand_small_objects(notebook: Notebook) -> None:
     took = time.monotonic() - started
     restored, _ = snapshot.restore(notebook.state, json.loads(captured.manifest), {})
     assert len(restored) == 10_000 and restored["v77"] == [77, "77"]
+    assert len(list((Path(notebook.state) / "blobs").iterdir())) <= 16 and len(captured.manifest) < 500_000
+    (only,) = snapshot.restore(notebook.state, json.loads(captured.manifest), {}, ["v77"])[0]
+    assert only == "v77"
     assert took < 10
 
 

@@ -29,7 +29,7 @@ def ask(**request):
 START = {
     "manifest": json.dumps(
         {
-            "version": 1, "python": "3.11.2", "cloudpickle": "3", "groups": [], "modules": {}, "left_out": [],
+            "version": 1, "python": "3.11.2", "cloudpickle": "3", "packs": [], "modules": {}, "left_out": [],
             "env": {}, "cwd": "/", "sys_path": [],
         }
     ),
