@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from docker_kernel import background, labels
 from docker_kernel.engine import Engine
 from tests.conftest import NotebookMaker, SpecMaker
+from tests.environment import environments, write_wheel
 from tests.notebook import Notebook
 
 
@@ -182,34 +182,18 @@ def test_user_output_that_looks_like_a_marker_is_only_output(notebook: Notebook)
 def test_packages_installed_in_the_kernel_reach_the_job_and_no_secret_does(
     start: NotebookMaker, tmp_path: Path, engine: Engine, used_images: list[str], make_spec: SpecMaker
 ) -> None:
-    before = _environments(engine)
-    _write_wheel(tmp_path)
+    before = environments(engine)
+    write_wheel(tmp_path)
     one = start(make_spec(env={"PRIVATE_SETTING": "e7c1f0c9-not-for-layers"}))
     assert "Successfully installed" in one.run("%pip install --no-index ./shade-1.0-py3-none-any.whl").text
     one.run("import shade")
     assert one.run("%%local\nprint(shade.COLOUR)").text == "teal\n"
     assert one.run("%%local\nprint(shade.COLOUR)").text == "teal\n"
-    tags = sorted(_environments(engine) - before)
+    tags = sorted(environments(engine) - before)
     used_images += tags
     assert len(tags) == 1, "the environment layer is built once"
     for key in (one.container.launch.keys.hmac, one.container.launch.keys.curve_secret, "e7c1f0c9-not-for-layers"):
         assert key.encode() not in _everything_in(tags[0], tmp_path)
-
-
-def _environments(engine: Engine) -> set[str]:
-    found = background.run_blocking(engine.images(f"{labels.KIND}={labels.KIND_ENVIRONMENT}"))
-    return {tag for image in found for tag in image["RepoTags"] or []}
-
-
-def _write_wheel(folder: Path) -> None:
-    """A package with no dependencies, made without a build tool."""
-    import zipfile
-
-    with zipfile.ZipFile(folder / "shade-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("shade.py", "COLOUR = 'teal'\n")
-        wheel.writestr("shade-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: shade\nVersion: 1.0\n")
-        wheel.writestr("shade-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr("shade-1.0.dist-info/RECORD", "")
 
 
 def _everything_in(image: str, folder: Path) -> bytes:

@@ -328,6 +328,7 @@ class KernelContainer:
         except (DockerKernelError, OSError) as error:
             log.error("kernel %s cannot be restarted: %s", self.kernel_id, error)
             await self._discard()
+            self.exit_code = None  # of the life before; what counts now is why there is no next one
             self._ended(1, str(error))
 
     async def _restart_in_place(self) -> bool:
@@ -364,7 +365,7 @@ class KernelContainer:
             self._service = None
         await self._discard()
         if self.exit_code is None:
-            self._ended(-9, "the kernel was removed")
+            self._ended(-9, "")
 
     async def _discard(self, keep_sockets: bool = False) -> None:
         self._removed = True
