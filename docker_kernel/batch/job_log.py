@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-MAX_MARKER = 16 << 20
-"""Bytes one marker may have; a longer line is passed on as output."""
+MAX_MARKER = 12 << 20
+"""Bytes one marker may have, less than a message on the link; a longer line is passed on as output."""
 
 
 class _Marker(BaseModel):

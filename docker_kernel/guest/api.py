@@ -24,6 +24,9 @@ TAIL_LINES = 20
 REFRESH_SECONDS = 0.2
 _UNBOUND = object()
 
+MAX_MANIFEST = 8 << 20
+"""Characters of a manifest that the host side takes: about 400,000 variables."""
+
 KEPT_OUTPUT = 1 << 20
 """Characters of a job's output that the notebook keeps; `.logs()` has as much from the host side."""
 
@@ -172,17 +175,17 @@ class Job:
         if "error" in manifest:
             raise _original(manifest["error"], values.get(ERROR), self.id)
         self._value = values.pop(VALUE, None)
+        deleted = [name for name in manifest.get("deleted", []) if name in shell.user_ns]
         kept = [
             name
-            for name in values
+            for name in [*values, *deleted]
             if name in self._bindings and shell.user_ns.get(name, _UNBOUND) is not self._bindings[name]
         ]
-        for name in kept:
-            del values[name]
-        shell.user_ns.update(values)
-        for name in manifest.get("deleted", []):
-            if name in shell.user_ns and name not in self._bindings:
+        shell.user_ns.update({name: value for name, value in values.items() if name not in kept})
+        for name in deleted:
+            if name not in kept:
                 del shell.user_ns[name]
+        self._bindings = {}
         if kept:
             print("Kept as they are, as they were bound anew since the job was sent: %s" % ", ".join(kept))
         for one in [*manifest["left_out"], *(one._asdict() for one in failed)]:
@@ -253,13 +256,20 @@ class Session:
     def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Ask the host side; raises RuntimeError with its sentence when it refuses."""
         try:
-            with self._lock:
-                if self._channel is None:
-                    self._channel = Channel.connect()
-                    self._channel.subscribe(self._on_event)
-            return self._channel.request(method, params)
+            return self._connected().request(method, params)
         except (LinkFailed, RemoteError) as error:
             raise JobFailed(str(error)) from None
+
+    def _connected(self) -> Channel:
+        with self._lock:
+            if self._channel is not None and not self._channel.broken:
+                return self._channel
+            self._channel = channel = Channel.connect()
+            channel.subscribe(self._on_event)
+            missed = [job for job in self.jobs.values() if not job.over]
+        for job in missed:
+            job._receive({"event": "state", **channel.request("job.get", {"job": job.id})})
+        return channel
 
     def _on_event(self, event: dict[str, Any]) -> None:
         if event.get("type") != "job":
@@ -297,6 +307,10 @@ class Session:
             captured = snapshot.capture(variables, self.shell.user_ns, STATE, **self._context())
         except snapshot.SnapshotError as error:
             raise JobFailed(str(error)) from None
+        if len(captured.manifest) > MAX_MANIFEST:
+            raise JobFailed(
+                "There are too many variables to send, %d: put them into a list or a dict." % len(variables)
+            )
         self._report(captured.left_out)
         params = {
             "manifest": captured.manifest,
@@ -313,7 +327,7 @@ class Session:
         }
         answer = self.request("job.start", params)
         job = Job(self, str(answer["job"]), name, target, expression)
-        job._bindings = {name: found.get(name, _UNBOUND) for name in _stored_names(self.shell, source)}
+        job._bindings = {name: found.get(name, _UNBOUND) for name in _names(self.shell, source)}
         with self._lock:
             self.jobs[job.id] = job
             early = self._early.pop(job.id, [])
@@ -340,18 +354,20 @@ class Session:
         return sorted(self.jobs.values(), key=lambda job: job.created, reverse=True)
 
 
-def _stored_names(shell: Any, source: str) -> set[str]:
-    """The names that a cell binds, as far as reading it tells."""
+def _names(shell: Any, source: str) -> set[str]:
+    """The names that a cell binds or may change in place, as far as reading it tells."""
     try:
         tree = ast.parse(shell.transform_cell(source))
     except SyntaxError:
         return set()
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    names = set()
     for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            names.add(node.name)
+        if isinstance(node, ast.Name):
+            names.add(node.id)
         elif isinstance(node, ast.alias):
             names.add((node.asname or node.name).split(".")[0])
+        elif isinstance(getattr(node, "name", None), str):
+            names.add(node.name)  # type: ignore[attr-defined]
     return names
 
 

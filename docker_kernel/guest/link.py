@@ -28,6 +28,10 @@ MAX_LINE = 16 << 20
 """Bytes one message may have; a longer one breaks the link."""
 
 
+MAX_REQUEST = MAX_LINE - 4096
+"""Bytes that a request may have; on its way it gets a longer id."""
+
+
 class LinkFailed(Exception):
     """The host side cannot be reached, or the link broke while an answer was awaited."""
 
@@ -75,7 +79,8 @@ class Channel:
         self._waiting: dict[int, object] = {}
         self._subscribers: list[object] = []
         self._last = 0
-        self._broken = False
+        self.broken = False
+        """Whether this connection has ended; another can be made."""
         threading.Thread(target=self._read, name="docker-kernel-link", daemon=True).start()
 
     @classmethod
@@ -101,20 +106,24 @@ class Channel:
             timeout: seconds; None waits for as long as the link lives.
 
         Raises:
-            RemoteError: the request was refused.
+            RemoteError: the request was refused, or is too large.
             LinkFailed: the link is gone, or no answer came in time.
         """
         import queue
 
         answers: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
         with self._lock:
-            if self._broken:
+            if self.broken:
                 raise LinkFailed("The link to the kernel's host side is broken.")
             self._last += 1
             number = self._last
+            line = encode({"type": "request", "id": number, "method": method, "params": params})
+            if len(line) > MAX_REQUEST:
+                text = "The request %r is larger than the %d MB that can be sent." % (method, MAX_REQUEST / 1e6)
+                raise RemoteError(text)
             self._waiting[number] = answers
             try:
-                self._sock.sendall(encode({"type": "request", "id": number, "method": method, "params": params}))
+                self._sock.sendall(line)
             except OSError as error:
                 del self._waiting[number]
                 raise LinkFailed("The link to the kernel's host side is broken.") from error
@@ -146,7 +155,7 @@ class Channel:
                     self._deliver(json.loads(line))
         except (OSError, ValueError):
             pass
-        self._broken = True
+        self.broken = True
         for answers in list(self._waiting.values()):
             answers.put({"broken": True})  # type: ignore[attr-defined]
 
