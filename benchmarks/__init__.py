@@ -1,0 +1,1 @@
+"""How fast Docker kernels are, as ratios to what they could be: `python -m benchmarks` (docs/benchmarks.md)."""

@@ -1,0 +1,76 @@
+"""`python -m benchmarks`: every row from one run, one table."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from benchmarks import contenders, local_cells, messages, server_loop, startup
+from benchmarks.table import Row, markdown
+from docker_kernel import background
+from docker_kernel.config import format_size
+from docker_kernel.engine import Engine
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+
+
+async def measure(engine: Engine, count: int, only: str) -> list[Row]:
+    sections: dict[str, Callable[[], Awaitable[list[Row]]]] = {
+        "start": lambda: startup.cold_starts(engine, count),
+        "restart": lambda: startup.restarts(count),
+        **{f"round trip {name}": lambda p=pair, n=name: messages.round_trips(p, n, count)
+           for name, pair in messages.PAIRS.items()},
+        **{f"output {name}": lambda p=pair, n=name: messages.output(p, n, count)
+           for name, pair in messages.PAIRS.items()},
+        "local": lambda: local_cells.local_cells(count),
+        "stall": lambda: server_loop.stalls(count),
+    }  # fmt: skip
+    rows: list[Row] = []
+    for name, section in sections.items():
+        if only in name:
+            print(f"… {name}", flush=True)
+            rows += await section()
+    return rows
+
+
+def machine(engine: Engine) -> str:
+    info = background.run_blocking(engine.info())
+    load = os.getloadavg()
+    return (
+        f"{info.cpus} CPUs, {format_size(info.memory)} of memory; {info.product} {info.version}; "
+        f"load {load[0]:.1f} before the run"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--count", type=int, default=12, help="measurements of each value (default 12)")
+    parser.add_argument("--quick", action="store_true", help="three of each")
+    parser.add_argument("--only", default="", help="the sections whose names contain this")
+    parser.add_argument("--save", action="store_true", help="put the table into docs/benchmarks.md")
+    options = parser.parse_args()
+    count = 3 if options.quick else options.count
+    logging.getLogger().setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+
+    engine = background.run_blocking(Engine.connect())
+    about = machine(engine)
+    with tempfile.TemporaryDirectory(prefix="docker-kernel-benchmark-") as folder:
+        contenders.prepare(engine, Path(folder))
+        rows = asyncio.run(measure(engine, count, options.only))
+    text = f"{about}; medians of {count}.\n\n{markdown(rows)}\n"
+    print(f"\n{text}")
+    if options.save:
+        before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
+        DOCUMENT.write_text(f"{before}{BEGIN}\n{text}{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

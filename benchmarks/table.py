@@ -1,0 +1,91 @@
+"""Rows of ratios, and the numbers they are made from."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+Measure = Callable[[], Awaitable[float]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Args:
+        ours, other: what was measured, for a reader; `ratio` is ours to other's.
+        target: what the ratio (or our own value, where there is no ratio) is to be, for a reader.
+        met: whether it is; None where there is no target.
+    """
+
+    what: str
+    ours: str
+    other: str
+    ratio: float | None = None
+    target: str = ""
+    met: bool | None = None
+
+    def cells(self) -> list[str]:
+        ratio = "" if self.ratio is None else f"{self.ratio:.2f}x"
+        verdict = {None: "", True: "met", False: "missed"}[self.met]
+        return [self.what, self.ours, self.other, ratio, self.target, verdict]
+
+
+HEAD = ["", "Docker Python", "compared with", "ratio", "target", ""]
+
+
+def markdown(rows: list[Row]) -> str:
+    """The table as Markdown, its columns aligned for the terminal."""
+    lines = [HEAD, *(row.cells() for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+    shown = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([shown[0], rule, *shown[1:]])
+
+
+async def interleaved(measures: Mapping[str, Measure], count: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """Take every measurement `count` times, in turns, so that what else the machine does falls on all alike."""
+    found: dict[str, list[float]] = {name: [] for name in measures}
+    for number in range(warm_up + count):
+        for name, measure in measures.items():
+            value = await measure()
+            if number >= warm_up:
+                found[name].append(value)
+    return found
+
+
+median = statistics.median
+
+
+def p95(values: list[float]) -> float:
+    return statistics.quantiles(values, n=20)[-1]
+
+
+def seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 0.1 else f"{value * 1000:.2f} ms"
+
+
+def at_most(limit: float) -> Callable[[float], tuple[str, bool]]:
+    """A target for a ratio: its text, and whether a value meets it."""
+    return lambda ratio: (f"≤ {limit}x", ratio <= limit)
+
+
+def at_least(limit: float) -> Callable[[float], tuple[str, bool]]:
+    return lambda ratio: (f"≥ {limit}x", ratio >= limit)
+
+
+def compared(
+    what: str,
+    ours: float,
+    other: float,
+    other_name: str,
+    target: Callable[[float], tuple[str, bool]] | None = None,
+    show: Callable[[float], str] = seconds,
+) -> Row:
+    """A row of our value to another."""
+    ratio = ours / other
+    text, met = target(ratio) if target else ("", None)
+    return Row(what, show(ours), f"{other_name}: {show(other)}", ratio, text, met)
