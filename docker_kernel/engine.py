@@ -686,9 +686,9 @@ def _gpu_request(gpus: str) -> DeviceRequest:
 
 
 def _own_socket(wrapper: Any) -> socket.socket:
-    """The plain socket below docker-py's wrapper, duplicated so that closing the HTTP response leaves it open."""
+    """The plain socket below docker-py's wrapper, taken out of it so that closing the HTTP response leaves it open."""
     raw = getattr(wrapper, "_sock", wrapper)
-    own = socket.socket(fileno=os.dup(raw.fileno()))
+    own = socket.socket(raw.family, raw.type, raw.proto, fileno=raw.detach())
     wrapper.close()
     return own
 
