@@ -444,7 +444,8 @@ def _write(state: str, folder: str, data: Any) -> str:
     path = os.path.join(state, folder, digest)
     if not os.path.exists(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        fresh = "%s.%d.new" % (path, os.getpid())
+        # Not the process's id: jobs that write to one volume at once have the same.
+        fresh = "%s.%s.new" % (path, os.urandom(8).hex())
         try:
             with open(fresh, "wb") as file:
                 file.write(data)

@@ -148,6 +148,13 @@ def test_jobs_at_the_same_time_do_not_meet(limited: Notebook) -> None:
     assert limited.value("[v0, v1, v2, v3, all(one.state == 'succeeded' for one in sent)]") == [0, 3, 6, 9, True]
 
 
+def test_jobs_may_store_the_same_at_the_same_time(limited: Notebook) -> None:
+    code = "import time; time.sleep(2 - time.time() % 2); same = bytes(20_000_000)"
+    limited.run(f"from docker_kernel import dispatch\nsent = [dispatch({code!r}) for _ in range(4)]")
+    reply = limited.run("for one in sent: one.result(60)")
+    assert reply.status == "ok" and limited.value("[one.state for one in sent]") == ["succeeded"] * 4
+
+
 def test_a_job_whose_container_is_removed_is_lost(engine: Engine, limited: Notebook) -> None:
     limited.run("%%dispatch\nprint('on its way', flush=True)\nimport time; time.sleep(60)")
     limited.run("victim = _")
