@@ -1,0 +1,27 @@
+"""Sphinx settings: `sphinx-build -W -n -b html docs docs/_build/html`."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from settings_reference import renew  # noqa: E402
+
+from docker_kernel import __version__  # noqa: E402
+
+renew()
+
+project = "docker-kernel"
+author = "docker-kernel contributors"
+copyright = author
+release = version = __version__
+
+extensions = ["myst_parser"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = "docker-kernel"
+html_static_path: list[str] = []
