@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,11 @@ from tests.notebook import KERNEL_IDS, Notebook
 ImageMaker = Callable[..., str]
 SpecMaker = Callable[..., str]
 NotebookMaker = Callable[..., Notebook]
+
+
+def pytest_configure() -> None:
+    """Make Ctrl-C work also where the run was started in the background, with SIGINT ignored, as CI systems do."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
