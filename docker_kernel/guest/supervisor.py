@@ -93,6 +93,9 @@ class Supervisor:
         self.grace = float(start["grace"])  # type: ignore[arg-type]
         self.peers: dict[int, Peer] = {}
         self.host: Peer | None = None
+        self.host_seen = False
+        self.early: list[tuple[Peer, dict[str, object]]] = []
+        """Requests from before the host side's first coming, which it lets wait for the kernel's start."""
         self.unanswered: set[str] = set()
         self.kernel_pid = 0
         self.generation = 0
@@ -183,9 +186,9 @@ class Supervisor:
             return
         self.died = (code, oom)
         if oom:
-            text = "out of memory: the kernel used more than its %s; raise `memory` in the kernel's settings (%s)." % (
+            text = "out of memory: the kernel used more than its %s; raise `memory` in %s." % (
                 self.start.get("memory_text") or "engine allows",
-                self.start.get("settings_hint") or "docker-kernel install --memory",
+                self.start.get("settings_hint") or "the kernel's settings",
             )
         else:
             text = "The kernel died: its process was ended by %s." % signal.Signals(-code).name
@@ -300,10 +303,17 @@ class Supervisor:
                         "oom": self.oom,
                     },
                 )
+                self.host_seen = True
+                early, self.early = self.early, []
+                for client, request in early:
+                    if client.sock.fileno() in self.peers:
+                        self.handle(client, request)
         elif peer.role == "host":
             self.from_host(message)
         elif message.get("type") == "request":
-            if self.host is None:
+            if not self.host_seen:
+                self.early.append((peer, message))
+            elif self.host is None:
                 text = "The Jupyter server that started this kernel is not connected to it."
                 self.send(peer, {"type": "reply", "id": message["id"], "error": text})
             else:

@@ -47,6 +47,10 @@ log = logging.getLogger(__name__)
 LINK_SECONDS = 30
 """How long a started container may take to answer on its link, or to start its kernel process again."""
 
+LINK_DELAY = 0.5
+"""Seconds that a new container's link waits while nobody needs it: the engine's exec takes from the CPUs that the
+kernel's own start is after, which is a third of the time to the first reply on a busy machine."""
+
 UNKNOWN_EXIT = 137
 """Reported when a container vanished without a word: as after SIGKILL."""
 
@@ -118,6 +122,7 @@ class KernelContainer:
         self._ipc_folder: str | None = None
         self._link: HostLink | None = None
         self._link_ready = asyncio.Event()
+        self._link_wanted = asyncio.Event()
         self._linking: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._service: Service | None = None
@@ -216,7 +221,8 @@ class KernelContainer:
         await self.engine.start(self.container_id)
         self.exit_code, self.reason = None, ""
         self._link_ready.clear()
-        self._linking = self._spawn(self._open_link())
+        self._link_wanted.clear()
+        self._linking = self._spawn(self._open_first_link())
         state = await self.engine.inspect(self.container_id)
         if not state.running:
             raise KernelStartError(
@@ -299,9 +305,7 @@ class KernelContainer:
             "connection": connection,
             "grace": config.grace if launch.grace is None else launch.grace,
             "memory_text": format_size(config.memory) if config.memory else "",
-            "settings_hint": f"`docker-kernel install --name {launch.spec_name} --memory …`"
-            if launch.spec_name
-            else "",
+            "settings_hint": f"the kernelspec {launch.spec_name}, or in [kernel] of the config file",
         }
 
     async def signal(self, number: int) -> None:
@@ -386,6 +390,14 @@ class KernelContainer:
 
     # The link
 
+    async def _open_first_link(self) -> None:
+        if not self.config.publish:
+            try:
+                await asyncio.wait_for(self._link_wanted.wait(), LINK_DELAY)
+            except asyncio.TimeoutError:
+                pass
+        await self._open_link()
+
     async def _open_link(self) -> None:
         command = [self.python, "-I", "-S", f"{guest_files.LIB}/docker_kernel/guest/link.py"]
         try:
@@ -403,6 +415,7 @@ class KernelContainer:
             await self._look()
 
     async def _send(self, message: dict[str, Any]) -> None:
+        self._link_wanted.set()
         await asyncio.wait_for(self._link_ready.wait(), LINK_SECONDS)
         if self._link is None:
             raise LinkError("The kernel's container is gone.")
