@@ -119,6 +119,13 @@ class KernelConfig(_Strict):
         60, ge=0, le=86400, description="Seconds a kernel lives on after its server or launcher has gone."
     )
 
+    @field_validator("network")
+    @classmethod
+    def _network_of_its_own(cls, value: str) -> str:
+        if value == "host" or value.startswith("container:"):
+            raise ValueError("a kernel has a network of its own: name 'bridge', 'none' or one of the engine's networks")
+        return value
+
     @field_validator("gpus", mode="before")
     @classmethod
     def _gpus_text(cls, value: object) -> object:

@@ -19,6 +19,7 @@ class UnusedImage:
     id: str
     name: str
     size: int
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,19 @@ async def plan(engine: Engine, kept_images: Collection[str]) -> Plan:
             continue
     used = await engine.used_images()
     images = [
-        UnusedImage(image["Id"], _name(image), int(image["Size"]))
+        UnusedImage(image["Id"], _name(image), int(image["Size"]), _tags(image))
         for image in await engine.images(labels.KIND)
         if image["Id"] not in kept and image["Id"] not in used
     ]
     return Plan(await running.leftovers(engine), images)
 
 
+def _tags(image: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(tag for tag in image.get("RepoTags") or [] if tag != "<none>:<none>")
+
+
 def _name(image: dict[str, Any]) -> str:
-    tags = [tag for tag in image.get("RepoTags") or [] if tag != "<none>:<none>"]
+    tags = _tags(image)
     return tags[0] if tags else str(image["Id"]).removeprefix("sha256:")[:12]
 
 
@@ -65,7 +70,9 @@ async def carry_out(engine: Engine, found: Plan) -> list[str]:
     problems = []
     for image in found.images:
         try:
-            await engine.remove_image(image.id)
+            # An engine removes no image by its id while it has several tags.
+            for reference in image.tags or (image.id,):
+                await engine.remove_image(reference)
         except EngineError as error:
             problems.append(f"The image {image.name} stays: {error}")
     return problems

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,7 +81,8 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_interrupted_build_leaves_no_container(
     engine: Engine, python_image: str, make_image: Callable[[str], str], tmp_path: Path
 ) -> None:
-    image = make_image(f"FROM {python_image}\nRUN pip uninstall -y ipykernel --break-system-packages")
+    unseen = f"LABEL probe={uuid.uuid4().hex}"
+    image = make_image(f"FROM {python_image}\nRUN pip uninstall -y ipykernel --break-system-packages\n{unseen}")
     installing = subprocess.Popen(
         [Path(sys.executable).parent / "docker-kernel", "install", "--image", image],
         env={**os.environ, "JUPYTER_DATA_DIR": str(tmp_path)},

@@ -16,13 +16,14 @@ def test_only_unused_images_of_ours_are_planned_and_removed(
     notebook: Notebook, engine: Engine, python_image: str, make_image: ImageMaker
 ) -> None:
     unused = make_image(f"FROM {python_image}\nLABEL probe=1\n")
+    background.run_blocking(engine.tag(unused, "docker-kernel-test/second-tag", "1"))
     kept = make_image(f"FROM {python_image}\nLABEL probe=2\n")
     plan = background.run_blocking(prune.plan(engine, [kept]))
-    names = [image.name for image in plan.images]
+    names = [tag for image in plan.images for tag in image.tags]
     assert unused in names and kept not in names
     running = background.run_blocking(engine.inspect(notebook.container.container_id)).image
     assert running not in [image.id for image in plan.images]
-    only = prune.Plan(Leftovers([], []), [image for image in plan.images if image.name == unused])
+    only = prune.Plan(Leftovers([], []), [image for image in plan.images if unused in image.tags])
     assert background.run_blocking(prune.carry_out(engine, only)) == []
     with pytest.raises(ImageMissing):
         background.run_blocking(engine.image(unused))
