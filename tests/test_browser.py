@@ -330,7 +330,7 @@ def test_a_kernel_out_of_memory_says_so_in_its_cell(lab: Lab, page: Page) -> Non
     notebook = Notebook.open(page, "Docker Python, small").ready()
     output = notebook.cell("print('filling')\nblob = bytearray(1 << 30)")
     expect(output).to_contain_text("out of memory: the kernel used more than its 256 MiB", timeout=START_MS)
-    expect(output).to_contain_text("--memory")
+    expect(output).to_contain_text("raise `memory` in the kernelspec")
     keep(page, "out_of_memory")
     # Jupyter restarts the kernel by itself, and says so; its status is that of the dead one until the next cell.
     page.locator(".jp-Dialog button", has_text="Ok").click()

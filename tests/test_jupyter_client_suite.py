@@ -1,4 +1,4 @@
-"""jupyter_client's own tests of its KernelManager, unmodified from its sdist, with our provisioner as the default."""
+"""jupyter_client's own tests of KernelManager and restarter, from its sdist, with our provisioner as the default."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
+SUITES = {"test_kernelmanager": 30, "test_restarter": 8}
+"""The files that are run, at once as they mostly wait, and how many tests pass at least."""
+
 PYTEST = [sys.executable, "-m", "pytest", "-q", "--timeout", "60", "-p", "no:cacheprovider", "-o", "addopts="]
 
 
 @pytest.mark.timeout(600)
-def test_the_kernel_manager_suite_passes_with_our_provisioner(tmp_path: Path, python_image: str) -> None:
+def test_its_kernel_manager_and_restarter_tests_pass_with_our_provisioner(tmp_path: Path, python_image: str) -> None:
     release = f"jupyter_client=={version('jupyter_client')}"
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", release]
     subprocess.run(download, cwd=tmp_path, check=True, timeout=200)
@@ -32,15 +35,17 @@ def test_the_kernel_manager_suite_passes_with_our_provisioner(tmp_path: Path, py
         "DOCKER_KERNEL_CONFIG": str(config),
         "JUPYTER_DEFAULT_PROVISIONER_NAME": "docker-kernel",
     }
-    done = subprocess.run(
-        [*PYTEST, "tests/test_kernelmanager.py"],
-        cwd=tmp_path / archive.name.removesuffix(".tar.gz"),
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    summary = done.stdout.strip().splitlines()[-1]
-    passed = re.search(r"(\d+) passed", summary)
-    assert done.returncode == 0 and passed and int(passed[1]) >= 30, done.stdout[-5000:]
+    runs = {
+        name: subprocess.Popen(
+            [*PYTEST, f"tests/{name}.py"],
+            cwd=tmp_path / archive.name.removesuffix(".tar.gz"),
+            env=env,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in SUITES
+    }
+    for name, run in runs.items():
+        output, _ = run.communicate(timeout=500)
+        passed = re.search(r"(\d+) passed", output.strip().splitlines()[-1])
+        assert run.returncode == 0 and passed and int(passed[1]) >= SUITES[name], output[-5000:]
