@@ -7,6 +7,7 @@ background loop; `exit_code` may be read from any thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -51,6 +52,9 @@ LINK_DELAY = 0.5
 """Seconds that a new container's link waits while nobody needs it: the engine's exec takes from the CPUs that the
 kernel's own start is after, which is a third of the time to the first reply on a busy machine."""
 
+LINK_PAUSE = 0.1
+"""Seconds before a link that was lost at once is opened again; twice as long each further time."""
+
 UNKNOWN_EXIT = 137
 """Reported when a container vanished without a word: as after SIGKILL."""
 
@@ -76,7 +80,7 @@ class KernelLaunch:
         arguments: added to the command.
         curve: whether the kernel supports CurveZMQ.
         host_ports: container port to host port, where the client dictates them; else the engine chooses.
-        ipc: the prefix of the kernel's sockets where the client asks for transport ipc; "" lets us choose.
+        ipc: whether the client asks for transport ipc.
         root: the Jupyter server's root folder, where known.
     """
 
@@ -92,7 +96,7 @@ class KernelLaunch:
     launch_env: Mapping[str, str] = field(default_factory=dict)
     spec_env: Mapping[str, str] = field(default_factory=dict)
     host_ports: dict[int, int] | None = None
-    ipc: str | None = None
+    ipc: bool = False
     connection_file: str = ""
     grace: float | None = None
 
@@ -123,6 +127,7 @@ class KernelContainer:
         self._link: HostLink | None = None
         self._link_ready = asyncio.Event()
         self._link_wanted = asyncio.Event()
+        self._links_lost = 0
         self._linking: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._service: Service | None = None
@@ -200,12 +205,13 @@ class KernelContainer:
         self._account = container_user(config, info, [mount.target for mount in self.mounts])
         packages = await asyncio.to_thread(host_settings)
         self.env = kernel_env(config, self._account, packages, launch.launch_env, launch.spec_env)
-        if not any(Path(launch.cwd).is_relative_to(mount.target) for mount in self.mounts):
+        self.cwd = str(Path(launch.cwd).resolve())
+        if not any(Path(self.cwd).is_relative_to(mount.target) for mount in self.mounts):
             self.cwd = self._account.home
         ipc = self._ipc_prefix()
         start = self._start_file(container_info(launch.keys, ipc), ipc)
 
-        self.container_id = await self.engine.create(self._spec(self._account, ipc))
+        await self._create(self._spec(self._account, ipc))
         accounts_now = await accounts.of_image(self.engine, self.container_id, self.image)
         self._account_files = self._account.account_files(*accounts_now)
         run_file = File(
@@ -231,6 +237,16 @@ class KernelContainer:
         self.volume = state.volumes[guest_files.STATE]
         self.published = {port: host for port, host in state.ports.items() if port not in CONTAINER_PORTS.values()}
         self.connection_info = host_info(launch.keys, ipc, dict(state.ports))
+
+    async def _create(self, spec: ContainerSpec) -> None:
+        """Create the container; also when this is cancelled, the one that the engine is making is known afterwards."""
+        making = asyncio.ensure_future(self.engine.create(spec))
+        try:
+            self.container_id = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            with contextlib.suppress(DockerKernelError):
+                self.container_id = await making
+            raise
 
     def _spec(self, user: ContainerUser, ipc: str | None) -> ContainerSpec:
         launch, config = self.launch, self.config
@@ -281,13 +297,19 @@ class KernelContainer:
         )
 
     def _ipc_prefix(self) -> str | None:
-        """Where the kernel's sockets go: None for TCP."""
-        if self.launch.ipc is None and self.config.network != "none":
+        """Where the kernel's sockets go: None for TCP. Their folder is theirs alone: the container sees all of it."""
+        if not self.launch.ipc and self.config.network != "none":
             return None
-        if self.launch.ipc:
-            return self.launch.ipc
         if self._ipc_folder is None:
             self._ipc_folder = tempfile.mkdtemp(prefix="docker-kernel-", dir=os.environ.get("XDG_RUNTIME_DIR"))
+            if self.config.user != "host":
+                try:
+                    os.chown(self._ipc_folder, self.account.uid, self.account.gid)
+                except PermissionError:
+                    raise ConfigError(
+                        f'user = "{self.config.user}" needs ports: leave `network` at "bridge" and the transport at '
+                        '"tcp", or set `user` to "host".'
+                    ) from None
         return f"{self._ipc_folder}/kernel"
 
     def _start_file(self, connection: dict[str, Any], ipc: str | None) -> dict[str, Any]:
@@ -348,7 +370,7 @@ class KernelContainer:
         return not self._link.closed
 
     async def _replace(self) -> None:
-        if self.launch.ipc is None and self.config.network != "none":
+        if self.connection_info.get("transport") == "tcp":
             ports = self.connection_info
             self.launch.host_ports = {port: ports[name] for name, port in CONTAINER_PORTS.items()}
         await self._discard(keep_sockets=True)
@@ -416,12 +438,16 @@ class KernelContainer:
 
     async def _send(self, message: dict[str, Any]) -> None:
         self._link_wanted.set()
-        await asyncio.wait_for(self._link_ready.wait(), LINK_SECONDS)
+        try:
+            await asyncio.wait_for(self._link_ready.wait(), LINK_SECONDS)
+        except asyncio.TimeoutError:
+            raise LinkError("The kernel's container does not answer.") from None
         if self._link is None:
             raise LinkError("The kernel's container is gone.")
         await self._link.send(message)
 
     def _on_message(self, message: Hello | Started | Exited) -> None:
+        self._links_lost = 0
         if isinstance(message, Started):
             self.exit_code = None
         elif isinstance(message, Exited):
@@ -445,8 +471,12 @@ class KernelContainer:
         except EngineError as error:
             self._ended(UNKNOWN_EXIT, str(error))
             return
-        if state.running and not self._removed:
-            self._linking = self._spawn(self._open_link())
+        if state.running:
+            # Where no process can be started in the container, trying again at once would only burden the engine.
+            await asyncio.sleep(min(LINK_PAUSE * (2 ** min(self._links_lost, 9) - 1), LINK_SECONDS))
+            self._links_lost += 1
+            if not self._removed:
+                self._linking = self._spawn(self._open_link())
             return
         words = await self._last_words()
         self._ended(state.exit_code or UNKNOWN_EXIT, state.error or words or "its container ended")

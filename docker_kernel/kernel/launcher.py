@@ -38,8 +38,12 @@ def read_launch(connection_file: Path, spec_folder: Path | None, arguments: list
     stanza = (spec.get("metadata") or {}).get("kernel_provisioner") or {}
     user_config = config.load()
     settings = user_config.kernel_config(stanza.get("config") or {}, f"The kernelspec in {spec_folder}")
-    ipc = info.get("transport") == "ipc"
-    if not ipc and info.get("ip") not in ("127.0.0.1", "localhost"):
+    if info.get("transport", "tcp") != "tcp":
+        raise ConfigError(
+            f"The connection file {connection_file} asks for transport {info['transport']!r}, which this way of "
+            "starting a kernel does not have: use tcp."
+        )
+    if info.get("ip") not in ("127.0.0.1", "localhost"):
         raise ConfigError(
             f"The connection file {connection_file} asks for the address {info.get('ip')!r}; a kernel's ports are "
             "published on 127.0.0.1 only."
@@ -65,18 +69,27 @@ def read_launch(connection_file: Path, spec_folder: Path | None, arguments: list
         spec_name=spec_folder.name if spec_folder else "",
         launch_env=dict(os.environ),
         spec_env=spec.get("env") or {},
-        host_ports=None if ipc else {port: int(info[name]) for name, port in CONTAINER_PORTS.items()},
-        ipc=str(info["ip"]) if ipc else None,
+        host_ports=_ports(connection_file, info),
         connection_file=str(connection_file),
         grace=min(settings.grace, GRACE),
     )
 
 
+def _ports(connection_file: Path, info: dict[str, Any]) -> dict[int, int]:
+    """The client's ports, by the container's. A client that leaves them to the kernel could not learn them."""
+    ports = {port: info.get(name) for name, port in CONTAINER_PORTS.items()}
+    if not all(isinstance(port, int) and 0 < port < 65536 for port in ports.values()):
+        raise ConfigError(f"The connection file {connection_file} does not name the kernel's five ports.")
+    return {port: int(host) for port, host in ports.items() if host}
+
+
 def _read_json(path: Path, what: str) -> dict[str, Any]:
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
+        data = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"The {what} {path} cannot be read: {error}.") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"The {what} {path} is no JSON object.")
     return data
 
 

@@ -34,15 +34,30 @@ async def _inside(engine: Engine) -> bool:
     """Whether this process runs in a container that the engine knows."""
     if not any(Path(marker).exists() for marker in ("/.dockerenv", "/run/.containerenv")):
         return False
-    names = {socket.gethostname()}
     try:
-        names.update(re.findall(r"/containers/([0-9a-f]{64})/", Path("/proc/self/mountinfo").read_text()))
+        names = own_ids(socket.gethostname(), Path("/proc/self/mountinfo").read_text())
     except OSError:
-        pass
+        names = own_ids(socket.gethostname(), "")
     for name in names:
         try:
-            await engine.inspect(name)
+            state = await engine.inspect(name)
         except EngineError:
             continue
-        return True
+        if state.id.startswith(name):
+            return True
     return False
+
+
+def own_ids(hostname: str, mountinfo: str) -> set[str]:
+    """The ids that this process's container may have, were it in one.
+
+    Only what is mounted over this process's own /etc/hostname and its like counts: where an engine runs beside us, be
+    it in a virtual machine or in this same container, the mounts of its containers come and go in our mount table.
+    """
+    ids = {hostname} if re.fullmatch(r"[0-9a-f]{12}", hostname) else set()
+    for line in mountinfo.splitlines():
+        _, _, _, root, target, *_ = line.split(" ")
+        found = re.search(r"/(?:overlay-)?containers/([0-9a-f]{64})/", root)
+        if found and target in ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf"):
+            ids.add(found[1])
+    return ids

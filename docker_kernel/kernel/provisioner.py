@@ -120,7 +120,7 @@ class DockerKernelProvisioner(KernelProvisionerBase):  # type: ignore[misc]
             "root": str(root) if root else None,
             "launch_env": kwargs["env"],
             "spec_env": spec.env or {},
-            "ipc": "" if getattr(manager, "transport", "tcp") == "ipc" else None,
+            "ipc": getattr(manager, "transport", "tcp") == "ipc",
             "connection_file": _connection_file(manager),
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from docker_kernel.config import KernelConfig, UserConfig
@@ -32,7 +33,7 @@ def kernel_mounts(config: KernelConfig, user_config: UserConfig, root: str | Non
     """
     mounts: list[BindMount] = []
     if config.workspace:
-        mounts += [BindMount(path, path) for path in _workspace(root, cwd)]
+        mounts += _workspace(root, cwd)
     for mount in config.parsed_mounts():
         source = mount.source.resolve()
         if source == Path("/") or mount.target == Path("/"):
@@ -51,11 +52,24 @@ def kernel_mounts(config: KernelConfig, user_config: UserConfig, root: str | Non
             raise ConfigError(
                 f"The mount {mount.source}:{mount.target} is refused: it would hide the container's own {mount.target}."
             )
-        mounts.append(BindMount(str(source), str(mount.target), mount.read_only))
+        _add(mounts, BindMount(str(source), str(mount.target), mount.read_only))
     return mounts
 
 
-def _workspace(root: str | None, cwd: str) -> list[str]:
+def _add(mounts: list[BindMount], mount: BindMount) -> None:
+    """Add a mount; one that names a folder again, at the same place, decides whether it can be written."""
+    for index, other in enumerate(mounts):
+        if other.target == mount.target:
+            if other.source != mount.source:
+                raise ConfigError(
+                    f"The mount {mount.source}:{mount.target} is refused: {other.source} is mounted there already."
+                )
+            mounts[index] = mount
+            return
+    mounts.append(mount)
+
+
+def _workspace(root: str | None, cwd: str) -> list[BindMount]:
     folder = Path(cwd).resolve()
     if not folder.is_dir():
         raise ConfigError(f"The notebook's folder {cwd} does not exist on this machine.")
@@ -72,4 +86,11 @@ def _workspace(root: str | None, cwd: str) -> list[str]:
                 f"A kernel cannot have {path} as its workspace: start Jupyter in a folder of your own, "
                 "or set `workspace = false`."
             )
-    return [str(path) for path in paths]
+    mounts = [BindMount(str(path), str(path)) for path in paths]
+    # Where a way to the folder leads through a symbolic link, paths that are written that way work, too.
+    for given in (os.path.normpath(path) for path in (root, cwd) if path is not None):
+        if given != "/" and Path(given) not in SYSTEM_FOLDERS and Path(given).resolve() in (*paths, folder):
+            mounted = any(Path(given).is_relative_to(mount.target) for mount in mounts)
+            if not mounted:
+                mounts.append(BindMount(str(Path(given).resolve()), given))
+    return mounts
