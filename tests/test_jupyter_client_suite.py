@@ -1,51 +1,108 @@
-"""jupyter_client's own tests of KernelManager and restarter, from its sdist, with our provisioner as the default."""
+"""jupyter_client's own test suite, unmodified, with our provisioner as the default one.
+
+docs/jupyter-client-suite.md lists what does not pass, with the reasons; this test compares.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import subprocess
 import sys
 import tarfile
-from importlib.metadata import version
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
 from pathlib import Path
 
+import platformdirs
 import pytest
 
-SUITES = {"test_kernelmanager": 30, "test_restarter": 8}
-"""The files that are run, at once as they mostly wait, and how many tests pass at least."""
+from tests.conftest import ImageMaker
 
-PYTEST = [sys.executable, "-m", "pytest", "-q", "--timeout", "60", "-p", "no:cacheprovider", "-o", "addopts="]
+LISTED = Path(__file__).parent.parent / "docs" / "jupyter-client-suite.md"
+WORKERS = "3"
+
+
+@pytest.fixture
+def suite(tmp_path: Path, pytestconfig: pytest.Config) -> Path:
+    """The unpacked source distribution of the jupyter_client that is installed here."""
+    version = importlib.metadata.version("jupyter_client")
+    assert pytestconfig.cache is not None
+    cache = pytestconfig.cache.mkdir("jupyter_client")
+    sdist = cache / f"jupyter_client-{version}.tar.gz"
+    if not sdist.exists():
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "jupyter_client"]
+        subprocess.run([*command, f"jupyter_client=={version}", "--dest", str(cache)], check=True)
+    with tarfile.open(sdist) as tar:
+        tar.extractall(tmp_path, filter="data")
+    return tmp_path / sdist.name.removesuffix(".tar.gz")
+
+
+class Suite:
+    """Runs tests of the suite, with our provisioner or the local one."""
+
+    def __init__(self, folder: Path, image: str) -> None:
+        self.folder = folder
+        self.config = folder.parent / "config.toml"
+        self.config.write_text(
+            f'[kernel]\nimage = "{image}"\nmounts = ["{folder}:{folder}"]\nenv = {{ PYTHONPATH = "{folder}" }}\n'
+        )
+
+    def run(self, *arguments: str, local: bool = False, seconds: int = 60) -> dict[str, bool]:
+        """Whether each test passed, by its id; skipped ones are left out."""
+        report = self.folder.parent / "report.xml"
+        report.unlink(missing_ok=True)
+        command = [
+            sys.executable, "-m", "pytest", "--quiet", "--override-ini=addopts=", "-p", "no:cacheprovider",
+            f"--timeout={seconds}", f"--junitxml={report}", *arguments,
+        ]  # fmt: skip
+        env = dict(os.environ)
+        env["PYTHONDONTWRITEBYTECODE"] = "1"
+        # The suite gives each of its tests a home of its own.
+        env["XDG_CACHE_HOME"] = str(platformdirs.user_cache_path())
+        env["DOCKER_KERNEL_CONFIG"] = str(self.config)
+        if not local:
+            env["JUPYTER_DEFAULT_PROVISIONER_NAME"] = "docker-kernel"
+        done = subprocess.run(
+            command, cwd=self.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        assert report.exists(), done.stdout[-5000:]
+        print(done.stdout[-20000:])
+        return dict(outcomes(report))
+
+
+def outcomes(report: Path) -> Iterable[tuple[str, bool]]:
+    for case in ElementTree.parse(report).iter("testcase"):
+        package, module, *rest = str(case.get("classname")).split(".")
+        if case.find("skipped") is None:
+            failed = any(case.find(kind) is not None for kind in ("failure", "error"))
+            yield "::".join([f"{package}/{module}.py", *rest, str(case.get("name"))]), not failed
+
+
+def failed(results: dict[str, bool]) -> list[str]:
+    return sorted(name for name, passed in results.items() if not passed)
 
 
 @pytest.mark.timeout(600)
-def test_its_kernel_manager_and_restarter_tests_pass_with_our_provisioner(tmp_path: Path, python_image: str) -> None:
-    release = f"jupyter_client=={version('jupyter_client')}"
-    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", release]
-    subprocess.run(download, cwd=tmp_path, check=True, timeout=200)
-    (archive,) = tmp_path.glob("jupyter_client-*.tar.gz")
-    with tarfile.open(archive) as tar:
-        tar.extractall(tmp_path, filter="data")
-    # The suite's kernels are the host's own Python and its packages, so the container sees them at their paths.
-    mounts = [f'"{path}:{path}:ro"' for path in dict.fromkeys([sys.base_prefix, sys.prefix])]
-    config = tmp_path / "config.toml"
-    config.write_text(f'[kernel]\nimage = "{python_image}"\nmounts = [{", ".join(mounts)}]\n')
-    env = {
-        **os.environ,
-        "DOCKER_KERNEL_CONFIG": str(config),
-        "JUPYTER_DEFAULT_PROVISIONER_NAME": "docker-kernel",
-    }
-    runs = {
-        name: subprocess.Popen(
-            [*PYTEST, f"tests/{name}.py"],
-            cwd=tmp_path / archive.name.removesuffix(".tar.gz"),
-            env=env,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for name in SUITES
-    }
-    for name, run in runs.items():
-        output, _ = run.communicate(timeout=500)
-        passed = re.search(r"(\d+) passed", output.strip().splitlines()[-1])
-        assert run.returncode == 0 and passed and int(passed[1]) >= SUITES[name], output[-5000:]
+def test_what_passes_for_the_local_provisioner_passes_for_ours(
+    suite: Path, python_image: str, make_image: ImageMaker
+) -> None:
+    # The suite's own kernels are started with its interpreter's path and import pytest's helpers.
+    helper = f"pytest-jupyter[client]=={importlib.metadata.version('pytest-jupyter')}"
+    image = make_image(
+        f"FROM {python_image}\nCOPY host /host\n"
+        f"RUN . /host/env && PIP_BREAK_SYSTEM_PACKAGES=1 pip install --quiet '{helper}' \\\n"
+        f' && mkdir -p {Path(sys.executable).parent} && ln -sf "$(command -v python3)" {sys.executable}\n'
+    )
+    listed = re.findall(r"^\| `(tests/\S+)` \|", LISTED.read_text(), re.MULTILINE)
+    ours = Suite(suite, image)
+    results = ours.run("-n", WORKERS, "--dist=worksteal", "tests", *(f"--deselect={name}" for name in listed))
+    assert len(results) > 200
+    # Some have time limits that only an idle machine keeps.
+    again = failed(ours.run(*failed(results))) if failed(results) else []
+    unexpected = failed(ours.run(*again, local=True)) if again else []
+    assert not set(again) - set(unexpected), "these pass with the local provisioner"
+    # What fails leaves zmq contexts open, whose end hangs: workers of their own, and little time.
+    known = ours.run("-n", WORKERS, *listed, seconds=15)
+    assert failed(known) == sorted(listed), "these are listed in the docs and pass"
