@@ -7,6 +7,8 @@ engine become errors of ours whose message says what to do.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import io
 import json
 import logging
@@ -14,6 +16,7 @@ import os
 import socket
 import struct
 import tarfile
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +24,25 @@ from typing import Any, TypeVar
 
 import docker
 import docker.errors
+import requests
 import requests.exceptions
 from docker.context import ContextAPI
 from docker.tls import TLSConfig
-from docker.types import DeviceRequest, Mount
+from docker.types import ContainerSpec as ServiceContainer
+from docker.types import (
+    DeviceRequest,
+    DriverConfig,
+    EndpointSpec,
+    Healthcheck,
+    Mount,
+    NetworkAttachmentConfig,
+    Placement,
+    Resources,
+    RestartPolicy,
+    SecretReference,
+    ServiceMode,
+    TaskTemplate,
+)
 from docker.utils.build import exclude_paths
 
 from docker_kernel import labels
@@ -92,6 +110,7 @@ class VolumeMount:
     name: str | None
     target: str
     labels: dict[str, str] = field(default_factory=dict)
+    read_only: bool = False
 
 
 @dataclass
@@ -140,6 +159,7 @@ class ContainerState:
     Args:
         ports: container port to host port.
         volumes: path in the container to the name of the volume mounted there.
+        finished: when it ended, as ISO 8601 text that sorts.
     """
 
     id: str
@@ -153,6 +173,7 @@ class ContainerState:
     created: str
     ports: Mapping[int, int]
     volumes: Mapping[str, str]
+    finished: str = ""
 
     @property
     def running(self) -> bool:
@@ -326,6 +347,10 @@ class Engine:
             log.debug("the engine refused a call", exc_info=error)
             raise explain(error, self.url) from None
 
+    def swarm(self) -> Swarm:
+        """The Swarm that this engine manages."""
+        return Swarm(self)
+
     def close(self) -> None:
         self._client.close()
 
@@ -365,7 +390,15 @@ class Engine:
             if isinstance(mount, BindMount):
                 mounts.append(Mount(mount.target, mount.source, type="bind", read_only=mount.read_only))
             else:
-                mounts.append(Mount(mount.target, mount.name, type="volume", labels=mount.labels or None))
+                mounts.append(
+                    Mount(
+                        mount.target,
+                        mount.name,
+                        type="volume",
+                        labels=mount.labels or None,
+                        read_only=mount.read_only,
+                    )
+                )
         bindings: dict[int | str, Any] = {
             f"{port}/tcp": (address, host) for port, (address, host) in spec.ports.items()
         }
@@ -711,5 +744,405 @@ def _state(raw: Mapping[str, Any]) -> ContainerState:
         error=state.get("Error", ""),
         created=raw["Created"],
         ports=ports,
+        finished=state.get("FinishedAt", ""),
         volumes={mount["Destination"]: mount["Name"] for mount in raw.get("Mounts", []) if mount["Type"] == "volume"},
+    )
+
+
+@dataclass(frozen=True)
+class SwarmNode:
+    """A node as the manager sees it.
+
+    Args:
+        state: ready, down, disconnected or unknown; availability: active, pause or drain.
+        generic: what it offers besides, by kind: how many.
+    """
+
+    id: str
+    name: str
+    state: str
+    availability: str
+    manager: bool
+    cpus: float
+    memory: int
+    generic: Mapping[str, int]
+    architecture: str
+
+    @property
+    def usable(self) -> bool:
+        return self.state == "ready" and self.availability == "active"
+
+
+@dataclass(frozen=True)
+class SwarmTask:
+    """A service's task: what it does, what it should do, where, and why not.
+
+    Args:
+        state: as the API has it: new, pending, assigned, …, running, complete, failed, rejected, shutdown, orphaned.
+        desired: the state that the manager wants it to have.
+        exit_code: None while it runs.
+    """
+
+    service: str
+    node: str
+    state: str
+    desired: str
+    error: str
+    exit_code: int | None
+    created: str
+
+    @property
+    def over(self) -> bool:
+        return self.state in ("complete", "failed", "rejected", "shutdown", "orphaned", "remove")
+
+
+@dataclass(frozen=True)
+class SwarmFile:
+    """A Swarm secret, mounted as a file that its task's user alone can read."""
+
+    id: str
+    name: str
+    path: str
+    uid: int
+    gid: int
+
+
+@dataclass
+class TaskSpec:
+    """What a service of one task is created from.
+
+    Args:
+        image: by digest: the manager is not to resolve it.
+        memory, cpus, generic: limits, and reserved, too.
+        network: the id of an overlay network; None for the nodes' own bridge.
+        stop_seconds: between SIGTERM and SIGKILL.
+        log_options: of its json-file log.
+    """
+
+    name: str
+    image: str
+    command: Sequence[str]
+    labels: dict[str, str]
+    user: str | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    files: Sequence[SwarmFile] = ()
+    mounts: Sequence[BindMount | VolumeMount] = ()
+    tmpfs: dict[str, int] = field(default_factory=dict)
+    memory: int | None = None
+    cpus: float | None = None
+    pids: int | None = None
+    generic: dict[str, int] = field(default_factory=dict)
+    constraints: Sequence[str] = ()
+    network: str | None = None
+    hostname: str | None = None
+    cap_add: Sequence[str] = ()
+    stop_seconds: int = 10
+    log_options: dict[str, str] = field(default_factory=dict)
+
+
+class LogStream:
+    """A service's log, read by a thread of its own: followed logs come from a connection that stays open."""
+
+    AHEAD = 16
+    """Pieces that wait to be taken; then the thread waits, and with it the engine."""
+
+    def __init__(self, response: requests.Response) -> None:
+        self._response = response
+        self._loop = asyncio.get_running_loop()
+        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(self.AHEAD)
+        self._closed = threading.Event()
+        self.error = ""
+        """What the manager says where it could not read all."""
+
+        threading.Thread(target=self._run, name="docker-kernel-log", daemon=True).start()
+
+    async def read(self) -> bytes:
+        """The next piece; b"" at the stream's end, which a followed log's may never reach."""
+        piece = await self._pieces.get()
+        if piece is None:
+            self._pieces.put_nowait(None)
+            return b""
+        return piece
+
+    def close(self) -> None:
+        self._closed.set()
+        # A thread that waits in recv is woken by this alone; close() would wait for it.
+        with contextlib.suppress(OSError, AttributeError):
+            raw: Any = self._response.raw
+            raw._fp.fp.raw._sock.shutdown(socket.SHUT_RDWR)
+
+    def _run(self) -> None:
+        try:
+            self._parse()
+        except Exception as error:  # of urllib3, http.client or the socket, which close() shuts
+            if not self._closed.is_set():
+                self.error = self.error or str(error)
+        finally:
+            self._give(None)
+            with contextlib.suppress(Exception):
+                self._response.close()
+
+    def _parse(self) -> None:
+        """Split the stream into its frames, as in ExecStream.frames; stream 3 is the manager itself."""
+        held = bytearray()
+        chunks = self._response.raw.stream(1 << 18, decode_content=False)
+        for chunk in chunks:
+            held += chunk
+            out: list[bytes] = []
+            at = 0
+            while len(held) - at >= 8:
+                stream, size = struct.unpack_from(">BxxxL", held, at)
+                if len(held) - at - 8 < size:
+                    break
+                payload = bytes(held[at + 8 : at + 8 + size])
+                at += 8 + size
+                if stream == 3:
+                    self.error = payload.decode(errors="replace").strip()
+                else:
+                    out.append(payload)
+            del held[:at]
+            if out and not self._give(b"".join(out)):
+                return
+
+    def _give(self, piece: bytes | None) -> bool:
+        try:
+            future = asyncio.run_coroutine_threadsafe(self._pieces.put(piece), self._loop)
+        except RuntimeError:
+            return False  # the loop has ended, and so will this process
+        while not self._closed.is_set():
+            try:
+                future.result(1)
+                return True
+            except concurrent.futures.TimeoutError:
+                continue
+        future.cancel()
+        return False
+
+
+class Swarm:
+    """A Swarm, through the engine that is one of its managers: services of one task each, and what they need."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._client: Any = engine._client
+        self._call = engine._call
+
+    async def manager(self) -> str:
+        """The id of this engine's node.
+
+        Raises:
+            EngineError: it is no manager of a Swarm.
+        """
+        swarm = (await self._call(self._client.info)).get("Swarm") or {}
+        state = swarm.get("LocalNodeState", "inactive")
+        if state != "active":
+            raise EngineError(
+                f"The engine at {self._engine.url} is not in a Swarm (it is {state}): run `docker swarm init` there, "
+                "or name one of a Swarm's managers as the target's `engine`."
+            )
+        if not swarm.get("ControlAvailable"):
+            raise EngineError(
+                f"The engine at {self._engine.url} is a worker of its Swarm: name one of the managers as the target's "
+                "`engine`."
+            )
+        return str(swarm["NodeID"])
+
+    async def nodes(self) -> list[SwarmNode]:
+        return [_node(raw) for raw in await self._call(self._client.nodes)]
+
+    async def tasks(self, having: Mapping[str, str]) -> list[SwarmTask]:
+        """The tasks of all services whose labels have the given values."""
+        return [_task(raw) for raw in await self._call(self._client.tasks, filters=_having(having))]
+
+    async def services(self, having: Mapping[str, str]) -> dict[str, str]:
+        """The services whose labels have the given values: id to name."""
+        found = await self._call(self._client.services, filters=_having(having))
+        return {str(raw["ID"]): str(raw["Spec"]["Name"]) for raw in found}
+
+    async def has_service(self, service: str) -> bool:
+        try:
+            await self._call(self._client.inspect_service, service)
+        except NotFound:
+            return False
+        return True
+
+    async def create(self, spec: TaskSpec) -> str:
+        """Create a service of one task, which is never started again, and return its id."""
+        mounts = [_mount(mount) for mount in spec.mounts]
+        mounts += [
+            Mount(target=target, source=None, type="tmpfs", tmpfs_size=size) for target, size in spec.tmpfs.items()
+        ]
+        secrets = [SecretReference(one.id, one.name, one.path, str(one.uid), str(one.gid), 0o400) for one in spec.files]
+        container = ServiceContainer(
+            spec.image,
+            command=list(spec.command),
+            env=[f"{key}={value}" for key, value in spec.env.items()] or None,
+            user=spec.user,
+            workdir="/",
+            hostname=spec.hostname,
+            labels=spec.labels,
+            mounts=mounts or None,
+            secrets=secrets or None,
+            stop_grace_period=spec.stop_seconds * 10**9,
+            healthcheck=Healthcheck(test=["NONE"]),
+            cap_add=list(spec.cap_add) or None,
+            cap_drop=["ALL"],
+        )
+        cpus = None if spec.cpus is None else int(spec.cpus * 10**9)
+        resources = Resources(
+            cpu_limit=cpus,
+            mem_limit=spec.memory,
+            cpu_reservation=cpus,
+            mem_reservation=spec.memory,
+            generic_resources=dict(spec.generic) or None,
+        )
+        if spec.pids is not None:
+            resources.setdefault("Limits", {})["Pids"] = spec.pids
+        task = TaskTemplate(
+            container,
+            resources=resources,
+            restart_policy=RestartPolicy("none"),
+            placement=Placement(constraints=list(spec.constraints)) if spec.constraints else None,
+            networks=[NetworkAttachmentConfig(spec.network)] if spec.network else None,
+            log_driver=DriverConfig("json-file", spec.log_options),
+        )
+        made = await self._call(
+            self._client.create_service,
+            task,
+            name=spec.name,
+            labels=spec.labels,
+            mode=ServiceMode("replicated", 1),
+            endpoint_spec=EndpointSpec("dnsrr") if spec.network else None,
+        )
+        return str(made["ID"])
+
+    async def stop(self, service: str) -> None:
+        """Stop a service's task: SIGTERM, its time to end, SIGKILL; the service stays. No-op if it is gone."""
+
+        def scale() -> None:
+            found = self._client.inspect_service(service)
+            spec = found["Spec"]
+            self._client.update_service(
+                service,
+                version=found["Version"]["Index"],
+                task_template=spec["TaskTemplate"],
+                name=spec["Name"],
+                labels=spec["Labels"],
+                mode=ServiceMode("replicated", 0),
+                endpoint_spec=spec.get("EndpointSpec"),
+            )
+
+        for attempt in range(10):
+            try:
+                await self._call(scale)
+                return
+            except NotFound:
+                return
+            except EngineError as error:
+                # Another update came between reading and writing.
+                if "out of sequence" not in str(error) or attempt == 9:
+                    raise
+                await asyncio.sleep(0.05 * 2**attempt)
+
+    async def remove(self, service: str) -> None:
+        """Remove a service, and on its node the container; no-op if it is gone."""
+        try:
+            await self._call(self._client.remove_service, service)
+        except NotFound:
+            return
+
+    async def logs(self, service: str, follow: bool, tail: int | None = None) -> LogStream:
+        """What a service's task prints, from the beginning or so many of the last lines."""
+        params = {"stdout": 1, "stderr": 1, "follow": int(follow), "tail": "all" if tail is None else str(tail)}
+
+        def ask() -> requests.Response:
+            url = self._client._url("/services/{0}/logs", service)
+            response: requests.Response = self._client._get(url, params=params, stream=True, timeout=(60, None))
+            self._client._raise_for_status(response)
+            return response
+
+        return LogStream(await self._call(ask))
+
+    async def create_secret(self, name: str, data: bytes, marks: dict[str, str]) -> str:
+        made = await self._call(self._client.create_secret, name, data, marks)
+        return str(made["ID"])
+
+    async def secrets(self, having: Mapping[str, str]) -> dict[str, str]:
+        """The secrets whose labels have the given values: id to name."""
+        found = await self._call(self._client.secrets, filters=_having(having))
+        return {str(raw["ID"]): str(raw["Spec"]["Name"]) for raw in found}
+
+    async def remove_secret(self, secret: str) -> None:
+        """Remove a secret that no service uses; no-op if it is gone."""
+        try:
+            await self._call(self._client.remove_secret, secret)
+        except NotFound:
+            return
+
+    async def create_network(self, name: str, marks: dict[str, str]) -> str:
+        """Make an overlay network of ours and return its id."""
+        made = await self._call(
+            self._client.create_network, name, driver="overlay", attachable=True, labels=marks, scope="swarm"
+        )
+        return str(made["Id"])
+
+    async def remove_network(self, network: str) -> bool:
+        """Remove an overlay network; False while tasks are still attached to it. No-op if it is gone."""
+        try:
+            await self._call(self._client.remove_network, network)
+        except NotFound:
+            return True
+        except EngineError as error:
+            if "in use" in str(error) or "active endpoints" in str(error):
+                return False
+            raise
+        return True
+
+
+def _having(values: Mapping[str, str]) -> dict[str, Any]:
+    return {"label": [f"{key}={value}" for key, value in values.items()]}
+
+
+def _mount(mount: BindMount | VolumeMount) -> Mount:
+    if isinstance(mount, BindMount):
+        return Mount(mount.target, mount.source, type="bind", read_only=mount.read_only)
+    return Mount(mount.target, mount.name, type="volume", read_only=True)
+
+
+def _node(raw: Mapping[str, Any]) -> SwarmNode:
+    description = raw.get("Description") or {}
+    resources = description.get("Resources") or {}
+    generic: dict[str, int] = {}
+    for one in resources.get("GenericResources") or []:
+        if "NamedResourceSpec" in one:
+            kind = one["NamedResourceSpec"]["Kind"]
+            generic[kind] = generic.get(kind, 0) + 1
+        elif "DiscreteResourceSpec" in one:
+            generic[one["DiscreteResourceSpec"]["Kind"]] = int(one["DiscreteResourceSpec"]["Value"])
+    return SwarmNode(
+        id=raw["ID"],
+        name=description.get("Hostname", raw["ID"][:12]),
+        state=raw["Status"]["State"],
+        availability=raw["Spec"]["Availability"],
+        manager=raw["Spec"]["Role"] == "manager",
+        cpus=resources.get("NanoCPUs", 0) / 10**9,
+        memory=int(resources.get("MemoryBytes", 0)),
+        generic=generic,
+        architecture=(description.get("Platform") or {}).get("Architecture", ""),
+    )
+
+
+def _task(raw: Mapping[str, Any]) -> SwarmTask:
+    status = raw["Status"]
+    state = status["State"]
+    container = status.get("ContainerStatus") or {}
+    ended = state in ("complete", "failed", "shutdown") and "ExitCode" in container
+    return SwarmTask(
+        service=raw["ServiceID"],
+        node=raw.get("NodeID") or "",
+        state=state,
+        desired=raw["DesiredState"],
+        error=status.get("Err") or "",
+        exit_code=int(container["ExitCode"]) if ended else None,
+        created=raw["CreatedAt"],
     )
