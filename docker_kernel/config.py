@@ -143,12 +143,81 @@ class KernelConfig(_Strict):
 
 
 class TargetConfig(_Strict):
-    """A named place where jobs run."""
+    """What every kind of target has: a named place where jobs run."""
 
-    kind: Literal["local"] = Field("local", description="What kind of target this is.")
-    memory: Size | None = Field(None, description="Memory limit of its jobs; the kernel's own when not given.")
-    cpus: float | None = Field(None, gt=0, description="CPU limit of its jobs; the kernel's own when not given.")
+    kind: str = Field("local", min_length=1, description="What kind of target this is.")
+    memory: Size | None = Field(None, description="Most memory a job may have; the kernel's own limit when not given.")
+    cpus: float | None = Field(None, gt=0, description="Most CPUs a job may have; the kernel's own when not given.")
+    gpus: str | None = Field(None, description="GPUs that jobs may have: 'all', a number, or device ids.")
     timeout: float | None = Field(None, gt=0, description="Seconds after which a job is stopped.")
+    max_jobs: int | None = Field(
+        None,
+        gt=0,
+        description="How many jobs run there at once, the others wait; by default, what fits the kind.",
+    )
+    inputs: list[str] = Field(
+        default_factory=list,
+        description="What `--input NAME=…` may name besides URLs: folders of the target's machine (absolute paths, "
+        "with all below them) and its engine's volumes.",
+    )
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _gpus_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class LocalTargetConfig(TargetConfig):
+    """`kind = "local"`: the kernel's own engine."""
+
+    kind: Literal["local"] = Field("local", description="The kernel's own engine.")
+
+
+class DockerTargetConfig(TargetConfig):
+    """`kind = "docker"`: another engine."""
+
+    kind: Literal["docker"] = Field("docker", description="Another engine.")
+    engine: str = Field(
+        min_length=1, description="A docker context's name, or ssh://, tcp:// (with TLS) or unix:// and its address."
+    )
+    tls: Path | None = Field(
+        None, description="Folder with ca.pem, cert.pem and key.pem for a tcp:// address; a context has its own."
+    )
+    registry: str | None = Field(
+        None, description="HOST[:PORT]/PREFIX through which images go; without it, straight to the engine."
+    )
+
+
+class SwarmTargetConfig(TargetConfig):
+    """`kind = "swarm"`: the nodes of a Docker Swarm."""
+
+    kind: Literal["swarm"] = Field("swarm", description="The nodes of a Docker Swarm.")
+    engine: str = Field("default", min_length=1, description="A manager of the Swarm: as for `docker`.")
+    tls: Path | None = Field(
+        None, description="Folder with ca.pem, cert.pem and key.pem for a tcp:// address; a context has its own."
+    )
+    registry: str = Field(min_length=1, description="HOST[:PORT]/PREFIX where images go, as all nodes reach it.")
+    result_url: str | None = Field(
+        None,
+        description="Where jobs put results that are too large for their log: oci+http://, oci+https:// (a registry "
+        "and prefix, as the jobs reach it), or any fsspec URL whose store can sign uploads, such as s3://.",
+    )
+    constraints: list[str] = Field(
+        default_factory=list, description="On which nodes jobs may run, such as node.labels.disk == ssd."
+    )
+
+
+TARGET_KINDS: dict[str, type[TargetConfig]] = {
+    "local": LocalTargetConfig,
+    "docker": DockerTargetConfig,
+    "swarm": SwarmTargetConfig,
+}
+
+
+class PluginTargetConfig(TargetConfig):
+    """A target whose kind is a plugin's: its other settings are checked by the plugin (docs/targets.md)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class UserConfig(_Strict):
@@ -161,6 +230,22 @@ class UserConfig(_Strict):
         None, description="Folders below which extra mounts may lie; not given, any folder but / may be mounted."
     )
     targets: dict[str, TargetConfig] = Field(default_factory=dict, description="Where jobs can run, by name.")
+
+    @field_validator("targets", mode="wrap")
+    @classmethod
+    def _targets_by_kind(cls, value: object, handler: Any) -> object:
+        if not isinstance(value, dict):
+            return handler(value)
+        found: dict[str, TargetConfig] = {}
+        for name, settings in value.items():
+            if isinstance(settings, TargetConfig):
+                found[name] = settings
+                continue
+            if not isinstance(settings, dict):
+                raise ValueError(f"{name}: a target is a table, [targets.{name}]")
+            model = TARGET_KINDS.get(str(settings.get("kind", "local")), PluginTargetConfig)
+            found[name] = validate(model, settings, f"[targets.{name}]")
+        return found
 
     def kernel_config(self, stanza: Mapping[str, Any], where: str) -> KernelConfig:
         """A kernelspec's settings over the file's defaults.
@@ -175,9 +260,13 @@ class UserConfig(_Strict):
         config: KernelConfig = validate(KernelConfig, {**self.kernel, **stanza}, where)
         return config
 
+    def all_targets(self) -> dict[str, TargetConfig]:
+        """The targets by name, `local` among them."""
+        return {"local": LocalTargetConfig(), **self.targets}
+
     def target(self, name: str) -> TargetConfig:
         """A target by its name; `local` is always there. Raises ConfigError, naming the ones that are."""
-        known = {"local": TargetConfig(), **self.targets}
+        known = self.all_targets()
         if name not in known:
             raise ConfigError(
                 f"There is no target {name!r}{_closest(name, known)}: the config file names {', '.join(sorted(known))}."
@@ -200,7 +289,7 @@ def validate(model: type[Any], data: Mapping[str, Any], where: str) -> Any:
 def _sentence(detail: Any, model: type[BaseModel], where: str) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        known = model.model_fields if len(detail["loc"]) == 1 else TargetConfig.model_fields
+        known = model.model_fields
         name = str(detail["loc"][-1])
         return (
             f"{where}: there is no setting {key!r}{_closest(name, known)}; the settings are {', '.join(sorted(known))}."

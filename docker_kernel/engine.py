@@ -553,9 +553,13 @@ class Engine:
 
         return await self._call(run)
 
-    async def attach(self, container: str, stdin: bool = False) -> ExecStream:
-        """The streams of a container's main process; attach before `start`, and nothing of its output is lost."""
-        params = {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1}
+    async def attach(self, container: str, stdin: bool = False, logs: bool = False) -> ExecStream:
+        """The streams of a container's main process; attach before `start`, and nothing of its output is lost.
+
+        Args:
+            logs: begin with what it has printed already, as far as the engine's log has it.
+        """
+        params = {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1, "logs": int(logs)}
         sock = await self._call(self._client.attach_socket, container, params)
         return await ExecStream.over(_own_socket(sock))
 

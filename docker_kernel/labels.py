@@ -7,6 +7,9 @@ KIND = PREFIX + "kind"
 
 KIND_KERNEL = "kernel"
 KIND_JOB = "job"
+KIND_STATE = "state"
+"""A container that never runs: it keeps a kernel volume for jobs that have yet to start."""
+
 KIND_VOLUME = "kernel-volume"
 KIND_IMAGE = "kernel-image"
 KIND_ENVIRONMENT = "environment"

@@ -1,53 +1,67 @@
-"""Answers one kernel's requests on its link: start, follow, list and cancel its own jobs, and nothing else.
+"""Answers one kernel's requests on its link: start, follow, fetch, list and cancel its own jobs, and nothing else.
 
-All that a kernel sends is hostile input. It names a target of the user's config, never an image, a path, a mount or a
-device; what it may not name is taken from the kernel's own settings.
+All that a kernel sends is hostile input. It names a target of the user's config, never an image, a mount or a device;
+what it may not name is taken from the kernel's own settings.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import json
 import logging
+import os
+import re
 import secrets
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+import subprocess
+import tarfile
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from docker_kernel.batch.job_log import MARKERS, End, JobLog
-from docker_kernel.batch.ledger import Ledger
-from docker_kernel.batch.manifest import checked_digest
-from docker_kernel.batch.package import environment_image
-from docker_kernel.batch.targets.base import JobTask, Outcome, Target
-from docker_kernel.batch.targets.local import LocalTarget
-from docker_kernel.config import Size, format_size
-from docker_kernel.engine import File
-from docker_kernel.errors import DockerKernelError, EngineError, JobError
+from docker_kernel import labels
+from docker_kernel.batch.job_folder import DispatchFolder, JobFolder
+from docker_kernel.batch.manager import manager
+from docker_kernel.batch.manifest import ResultManifest, checked_digest, parse
+from docker_kernel.batch.package import environment_image, installed_packages, workspace_files, write_workspace
+from docker_kernel.batch.record import JobRecord
+from docker_kernel.batch.targets.base import InputMount, JobTask, Package, Target
+from docker_kernel.config import Size, TargetConfig, format_size
+from docker_kernel.engine import ContainerSpec, VolumeMount
+from docker_kernel.errors import EngineError, JobError
+from docker_kernel.guest.credentials import looks_secret
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
 
 log = logging.getLogger(__name__)
 
-MAX_JOBS = 32
-"""Jobs of one kernel that may run at once."""
+MAX_JOBS = 2000
+"""Jobs of one owner that may be under way at once."""
 
-MAX_REMEMBERED = 500
+MAX_LISTED = 500
 LOG_TAIL = 1 << 20
-"""Bytes of a job's output that the host keeps for `job.logs()`."""
+"""Bytes of a job's output that one request gets."""
 
-KILLED_EXIT = 137
-"""Of a container whose runner was killed: for memory, as far as experience goes, also where the engine does not say."""
+MAX_WAITING = 8 << 20
+"""Bytes of output events that wait for a kernel that does not read them; what comes then it must ask for."""
+
+MAX_REPLY = 12 << 20
+"""Bytes of events in one answer, less than what a message on the link may have."""
+
+OUTPUTS = "/outputs"
+"""Where a job finds its output folder."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,127}$")]
 
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class StartRequest(_Request):
-    """Run a snapshot plus a cell.
+class PlanRequest(_Request):
+    """Say what a start would send.
 
     `environment` is the guest's stamp of what was installed (guest/environment.py), "" for nothing; `workspace` says
     whether the job works on the kernel's own workspace or on a copy of it.
@@ -55,21 +69,46 @@ class StartRequest(_Request):
 
     manifest: Annotated[str, Field(max_length=8 << 20)]
     environment: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
-    kind: Literal["cell", "expression"]
-    source: Annotated[str, Field(max_length=8 << 20)]
     target: Annotated[str, Field(max_length=64)] = "local"
     workspace: Literal["live", "copy"] = "live"
+
+
+class StartRequest(PlanRequest):
+    """Run a snapshot plus a cell, an expression or a notebook: one job for each of `params`."""
+
+    kind: Literal["cell", "expression", "notebook"]
+    source: Annotated[str, Field(max_length=8 << 20)]
+    params: Annotated[list[dict[Name, JsonValue]], Field(min_length=1, max_length=MAX_JOBS)] = [{}]
     name: Annotated[str, Field(max_length=200)] = ""
     cwd: Annotated[str, Field(max_length=4096)] = ""
     timeout: Annotated[float, Field(gt=0, le=366 * 86400)] | None = None
     memory: Annotated[str, Field(max_length=32)] | None = None
     cpus: Annotated[float, Field(gt=0)] | None = None
+    gpus: Annotated[str, Field(max_length=200)] | None = None
+    retries: Annotated[int, Field(ge=0, le=100)] = 0
+    replicas: Annotated[int, Field(ge=1, le=256)] = 1
+    env: Annotated[dict[Name, str], Field(max_length=1000)] = {}
+    secrets: Annotated[dict[Name, str], Field(max_length=100)] = {}
+    inputs: Annotated[dict[Name, Annotated[str, Field(max_length=4096)]], Field(max_length=100)] = {}
+    pull: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=10_000)] | None = None
 
 
 class JobRequest(_Request):
     """Name one of the kernel's jobs."""
 
     job: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+
+
+class RetryRequest(JobRequest):
+    """Run a job once more, with the secrets that it had, which nobody keeps."""
+
+    secrets: Annotated[dict[Name, str], Field(max_length=100)] = {}
+
+
+class FetchRequest(JobRequest):
+    """Bring a job's result into the kernel volume: its variables, or one of the files it wrote."""
+
+    file: Annotated[str, Field(max_length=4096)] | None = None
 
 
 class NoArguments(_Request):
@@ -80,53 +119,36 @@ class _Limits(BaseModel):
     memory: Size | None = None
 
 
-@dataclass
-class Job:
-    """One job of this kernel, as the host knows it."""
-
-    id: str
-    name: str
-    target: str
-    snapshot: str
-    nonce: str
-    image: str = ""
-    memory: int | None = None
-    state: str = "queued"
-    reason: str = ""
-    created: float = field(default_factory=time.time)
-    ended: float | None = None
-    result: str = ""
-    exit_code: int | None = None
-    out_of_memory: bool = False
-    output: bytearray = field(default_factory=bytearray)
-    wanted_end: str = ""
-    """Why we ourselves stop it: "cancelled" or "timeout"."""
-
-    @property
-    def over(self) -> bool:
-        return self.state in ("succeeded", "failed", "cancelled", "lost")
-
-    def public(self) -> dict[str, Any]:
-        names = ("id", "name", "target", "state", "reason", "created", "ended", "result")
-        return {name: getattr(self, name) for name in names}
+def owner_of(kernel: KernelHandle) -> str:
+    """Whose a kernel's jobs are: its notebook's, by the path that the server gave, or its own where there is none."""
+    notebook = kernel.env.get("JPY_SESSION_NAME", "")
+    return f"notebook:{notebook}" if notebook.startswith("/") else f"kernel:{kernel.kernel_id}"
 
 
 class Broker:
-    """Serves one kernel for as long as its link lives; its jobs outlive restarts of the kernel process."""
+    """Serves one kernel for as long as its link lives. Its jobs go on without it, but those on its own workspace."""
 
-    def __init__(self, kernel: KernelHandle, ledger: Ledger | None = None) -> None:
+    def __init__(self, kernel: KernelHandle) -> None:
         self._kernel = kernel
-        self._ledger = ledger or Ledger()
-        self._jobs: dict[str, Job] = {}
+        self._manager = manager()
+        self._owner = owner_of(kernel)
         self._images: dict[str, str] = {}
         self._packaging = asyncio.Lock()
-        self._targets: dict[str, Target] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._outbox: collections.deque[dict[str, Any]] = collections.deque()
+        self._waiting = 0
+        self._skipped = False
+        self._sender: asyncio.Task[None] | None = None
+        self._manager.listen(self._owner, self._on_event)
+        self._adopting: asyncio.Task[None] | None = None
         self._methods: dict[str, tuple[type[_Request], Callable[[Any], Awaitable[dict[str, Any]]]]] = {
             "job.start": (StartRequest, self._start),
+            "job.plan": (PlanRequest, self._plan),
             "job.cancel": (JobRequest, self._cancel),
+            "job.retry": (RetryRequest, self._retry),
             "job.get": (JobRequest, self._get),
             "job.logs": (JobRequest, self._logs),
+            "job.events": (JobRequest, self._events),
+            "job.fetch": (FetchRequest, self._fetch),
             "job.list": (NoArguments, self._list),
         }
 
@@ -145,49 +167,148 @@ class Broker:
             detail = error.errors()[0]
             where = ".".join(str(part) for part in detail["loc"])
             raise JobError(f"The request {method!r} is refused: {where}: {detail['msg']}.") from None
+        if self._adopting is None:
+            self._adopting = asyncio.create_task(self._manager.adopt())
         return await answer(request)
 
     async def resync(self) -> None:
         """Tell the kernel how its jobs stand, after a break of the link in which events were lost."""
-        for job in list(self._jobs.values()):
-            await self._event(job, {"event": "state", **job.public()})
+        for record in await asyncio.to_thread(self._manager.jobs, self._owner, MAX_LISTED):
+            if record.kernel_id == self._kernel.kernel_id:
+                await self._on_event(record, {"event": "state", **record.public()})
 
     async def close(self) -> None:
-        """End all jobs: the kernel volume, which has their state, goes with the kernel."""
-        for job in list(self._jobs.values()):
-            if not job.over:
-                job.wanted_end = "cancelled"
-                job.reason = "its kernel was shut down"
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        """End the jobs that work on the kernel's own workspace; the others go on."""
+        for record in await asyncio.to_thread(self._manager.jobs, self._owner, MAX_LISTED):
+            if record.live and record.kernel_id == self._kernel.kernel_id and not record.over:
+                await self._manager.cancel(record.id, "its kernel was shut down")
+                await self._manager.wait(record.id)
+        self._manager.unlisten(self._owner, self._on_event)
+        if self._sender is not None:
+            self._sender.cancel()
+
+    # Starting
 
     async def _start(self, request: StartRequest) -> dict[str, Any]:
-        target_config = self._kernel.user_config.target(request.target)
-        if sum(not job.over for job in self._jobs.values()) >= MAX_JOBS:
-            raise JobError(f"This kernel has {MAX_JOBS} jobs under way, which is the most it may have at once.")
-        memory = self._limit("memory", _memory(request.memory), target_config.memory or self._kernel.config.memory)
-        cpus = self._limit("cpus", request.cpus, target_config.cpus or self._kernel.config.cpus)
-        timeout = self._limit("timeout", request.timeout, target_config.timeout)
+        kernel, live = self._kernel, request.workspace == "live"
+        config, target = self._target(request.target, live)
+        under_way = sum(not one.over for one in await asyncio.to_thread(self._manager.jobs, self._owner, MAX_LISTED))
+        if under_way + len(request.params) > MAX_JOBS:
+            raise JobError(f"A notebook may have {MAX_JOBS} jobs under way at once, and this would be more.")
+        memory = self._limit("memory", _memory(request.memory), config.memory or kernel.config.memory)
+        cpus = self._limit("cpus", request.cpus, config.cpus or kernel.config.cpus)
+        timeout = self._limit("timeout", request.timeout, config.timeout)
+        gpus = self._gpus(request.gpus, config)
+        mounts, fetched = _inputs(request.inputs, config, request.target)
         digest = checked_digest(request.manifest)
-        job = Job(secrets.token_hex(6), request.name, request.target, digest, secrets.token_hex(16))
-        job.image = await self._image(request.environment)
-        job.memory = None if memory is None else int(memory)
-        target = self._targets.setdefault(request.target, LocalTarget(self._kernel))
-        task = JobTask(
-            job_id=job.id,
-            name=job.name,
-            image=job.image,
-            files=[*self._kernel.guest_files(), self._spec_file(job, request)],
-            live_workspace=request.workspace == "live",
-            memory=job.memory,
-            cpus=cpus,
+        image = await self._image(request.environment)
+        package, held_back = await self._package(request, digest, image, live)
+        commit = await asyncio.to_thread(_commit, kernel.workspace)
+        jobs = []
+        for params in request.params:
+            record = JobRecord(
+                group=package.package_id,
+                owner=self._owner,
+                kernel_id=kernel.kernel_id,
+                notebook=kernel.env.get("JPY_SESSION_NAME", ""),
+                name=request.name,
+                target=request.target,
+                kind=request.kind,
+                source=request.source,
+                params=params,
+                retries=request.retries,
+                live=live,
+                swept=len(request.params) > 1,
+                replicas=request.replicas,
+                timeout=timeout,
+                memory=None if memory is None else int(memory),
+                cpus=cpus,
+                gpus=gpus,
+                snapshot=digest,
+                image=image,
+                commit=commit,
+                inputs=dict(request.inputs),
+                volume=kernel.volume if config.kind == "local" else "",
+            )
+            task = JobTask(
+                job_id=record.id,
+                name=record.name,
+                spec=self._spec(record, request, fetched),
+                secrets=request.secrets,
+                memory=record.memory,
+                cpus=cpus,
+                gpus=gpus,
+                replicas=record.replicas,
+                inputs=mounts,
+            )
+            jobs.append((record, task))
+        await self._manager.submit(kernel, target, package, jobs)
+        if not live:
+            await self._manager.forget_old_dispatches(self._owner, request.target)
+        return {"jobs": [record.public() for record, _ in jobs], "held_back": held_back}
+
+    def _target(self, name: str, live: bool) -> tuple[TargetConfig, Target]:
+        config = self._kernel.user_config.target(name)
+        if live and config.kind != "local":
+            raise JobError(f"The target {name!r} cannot work on the workspace itself: use %%dispatch --on {name}.")
+        return config, self._manager.target(name, config)
+
+    async def _package(self, request: PlanRequest, digest: str, image: str, live: bool) -> tuple[Package, list[str]]:
+        """What the jobs start from, kept apart from the kernel and its workspace; and which files are held back."""
+        kernel, group = self._kernel, secrets.token_hex(6)
+        if live:
+            return Package(group, image, request.manifest, digest, live_workspace=True), []
+        archive: Path | None = None
+        held_back: list[str] = []
+        if kernel.workspace is not None:
+            uid, _, gid = kernel.user.partition(":")
+            files = await asyncio.to_thread(workspace_files, kernel.workspace)
+            held_back = files.held_back
+            archive = DispatchFolder(group).workspace
+            await asyncio.to_thread(write_workspace, kernel.workspace, files.names, int(uid), int(gid), archive)
+        holder = await kernel.engine.create(
+            ContainerSpec(
+                image=image,
+                command=["true"],
+                name=f"docker-kernel-state-{group}",
+                network="none",
+                mounts=[VolumeMount(kernel.volume, guest_files.STATE)],
+                labels={
+                    labels.KIND: labels.KIND_STATE,
+                    labels.KERNEL_ID: kernel.kernel_id,
+                    labels.USER: str(os.getuid()),
+                },
+            )
         )
-        await target.prepare(task)
-        self._remember(job)
-        self._tasks[job.id] = asyncio.create_task(self._run(job, target, timeout))
-        self._tasks[job.id].add_done_callback(lambda _: self._tasks.pop(job.id, None))
-        return {"job": job.id}
+        return Package(group, image, request.manifest, digest, holder, False, archive), held_back
+
+    async def _plan(self, request: PlanRequest) -> dict[str, Any]:
+        live = request.workspace == "live"
+        _, target = self._target(request.target, live)
+        digest = checked_digest(request.manifest)
+        kernel = self._kernel
+        packages: list[str] = []
+        if request.environment:
+            packages = installed_packages(await kernel.engine.diff(kernel.container_id))
+        files, size, held_back = 0, 0, []
+        if not live and kernel.workspace is not None:
+            found = await asyncio.to_thread(workspace_files, kernel.workspace)
+            files, size, held_back = len(found.names), found.size, found.held_back
+        image = await self._image(request.environment)
+        package, _ = await self._package(request, digest, image, live)
+        try:
+            new = await target.missing(kernel, package)
+        finally:
+            await asyncio.to_thread(DispatchFolder(package.package_id).remove)
+            if package.holder:
+                await kernel.engine.remove(package.holder)
+        return {
+            "packages": packages[:1000],
+            "files": files,
+            "files_size": size,
+            "held_back": held_back[:1000],
+            "new": new,
+        }
 
     async def _image(self, stamp: str) -> str:
         """The image for a stamp. A kernel that lies about it only gets itself a job with older packages."""
@@ -205,152 +326,141 @@ class Broker:
             )
         return asked if asked is not None else allowed
 
-    def _spec_file(self, job: Job, request: StartRequest) -> File:
-        """What the job's runner reads and unlinks (guest/run_job.py)."""
-        spec = {
-            "job": job.id,
-            "nonce": job.nonce,
-            "manifest": job.snapshot,
+    def _gpus(self, asked: str | None, config: TargetConfig) -> str | None:
+        allowed = config.gpus or (self._kernel.config.gpus if config.kind == "local" else None)
+        if asked is None:
+            return allowed if config.kind == "local" else None
+        if allowed is None:
+            raise JobError("Jobs have no GPU there: set `gpus` in the target's settings if it has some.")
+        fits = allowed in ("all", asked) or (asked.isdigit() and allowed.isdigit() and int(asked) <= int(allowed))
+        if not fits or not re.fullmatch(r"all|\d+|[\w:-]+(,[\w:-]+)*", asked):
+            raise JobError(f"A job's gpus may be {allowed!r} at most there: raise it in the target's settings.")
+        return asked
+
+    def _spec(self, record: JobRecord, request: StartRequest, fetched: dict[str, str]) -> dict[str, Any]:
+        """What the job's runner reads (guest/run_job.py).
+
+        Of the kernel's environment, credentials stay behind, but where the job runs beside the kernel, as a part of it.
+        """
+        env = self._kernel.env
+        if not record.live:
+            env = {name: value for name, value in env.items() if not looks_secret(name, value)}
+        return {
+            "job": record.id,
+            "name": record.name,
+            "nonce": record.nonce,
+            "manifest": record.snapshot,
             "state": guest_files.STATE,
-            "kind": request.kind,
-            "source": request.source,
+            "outputs": OUTPUTS,
+            "kind": record.kind,
+            "source": record.source,
+            "params": record.params,
             "cwd": request.cwd or self._kernel.cwd,
             "python": self._kernel.python,
             "user_base": guest_files.USER_BASE,
-            "env": self._kernel.env,
+            "env": {**env, **request.env},
+            "timeout": record.timeout,
+            "inputs": fetched,
+            "pull": request.pull,
         }
-        uid, _, gid = self._kernel.user.partition(":")
-        path = f"{guest_files.BASE}/run/job.json"
-        return File(path, json.dumps(spec).encode(), mode=0o600, uid=int(uid), gid=int(gid))
 
-    def _remember(self, job: Job) -> None:
-        self._jobs[job.id] = job
-        for old in [old for old in self._jobs.values() if old.over][: max(0, len(self._jobs) - MAX_REMEMBERED)]:
-            del self._jobs[old.id]
+    # Following
 
-    async def _run(self, job: Job, target: Target, timeout: float | None) -> None:
-        watch: asyncio.Task[None] | None = None
-        try:
-            await self._change(job, "starting")
-            await target.start(job.id)
-            await self._change(job, "running")
-            if job.wanted_end:
-                await target.cancel(job.id)  # it came before there was anything to stop
-            if timeout is not None:
-                watch = asyncio.create_task(self._stop_after(job, target, timeout))
-            await self._follow(job, target)
-            # The runner's last word has the job's nonce, and comes before the engine has taken the container down.
-            known = job.exit_code is not None and not job.wanted_end
-            outcome = Outcome(job.exit_code or 0, job.out_of_memory) if known else await target.outcome(job.id)
-            await self._conclude(job, outcome, timeout)
-        except DockerKernelError as error:
-            await self._change(job, "lost", str(error))
-        except asyncio.CancelledError:
-            await self._change(job, "cancelled", job.reason or "its kernel was shut down")
-            raise
-        except Exception:
-            log.exception("the job %s of kernel %s failed on the host side", job.id, self._kernel.kernel_id)
-            await self._change(job, "lost", "its host side failed, whose log has the details")
-        finally:
-            if watch is not None:
-                watch.cancel()
-            try:
-                await target.clean(job.id)
-            except EngineError as error:
-                log.error("the job %s left something behind: %s", job.id, error)
-
-    async def _stop_after(self, job: Job, target: Target, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        job.wanted_end = "timeout"
-        await target.cancel(job.id)
-
-    async def _follow(self, job: Job, target: Target) -> None:
-        parser = JobLog(job.nonce)
-        async for data in target.output(job.id):
-            for part in parser.feed(data):
-                await self._part(job, part)
-            if job.exit_code is not None:
-                return
-        if rest := parser.rest():
-            await self._part(job, rest)
-
-    async def _part(self, job: Job, part: bytes | dict[str, Any]) -> None:
-        if isinstance(part, bytes):
-            job.output += part
-            del job.output[:-LOG_TAIL]
-            await self._event(job, {"event": "output", "text": part.decode(errors="replace")})
+    async def _on_event(self, record: JobRecord, event: dict[str, Any]) -> None:
+        message = {**event, "type": "job", "job": record.id}
+        if record.live:
+            # A cell waits for it, and is to see all of it: a job that prints fast waits for its notebook.
+            await self._kernel.notify(message)
             return
-        try:
-            marker = MARKERS.validate_python(part)
-        except ValidationError as error:
-            log.warning("the job %s wrote a marker that is none: %s", job.id, error)
+        size = len(event.get("text", "")) if event["event"] == "output" else 0
+        if size and self._waiting + size > MAX_WAITING:
+            if not self._skipped:
+                self._skipped = True
+                text = "\n[output is skipped here, as it comes faster than it is read; .logs() has it]\n"
+                self._outbox.append({"type": "job", "job": record.id, "event": "output", "text": text})
             return
-        if isinstance(marker, End):
-            job.exit_code, job.out_of_memory, job.result = marker.code, marker.oom, marker.result
-        else:
-            await self._event(job, marker.model_dump())
+        self._waiting += size
+        self._outbox.append(message)
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(self._send())
 
-    async def _conclude(self, job: Job, outcome: Outcome, timeout: float | None) -> None:
-        if job.wanted_end:
-            job.result = ""  # the exception of an interrupted cell is not what ended it
-        if outcome.lost:
-            await self._change(job, "lost", outcome.lost)
-        elif job.wanted_end == "cancelled":
-            await self._change(job, "cancelled", "it was cancelled")
-        elif job.wanted_end == "timeout":
-            await self._change(job, "failed", f"it took longer than its timeout of {timeout:g} s")
-        elif outcome.exit_code == 0 and job.result:
-            await self._change(job, "succeeded")
-        elif outcome.exit_code == 1 and job.result:
-            await self._change(job, "failed", "its cell raised an exception")
-        elif outcome.out_of_memory or (job.exit_code is None and outcome.exit_code == KILLED_EXIT):
-            limit = f"its {format_size(job.memory)}" if job.memory else "the engine has"
-            await self._change(job, "failed", f"out of memory: it used more than {limit}; raise it with --memory")
-        else:
-            await self._change(job, "failed", f"its container ended with exit code {outcome.exit_code}")
+    async def _send(self) -> None:
+        while self._outbox:
+            message = self._outbox.popleft()
+            if message["event"] == "output":
+                self._waiting = max(0, self._waiting - len(message["text"]))
+                self._skipped = self._skipped and self._waiting > 0
+            await self._kernel.notify(message)
 
-    async def _change(self, job: Job, state: str, reason: str = "") -> None:
-        job.state, job.reason = state, reason
-        if job.over:
-            job.ended = time.time()
-        await asyncio.to_thread(
-            self._ledger.record,
-            job.id,
-            self._kernel.kernel_id,
-            job.name,
-            job.target,
-            job.state,
-            job.reason,
-            job.snapshot,
-            job.image,
-            job.created,
-            job.ended,
-        )
-        await self._event(job, {"event": "state", **job.public()})
-
-    async def _event(self, job: Job, event: dict[str, Any]) -> None:
-        await self._kernel.notify({**event, "type": "job", "job": job.id})
-
-    def _job(self, request: JobRequest) -> Job:
-        if request.job not in self._jobs:
+    async def _own(self, request: JobRequest) -> JobRecord:
+        try:
+            record = await asyncio.to_thread(self._manager.get, request.job)
+        except JobError:
+            record = None
+        if record is None or record.owner != self._owner or record.id != request.job:
             raise JobError(f"This kernel has no job {request.job}.")
-        return self._jobs[request.job]
+        return record
 
     async def _cancel(self, request: JobRequest) -> dict[str, Any]:
-        job = self._job(request)
-        if not job.over:
-            job.wanted_end = job.wanted_end or "cancelled"
-            await self._targets[job.target].cancel(job.id)
-        return {}
+        await self._own(request)
+        return {"cancelled": await self._manager.cancel(request.job)}
+
+    async def _retry(self, request: RetryRequest) -> dict[str, Any]:
+        record = await self._own(request)
+        if record.live or (record.volume and record.volume != self._kernel.volume):
+            raise JobError(f"What the job {record.id} started from went with its kernel: run its cell again.")
+        return (await self._manager.retry(request.job, request.secrets)).public()
 
     async def _get(self, request: JobRequest) -> dict[str, Any]:
-        return self._job(request).public()
+        return (await self._own(request)).public()
 
     async def _logs(self, request: JobRequest) -> dict[str, Any]:
-        return {"text": self._job(request).output.decode(errors="replace")}
+        record = await self._own(request)
+        data = await asyncio.to_thread(JobFolder(record.id).output, LOG_TAIL)
+        return {"text": data.decode(errors="replace")}
+
+    async def _events(self, request: JobRequest) -> dict[str, Any]:
+        """What the job showed and measured: as much of it, from its beginning, as an answer takes."""
+        record = await self._own(request)
+
+        def read() -> list[dict[str, Any]]:
+            found, size = [], 0
+            for event in JobFolder(record.id).events("display", "result_display", "metrics"):
+                size += len(json.dumps(event))
+                if size > MAX_REPLY:
+                    break
+                found.append(event)
+            return found
+
+        return {"events": await asyncio.to_thread(read)}
+
+    async def _fetch(self, request: FetchRequest) -> dict[str, Any]:
+        """See to it that the result is in the kernel volume; answers with its digest."""
+        record = await self._own(request)
+        if record.volume != self._kernel.volume or not record.result:
+            folder = await self._manager.collected(record)
+            names = await asyncio.to_thread(_result_files, folder, record.result, request.file)
+            await self._bring(folder, names)
+        return {"result": record.result}
+
+    async def _bring(self, folder: JobFolder, names: list[str]) -> None:
+        uid, _, gid = self._kernel.user.partition(":")
+        chunks = _tar_stream(folder.result, names, int(uid), int(gid))
+        try:
+            await self._kernel.engine.put_stream(self._kernel.container_id, chunks, guest_files.STATE)
+        except EngineError as error:
+            raise JobError(f"The result could not be brought into the kernel's container: {error}") from None
 
     async def _list(self, request: NoArguments) -> dict[str, Any]:
-        return {"jobs": [job.public() for job in self._jobs.values()]}
+        found = await asyncio.to_thread(self._manager.jobs, self._owner, MAX_LISTED)
+        records, size = [], 0
+        for record in found:
+            public = record.public()
+            size += len(record.source) + 1000
+            if size > MAX_REPLY:
+                break
+            records.append(public)
+        return {"jobs": records}
 
 
 def _memory(text: str | None) -> int | None:
@@ -358,3 +468,72 @@ def _memory(text: str | None) -> int | None:
         return _Limits.model_validate({"memory": text}).memory
     except ValidationError as error:
         raise JobError(f"--memory: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None
+
+
+def _inputs(asked: dict[str, str], config: TargetConfig, target: str) -> tuple[list[InputMount], dict[str, str]]:
+    """What of the inputs is mounted, and what the job fetches itself by URL."""
+    mounts, fetched = [], {}
+    for name, uri in asked.items():
+        scheme, separator, rest = uri.partition("://")
+        if separator and scheme != "file":
+            fetched[name] = uri
+            continue
+        source = rest if separator else uri
+        path = PurePosixPath(source)
+        allowed = any(path.is_relative_to(one) if one.startswith("/") else source == one for one in config.inputs)
+        if not allowed or ".." in path.parts:
+            names = ", ".join(config.inputs) or "nothing"
+            raise JobError(
+                f"--input {name}: {source!r} is not among the `inputs` of [targets.{target}], which allows {names}: "
+                "add the folder or volume there, or name a URL."
+            )
+        mounts.append(InputMount(name, source, volume=not source.startswith("/")))
+    return mounts, fetched
+
+
+def _commit(workspace: str | None) -> str:
+    """The git commit that a workspace is at, "" where it is no checkout."""
+    if workspace is None:
+        return ""
+    command = ["git", "-c", "core.fsmonitor=false", "-C", workspace, "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if re.fullmatch(r"[0-9a-f]{40,64}\n", done.stdout) else ""
+
+
+def _result_files(folder: JobFolder, digest: str, file: str | None) -> list[str]:
+    """The files of a result's folder that hold its manifest, and its variables or one of its files."""
+    manifest = f"manifests/{digest.removeprefix('sha256:')}"
+    parsed = parse(ResultManifest, (folder.result / manifest).read_bytes())
+    if file is None:
+        blobs = [blob for pack in parsed.packs for blob in pack.blobs()]
+    else:
+        blobs = [one.blob for one in parsed.files if one.path == file]
+        if not blobs:
+            raise JobError(f"The job wrote no file {file!r}.")
+    return [manifest, *(f"blobs/{blob.removeprefix('sha256:')}" for blob in dict.fromkeys(blobs))]
+
+
+def _tar_stream(folder: Path, names: list[str], uid: int, gid: int) -> Iterator[bytes]:
+    """A tar archive of files, in pieces of at most 1 MiB: none of them is ever held whole."""
+    made = {str(PurePosixPath(name).parent) for name in names}
+    for directory in sorted(made):
+        info = tarfile.TarInfo(directory)
+        info.type, info.mode, info.uid, info.gid = tarfile.DIRTYPE, 0o755, uid, gid
+        yield info.tobuf(tarfile.PAX_FORMAT)
+    for name in names:
+        with (folder / name).open("rb") as file:
+            yield from _member(name, file, uid, gid)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _member(name: str, file: IO[bytes], uid: int, gid: int) -> Iterator[bytes]:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.uid, info.gid = file.seek(0, 2), 0o644, uid, gid
+    file.seek(0)
+    yield info.tobuf(tarfile.PAX_FORMAT)
+    while chunk := file.read(1 << 20):
+        yield chunk
+    yield bytes(-info.size % tarfile.BLOCKSIZE)

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from docker_kernel.batch.record import Cost
+
 MAX_MARKER = 12 << 20
 """Bytes one marker may have, less than a message on the link; a longer line is passed on as output."""
 
@@ -45,6 +47,50 @@ class Clear(_Marker):
     wait: bool
 
 
+class Progress(_Marker):
+    """How far the job is: from 0 to 1, None where it cannot tell; `remaining` in seconds, as far as known."""
+
+    event: Literal["progress"]
+    value: Annotated[float, Field(ge=0, le=1)] | None
+    remaining: Annotated[float, Field(ge=0)] | None = None
+    text: Annotated[str, Field(max_length=200)] = ""
+
+
+class Metrics(_Marker):
+    """What the job measured, at one step of its own."""
+
+    event: Literal["metrics"]
+    step: float | None
+    values: Annotated[dict[Annotated[str, Field(max_length=200)], float], Field(max_length=1000)]
+    time: float
+
+
+class Input(_Marker):
+    """Data that the job fetched, with what its store calls this version of it."""
+
+    event: Literal["input"]
+    name: Annotated[str, Field(max_length=200)]
+    version: Annotated[str, Field(max_length=1000)]
+
+
+class Raised(_Marker):
+    """The exception that ends the job."""
+
+    event: Literal["raised"]
+    name: Annotated[str, Field(max_length=200)]
+    value: Annotated[str, Field(max_length=500)]
+
+
+class Blob(_Marker):
+    """A piece of a small result: part `index` of `count`, in base64 (guest/deliver.py)."""
+
+    event: Literal["blob"]
+    digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+    index: Annotated[int, Field(ge=0)]
+    count: Annotated[int, Field(gt=0)]
+    data: str
+
+
 class End(_Marker):
     """The runner's last word. `result`: the digest of the result's manifest, "" if there is none."""
 
@@ -52,9 +98,11 @@ class End(_Marker):
     code: int
     oom: bool
     result: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")]
+    timeout: bool = False
+    cost: Cost | None = None
 
 
-Marker = Display | ResultDisplay | Clear | End
+Marker = Display | ResultDisplay | Clear | Progress | Metrics | Input | Raised | Blob | End
 MARKERS: TypeAdapter[Marker] = TypeAdapter(Annotated[Marker, Field(discriminator="event")])
 
 

@@ -1,4 +1,4 @@
-"""The history of jobs, in SQLite: it only adds to what the engine says, and can be lost without losing a job."""
+"""The history of jobs, in SQLite: it only adds to what targets say, and can be lost without losing a running job."""
 
 from __future__ import annotations
 
@@ -8,69 +8,98 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-import platformdirs
+from pydantic import ValidationError
+
+from docker_kernel.batch.record import FINAL, JobRecord
+from docker_kernel.errors import JobError
 
 log = logging.getLogger(__name__)
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    job_id TEXT PRIMARY KEY, kernel_id TEXT NOT NULL, name TEXT NOT NULL, target TEXT NOT NULL, state TEXT NOT NULL,
-    reason TEXT NOT NULL, snapshot TEXT NOT NULL, image TEXT NOT NULL, created REAL NOT NULL, ended REAL
-)
+VERSION = 2
+_SCHEMA = f"""
+DROP TABLE IF EXISTS jobs;
+CREATE TABLE jobs (
+    job_id TEXT PRIMARY KEY, owner TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL, record TEXT NOT NULL
+);
+CREATE INDEX jobs_owner ON jobs (owner, created);
+PRAGMA user_version = {VERSION};
 """
 
 
-def default_path() -> Path:
-    return platformdirs.user_data_path("docker-kernel") / "jobs.sqlite"
-
-
 class Ledger:
-    """Records jobs; a disk that refuses is logged, never the job's problem."""
+    """Jobs' records, each as JSON; a disk that refuses is logged, never the job's problem."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path or default_path()
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(self._path, timeout=5)
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        connection = sqlite3.connect(self.path, timeout=10)
         try:
+            # A power failure may lose the last rows, which the engine still knows; no write waits for the disk.
+            connection.execute("PRAGMA synchronous = OFF")
             with connection:
-                connection.execute(_SCHEMA)
+                if connection.execute("PRAGMA user_version").fetchone()[0] < VERSION:
+                    connection.executescript(_SCHEMA)
                 yield connection
         finally:
             connection.close()
 
-    def record(
-        self,
-        job_id: str,
-        kernel_id: str,
-        name: str,
-        target: str,
-        state: str,
-        reason: str,
-        snapshot: str,
-        image: str,
-        created: float,
-        ended: float | None,
-    ) -> None:
-        """Write a job's row, new or again. Times are seconds since the epoch."""
-        row = (job_id, kernel_id, name, target, state, reason, snapshot, image, created, ended)
+    def save(self, *records: JobRecord) -> None:
+        """Write jobs' rows, new or again."""
+        rows = [(one.id, one.owner, one.state, one.created, one.model_dump_json()) for one in records]
         try:
             with self._open() as connection:
-                connection.execute("INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?,?,?,?,?,?)", row)
+                connection.executemany("INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?)", rows)
         except (OSError, sqlite3.Error) as error:
-            log.warning("the ledger %s cannot be written: %s", self._path, error)
+            log.warning("the ledger %s cannot be written: %s", self.path, error)
 
-    def history(self, kernel_id: str | None = None) -> list[dict[str, object]]:
-        """The rows, the newest first; of one kernel, or of all."""
-        query, values = "SELECT * FROM jobs", ()
-        if kernel_id is not None:
-            query, values = query + " WHERE kernel_id = ?", (kernel_id,)  # type: ignore[assignment]
+    def find(
+        self,
+        owner: str | None = None,
+        job: str | None = None,
+        unfinished: bool = False,
+        limit: int = 100_000,
+    ) -> list[JobRecord]:
+        """Jobs, the newest first: of one owner, of one id (or its beginning), or only those that have not ended."""
+        where, values = ["1"], []
+        if owner is not None:
+            where.append("owner = ?")
+            values.append(owner)
+        if job is not None:
+            where.append("substr(job_id, 1, length(?)) = ?")
+            values += [job, job]
+        if unfinished:
+            where.append(f"state NOT IN ({','.join('?' * len(FINAL))})")
+            values += sorted(FINAL)
+        query = f"SELECT record FROM jobs WHERE {' AND '.join(where)} ORDER BY created DESC, rowid DESC LIMIT ?"
+        found = []
         try:
             with self._open() as connection:
-                connection.row_factory = sqlite3.Row
-                return [dict(row) for row in connection.execute(query + " ORDER BY created DESC", values)]
+                rows = connection.execute(query, (*values, limit)).fetchall()
         except (OSError, sqlite3.Error) as error:
-            log.warning("the ledger %s cannot be read: %s", self._path, error)
+            log.warning("the ledger %s cannot be read: %s", self.path, error)
             return []
+        for (text,) in rows:
+            try:
+                found.append(JobRecord.model_validate_json(text))
+            except ValidationError as error:
+                log.warning("a row of the ledger %s is not understood: %s", self.path, error)
+        return found
+
+    def get(self, job: str) -> JobRecord:
+        """One job by its id, or an unambiguous beginning of it; raises JobError."""
+        found = self.find(job=job)
+        if len(found) != 1:
+            problem = f"Several jobs' ids begin with {job!r}" if found else f"There is no job {job!r}"
+            raise JobError(f"{problem}: `docker-kernel jobs list` shows them.")
+        return found[0]
+
+    def delete(self, *jobs: str) -> None:
+        """Forget jobs."""
+        try:
+            with self._open() as connection:
+                connection.executemany("DELETE FROM jobs WHERE job_id = ?", [(job,) for job in jobs])
+        except (OSError, sqlite3.Error) as error:
+            log.warning("the ledger %s cannot be written: %s", self.path, error)

@@ -7,6 +7,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import stat
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -18,6 +20,7 @@ from docker_kernel import labels
 from docker_kernel.config import format_size
 from docker_kernel.engine import ContainerSpec, Engine, File, paths_not_ignored
 from docker_kernel.errors import JobError, NotFound
+from docker_kernel.guest.credentials import FILES
 from docker_kernel.guest.environment import NOT_ENVIRONMENT, NOT_ENVIRONMENT_IN_HOME
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
@@ -190,10 +193,20 @@ def _new_parents(path: str) -> list[str]:
     return [str(parent) for parent in [*reversed(pure.parents), pure] if str(parent).startswith(base)]
 
 
-def workspace_copy(folder: str, uid: int, gid: int, budget: int = WORKSPACE_BUDGET) -> IO[bytes]:
-    """A tar archive of a workspace's files, to be unpacked at `/`, owned by the given user.
+@dataclass(frozen=True)
+class Workspace:
+    """A workspace's files as a job gets them: how many, how many bytes, and what is held back as it looks secret."""
 
-    What its .dockerignore names is left out, as are version control, caches and virtual environments.
+    names: list[str]
+    size: int
+    held_back: list[str]
+
+
+def workspace_files(folder: str, budget: int = WORKSPACE_BUDGET) -> Workspace:
+    """What of a workspace is copied for a job.
+
+    What its .dockerignore names is left out, as are version control, caches, virtual environments, and credentials; a
+    line such as `!.env` there sends one of those knowingly.
 
     Raises:
         JobError: it is larger than the budget (bytes); the message names the largest file.
@@ -201,51 +214,75 @@ def workspace_copy(folder: str, uid: int, gid: int, budget: int = WORKSPACE_BUDG
     root = Path(folder)
     try:
         rules = (root / ".dockerignore").read_text().splitlines()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         rules = []
-    patterns = [*NOT_COPIED, *(rule for rule in rules if rule.strip() and not rule.startswith("#"))]
-    archive = tempfile.TemporaryFile()  # noqa: SIM115  (the caller closes it)
+    rules = [rule for rule in rules if rule.strip() and not rule.startswith("#")]
+    secret = [pattern for name in FILES for pattern in (name, f"**/{name}")]
+    copied = paths_not_ignored(root, [*NOT_COPIED, *secret, *rules])
+    held_back = paths_not_ignored(root, [*NOT_COPIED, *rules]) - copied
+    size = sum(status.st_size for _, _, status in _entries(root, sorted(copied), budget))
+    return Workspace(sorted(copied), size, sorted(held_back))
+
+
+def write_workspace(folder: str, names: Iterable[str], uid: int, gid: int, archive: Path) -> None:
+    """Write files of a workspace as a tar archive, to be unpacked at `/`, owned by the given user.
+
+    Raises:
+        JobError: it cannot be written.
+    """
+    root = Path(folder)
+    base = str(root).lstrip("/")
     try:
-        with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for name, info in _entries(root, sorted(paths_not_ignored(root, patterns)), budget):
-                member = tar.gettarinfo(str(info), arcname=name)
-                if member is None:
-                    continue
-                member.uid, member.gid = uid, gid
-                if member.isreg():
-                    try:
-                        with info.open("rb") as file:
+        archive.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tarfile.open(archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for name, path, _ in [(base, root, None), *_entries(root, names, None)]:
+                try:
+                    member = tar.gettarinfo(str(path), arcname=name)
+                    if member is None:
+                        continue
+                    member.uid, member.gid = uid, gid
+                    if member.isreg():
+                        with path.open("rb") as file:
                             tar.addfile(member, file)
-                    except PermissionError:
-                        continue  # what the user cannot read, the job cannot, either
-                else:
-                    tar.addfile(member)
-    except BaseException:
-        archive.close()
-        raise
-    archive.seek(0)
-    return archive
+                    else:
+                        tar.addfile(member)
+                except (PermissionError, FileNotFoundError):
+                    continue  # what the user cannot read, the job cannot, either
+    except OSError as error:
+        archive.unlink(missing_ok=True)
+        raise JobError(
+            f"The copy of the workspace {root} cannot be written to {archive.parent}: {error.strerror or error}."
+        ) from None
 
 
-def _entries(root: Path, names: Iterable[str], budget: int) -> Iterator[tuple[str, Path]]:
+def _entries(root: Path, names: Iterable[str], budget: int | None) -> Iterator[tuple[str, Path, os.stat_result]]:
     total, largest = 0, (0, "")
     base = str(root).lstrip("/")
-    yield base, root
     for name in names:
         path = root / name
         try:
             status = path.lstat()
         except OSError:
             continue
-        if not (path.is_symlink() or path.is_file() or path.is_dir()):
+        if not (stat.S_ISLNK(status.st_mode) or stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             continue
-        size = status.st_size if path.is_file() and not path.is_symlink() else 0
+        size = status.st_size if stat.S_ISREG(status.st_mode) else 0
         total += size
         largest = max(largest, (size, name))
-        if total > budget:
+        if budget is not None and total > budget:
             raise JobError(
                 f"The workspace {root} is larger than the {format_size(budget)} that a job may get as a copy; its "
                 f"largest file so far is {largest[1]} ({format_size(largest[0])}): name what jobs do not need in "
                 f"{root}/.dockerignore, or use %%local, which works on the workspace itself."
             )
-        yield f"{base}/{name}", path
+        yield f"{base}/{name}", path, status
+
+
+def installed_packages(diff: Iterable[tuple[str, int]]) -> list[str]:
+    """What was installed, as far as a diff of the container shows: "NAME VERSION", and "-NAME VERSION" if removed."""
+    found = set()
+    for path, kind in diff:
+        match = re.search(r"/([^/]+?)-([^/-]+)\.dist-info$", path)
+        if match and kind in (ADDED, DELETED):
+            found.add(f"{'-' if kind == DELETED else ''}{match[1]} {match[2]}")
+    return sorted(found)

@@ -15,11 +15,15 @@ from docker_kernel.guest.link import SOCKET
 NOT_ENVIRONMENT = (
     "/dev", "/etc/group", "/etc/hostname", "/etc/hosts", "/etc/mtab", "/etc/passwd", "/etc/resolv.conf", "/proc",
     "/run", "/sys", "/tmp", "/var/cache", "/var/log", "/var/tmp", "/opt/docker-kernel/lib", "/opt/docker-kernel/run",
-    "/opt/docker-kernel/state",
+    "/opt/docker-kernel/state", "/inputs", "/outputs",
 )  # fmt: skip
 """What differs between a kernel's container and its image, but is no part of what the user installed."""
 
-NOT_ENVIRONMENT_IN_HOME = (".bash_history", ".cache", ".config", ".ipython", ".jupyter", ".local/share/jupyter")
+NOT_ENVIRONMENT_IN_HOME = (
+    ".bash_history", ".cache", ".config", ".ipython", ".jupyter", ".local/share/jupyter", ".local/state",
+    ".aws", ".azure", ".docker", ".git-credentials", ".gnupg", ".kube", ".netrc", ".pypirc", ".ssh",
+)  # fmt: skip
+"""The same below the home folder; the last line's files are credentials, which travel only when they are named."""
 
 
 def stamp() -> str:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import difflib
+import io
 import shlex
 from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
+
+from docker_kernel.guest.options import Options, closest, literal, names
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise argparse.ArgumentTypeError("write NAME=VALUE, not %r" % text)
+    return name, value
 
 
 class _Parser(argparse.ArgumentParser):
@@ -20,17 +29,45 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument("--timeout", type=float)
         self.add_argument("--memory")
         self.add_argument("--cpus", type=float)
+        self.add_argument("--gpus")
+        self.add_argument("--pull", type=names)
+        self.add_argument("--only", type=names)
+        self.add_argument("--exclude", type=names, default=[])
+        self.add_argument("--needed", action="store_true")
+        self.add_argument("--dry-run", action="store_true")
         if name == "dispatch":
             self.add_argument("--on", default="local")
             self.add_argument("--local", action="store_true")
             self.add_argument("--wait", action="store_true")
+            self.add_argument("--detach", action="store_true")
+            self.add_argument("--retries", type=int, default=0)
+            self.add_argument("--replicas", type=int, default=1)
+            self.add_argument("--env", action="append", default=[])
+            self.add_argument("--secret", action="append", default=[])
+            self.add_argument("--param", action="append", type=_pair, default=[])
+            self.add_argument("--sweep", action="append", type=_pair, default=[])
+            self.add_argument("--input", action="append", type=_pair, default=[])
 
     def error(self, message: str) -> NoReturn:
         raise UsageError("%s: %s." % (self.prog, message))
 
-    def read(self, line: str) -> tuple[argparse.Namespace, str]:
-        """The options at the start of a line, and the expression that follows them."""
-        words = shlex.split(line, posix=True) if line.strip().startswith("-") else []
+    def read(self, line: str) -> tuple[Options, str, bool]:
+        """The options at the start of a line (and, for a notebook, after its name), the code that follows them, and
+        whether --local was there."""
+        given, rest = self._split(line)
+        found = vars(self.parse_args(given))
+        local = found.pop("local", False)
+        for name in ("param", "input"):
+            found[name] = dict(found.get(name, []))
+        found["param"] = {name: literal(value) for name, value in found["param"].items()}
+        found["sweep"] = {name: _values(value) for name, value in found.get("sweep", [])}
+        return Options(**found), rest, local
+
+    def _split(self, line: str) -> tuple[list[str], str]:
+        try:
+            words = shlex.split(line, posix=True) if line.strip().startswith("-") else []
+        except ValueError as error:
+            self.error("%s in %r" % (str(error).lower(), line))
         options: list[str] = []
         rest = line
         while words and words[0].startswith("--"):
@@ -39,17 +76,39 @@ class _Parser(argparse.ArgumentParser):
             action = self._option_string_actions.get(name)
             if action is None:
                 known = sorted(self._option_string_actions)
-                close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-                hint = " (did you mean %s?)" % close[0] if close else ""
-                self.error("there is no option %s%s; there are %s" % (name, hint, ", ".join(known)))
+                self.error("there is no option %s%s; there are %s" % (name, closest(name, known), ", ".join(known)))
             options.append(word)
-            rest = rest.lstrip()[len(word) :] if rest.lstrip().startswith(word) else ""
+            rest = _after(rest)
             if action.nargs != 0 and "=" not in word:
                 if not words:
                     self.error("%s wants a value" % name)
                 options.append(words.pop(0))
-                rest = " ".join(words)
-        return self.parse_args(options), rest.strip()
+                rest = _after(rest)
+        rest = rest.strip()
+        notebook, _, after = rest.partition(" --")
+        if notebook.strip().endswith(".ipynb") and after:
+            return [*options, *self._split("--" + after)[0]], notebook.strip()
+        return options, rest
+
+
+def _after(line: str) -> str:
+    """What follows the first word of a line, which may be quoted."""
+    stream = io.StringIO(line)
+    lexer = shlex.shlex(stream, posix=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    lexer.get_token()
+    return line[stream.tell() :]
+
+
+def _values(text: str) -> list[Any]:
+    """The values of a sweep: 1,2,3 or a Python list or range."""
+    found = literal(text)
+    if isinstance(found, (tuple, list)):
+        return list(found)
+    if text.startswith("range(") and text.endswith(")"):
+        arguments = literal(text[5:-1] if "," in text else text[6:-1])
+        return list(range(*arguments) if isinstance(arguments, tuple) else range(arguments))
+    return [found] if not isinstance(found, str) else [literal(part.strip()) for part in text.split(",")]
 
 
 @magics_class
@@ -60,57 +119,80 @@ class DispatchMagics(Magics):  # type: ignore[misc]
     def local(self, line: str, cell: str | None = None) -> Any:
         """Run a cell, or an expression, now in a fresh container that starts from this kernel's state.
 
-        %%local [--name N] [--timeout S] [--memory M] [--cpus C]
+        %%local [--name N] [--timeout S] [--memory M] [--cpus C] [--gpus G] [--pull NAMES] [--only NAMES]
+                [--exclude NAMES] [--needed] [--dry-run]
         %local [options] EXPRESSION
 
         The cell works on the files of the workspace itself; what it assigns comes back when it ends.
         """
-        options, expression = _Parser("local").read(line)
-        return self._local(options, expression, cell)
+        options, code, _ = _Parser("local").read(line)
+        return self._local(options, code, cell)
 
     @line_cell_magic  # type: ignore[untyped-decorator]
     def dispatch(self, line: str, cell: str | None = None) -> Any:
-        """Send a cell, or an expression, off as a job; the notebook goes on at once.
+        """Send a cell, an expression or a notebook off as a job; the notebook goes on at once.
 
-        %%dispatch [--on TARGET] [--local] [--wait] [--name N] [--timeout S] [--memory M] [--cpus C]
+        %%dispatch [--on TARGET] [--name N] [--cpus C] [--memory M] [--gpus G] [--timeout S] [--retries N]
+                   [--env NAME] [--secret NAME] [--pull NAMES] [--param K=V] [--sweep K=V1,V2] [--replicas N]
+                   [--input NAME=URI] [--only NAMES] [--exclude NAMES] [--needed] [--wait] [--detach] [--dry-run]
+                   [--local]
         %dispatch [options] EXPRESSION
+        %dispatch [options] NOTEBOOK.ipynb [options]
 
         The value is a job: `.result()` waits and assigns what the cell assigned; `.logs()`, `.cancel()`, `.state`.
         """
-        options, expression = _Parser("dispatch").read(line)
-        if options.local:
-            return self._local(options, expression, cell)
-        job = self._start(options, expression, cell, target=options.on, live_workspace=False)
-        return job.follow() if options.wait else job
+        options, code, local = _Parser("dispatch").read(line)
+        if local:
+            return self._local(options, code, cell)
+        sent = self._start(options, code, cell)
+        if sent is None or not options.wait:
+            return _Silent(sent) if options.detach and sent is not None else sent
+        return sent.follow()
 
     @line_magic  # type: ignore[untyped-decorator]
-    def jobs(self, line: str) -> None:
-        """List this kernel's jobs, the newest first."""
+    def jobs(self, line: str) -> Any:
+        """List this notebook's jobs, the newest first; or compare the runs of a name.
+
+        %jobs
+        %jobs compare NAME [METRIC]
+        """
         from docker_kernel.guest import api
 
-        print(api.jobs)
+        words = shlex.split(line)
+        if not words:
+            print(api.jobs)
+            return None
+        if words[0] != "compare" or len(words) not in (2, 3):
+            raise UsageError("%%jobs lists the jobs; %%jobs compare NAME [METRIC] compares runs; not %r." % line)
+        from docker_kernel.guest.runs import compare
 
-    def _start(
-        self, options: argparse.Namespace, expression: str, cell: str | None, target: str, live_workspace: bool
-    ) -> Any:
+        return compare([job for job in api.jobs if job.name == words[1]], words[1], *words[2:])
+
+    def _start(self, options: Options, code: str, cell: str | None) -> Any:
         from docker_kernel.guest import api
 
-        if cell is not None and expression:
-            raise UsageError(
-                "%r is neither an option nor part of the cell: put code below the first line." % expression
-            )
-        if cell is None and not expression:
+        if cell is not None and code:
+            raise UsageError("%r is neither an option nor part of the cell: put code below the first line." % code)
+        if cell is None and not code:
             raise UsageError("Give an expression on the line, or use the magic with two % and a cell.")
-        return api.session().start(
-            expression if cell is None else cell,
-            target=target,
-            expression=cell is None,
-            live_workspace=live_workspace,
-            name=options.name,
-            timeout=options.timeout,
-            memory=options.memory,
-            cpus=options.cpus,
-        )
+        if cell is not None:
+            return api.session().start(cell, options, "cell")
+        return api.session().start(code, options, None if code.endswith(".ipynb") else "expression")
 
-    def _local(self, options: argparse.Namespace, expression: str, cell: str | None) -> Any:
-        return self._start(options, expression, cell, target="local", live_workspace=True).follow()
+    def _local(self, options: Options, code: str, cell: str | None) -> Any:
+        options.live = True
+        sent = self._start(options, code, cell)
+        return None if sent is None else sent.follow()
+
+
+class _Silent:
+    """A job that is not displayed where it was sent."""
+
+    def __init__(self, job: Any) -> None:
+        self.job = job
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.job, name)
+
+    def _ipython_display_(self) -> None:
+        print(repr(self.job))

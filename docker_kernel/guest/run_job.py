@@ -6,8 +6,10 @@ the job's nonce, which the worker, and so the user's code, never sees. Light mod
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -21,6 +23,8 @@ from docker_kernel.guest.supervisor import KERNEL_OOM_SCORE, install_env, oom_ki
 sys.path.pop(0)
 
 SPEC_FILE = "/opt/docker-kernel/run/job.json"
+"""Where the job's spec is, unless the command line names another file: it is read and, where it can be, unlinked."""
+
 KILL_SECONDS = 8
 """How long a cancelled worker may take to end."""
 
@@ -28,6 +32,16 @@ DRAIN_SECONDS = 2
 """How long the output of what a cell left running is passed on after the cell's end."""
 
 CANCELLED = 143
+TIMED_OUT = 124
+
+BAR = rb"(\d{1,3})%\|[^|]*\| *[\d.]+[kMGTP]?/[\d.]+[kMGTP]? ?\[[\d:]+<(?:(?:(\d+):)?(\d+):(\d+)|\?)"
+"""A bar of tqdm's: percent, and hours, minutes and seconds that are left (tqdm.std.tqdm.format_meter)."""
+
+BAR_SECONDS = 0.2
+"""Bars that come faster are not told each time, but the one that is full."""
+
+OUTPUTS_ELSEWHERE = "/tmp/outputs"
+"""Where the output folder is in a container that has no /outputs of ours."""
 
 
 class Log:
@@ -36,11 +50,29 @@ class Log:
     def __init__(self, nonce: str) -> None:
         self._prefix = "##docker-kernel %s " % nonce
         self._at_line_start = True
+        self._last_bar = 0.0
 
     def text(self, data: bytes) -> None:
         if data:
             self._at_line_start = data.endswith(b"\n")
             self._write(data)
+            if b"%|" in data:
+                self.bar(data)
+
+    def bar(self, data: bytes) -> None:
+        """Tell the progress that the last of tqdm's bars in a piece of output shows."""
+        import re
+
+        bars = re.findall(BAR, data)
+        if not bars:
+            return
+        percent, hours, minutes, seconds = bars[-1]
+        now = time.monotonic()
+        if now - self._last_bar < BAR_SECONDS and int(percent) < 100:
+            return
+        self._last_bar = now
+        left = None if not seconds else int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds)
+        self.marker({"event": "progress", "value": min(int(percent), 100) / 100, "remaining": left, "text": ""})
 
     def marker(self, content: dict[str, object]) -> None:
         """Write a marker. `joined` tells the reader that the newline before it is not the cell's own."""
@@ -61,6 +93,11 @@ def start_worker(spec: dict[str, object], output: int, events: int, request: int
     env = dict(os.environ)
     env.update(install_env(python, str(spec["user_base"])))
     env.update(spec["env"])  # type: ignore[call-overload]
+    env.update(spec.pop("secrets", None) or {})  # type: ignore[call-overload]
+    env["DOCKER_KERNEL_OUTPUTS"] = output_folder(str(spec.get("outputs") or OUTPUTS_ELSEWHERE))
+    if spec.get("world_size"):
+        env["RANK"], env["WORLD_SIZE"] = str(spec["rank"]), str(spec["world_size"])
+        env["MASTER_ADDR"], env["MASTER_PORT"] = str(spec["master_addr"]), str(spec["master_port"])
     env["PATH"] = "%s/bin:%s" % (spec["user_base"], env.get("PATH", os.defpath))
     pid = os.fork()
     if pid:
@@ -88,12 +125,45 @@ def start_worker(spec: dict[str, object], output: int, events: int, request: int
         os._exit(127)
 
 
+def output_folder(path: str) -> str:
+    """The folder for what the job writes, at the given path or where this user may have one."""
+    if not os.access(path, os.W_OK):
+        path = OUTPUTS_ELSEWHERE
+        os.makedirs(path, exist_ok=True)
+    return path
+
+
+def usage() -> tuple[float, int]:
+    """CPU seconds and the peak of memory in bytes of this container (cgroup v2, then v1), or of our own children."""
+    seconds, peak = 0.0, 0
+    for path, scale in (("/sys/fs/cgroup/cpu.stat", 1e6), ("/sys/fs/cgroup/cpuacct/cpuacct.usage", 1e9)):
+        try:
+            with open(path) as file:
+                seconds = int(file.readline().split()[-1]) / scale
+                break
+        except (OSError, ValueError, IndexError):
+            continue
+    for path in ("/sys/fs/cgroup/memory.peak", "/sys/fs/cgroup/memory/memory.max_usage_in_bytes"):
+        try:
+            with open(path) as file:
+                peak = int(file.read())
+                break
+        except (OSError, ValueError):
+            continue
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds or children.ru_utime + children.ru_stime, peak or children.ru_maxrss * 1024
+
+
 class Runner:
     def __init__(self, spec: dict[str, object]) -> None:
         self.log = Log(str(spec.pop("nonce")))
         self.result = ""
         self.code: int | None = None
         self.cancelled = False
+        self.timed_out = False
+        self.begun = time.monotonic()
+        timeout = spec.get("timeout")
+        self.deadline = None if timeout is None else self.begun + float(timeout)  # type: ignore[arg-type]
         self.wake, wake_write = os.pipe()
         os.set_blocking(self.wake, False)
         os.set_blocking(wake_write, False)
@@ -123,7 +193,11 @@ class Runner:
         lines = LineBuffer()
         drain_until = None
         while True:
-            ready = poll.poll(None if drain_until is None else 0)
+            wait = None if self.deadline is None else max(0.0, self.deadline - time.monotonic()) * 1000 + 1
+            ready = poll.poll(wait if drain_until is None else 0)
+            if self.deadline is not None and time.monotonic() >= self.deadline and self.code is None:
+                self.deadline, self.timed_out = None, True
+                self.stop_worker()
             # Output first: what was printed before an event comes before it in the log, too.
             for descriptor, _ in sorted(ready, key=lambda pair: pair[0] == self.events):
                 if descriptor == self.wake:
@@ -152,10 +226,14 @@ class Runner:
     def on_signals(self, numbers: bytes) -> None:
         if signal.SIGTERM in numbers and self.code is None:
             self.cancelled = True
-            signal.alarm(KILL_SECONDS)
-            self.signal_worker(signal.SIGINT)
+            self.stop_worker()
         if signal.SIGALRM in numbers:
             self.signal_worker(signal.SIGKILL)
+
+    def stop_worker(self) -> None:
+        """Interrupt the cell; what it does about that may take some seconds."""
+        signal.alarm(KILL_SECONDS)
+        self.signal_worker(signal.SIGINT)
 
     def signal_worker(self, number: int) -> None:
         try:
@@ -190,18 +268,33 @@ class Runner:
 
     def end(self) -> int:
         assert self.code is not None
-        code = CANCELLED if self.cancelled else self.code if self.code >= 0 else 128 - self.code
+        if self.timed_out:
+            code = TIMED_OUT
+        elif self.cancelled:
+            code = CANCELLED
+        else:
+            code = self.code if self.code >= 0 else 128 - self.code
         oom = self.code == -signal.SIGKILL and oom_kills() > self.ooms
-        self.log.marker({"event": "end", "code": code, "oom": oom, "result": self.result})
+        cpu_seconds, peak = usage()
+        cost = {"cpu_seconds": cpu_seconds, "peak_memory": peak, "seconds": time.monotonic() - self.begun}
+        result = "" if self.timed_out else self.result
+        self.log.marker(
+            {"event": "end", "code": code, "oom": oom, "result": result, "timeout": self.timed_out, "cost": cost}
+        )
         return code
 
 
 def main() -> int:
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
         signal.signal(number, lambda *_: None)
-    with open(SPEC_FILE) as file:
+    path = sys.argv[1] if len(sys.argv) > 1 else SPEC_FILE
+    with open(path) as file:
         spec = json.load(file)
-    os.unlink(SPEC_FILE)
+    try:
+        os.unlink(path)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
     return Runner(spec).run()
 
 

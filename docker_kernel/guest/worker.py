@@ -66,10 +66,13 @@ def make_shell(events: Events) -> Any:
         def publish(
             self, data: Any, metadata: Any = None, *, transient: Any = None, update: bool = False, **kwargs: Any
         ) -> None:
+            bundle = _as_json(data)
+            if shell.recorder is not None and not update:
+                shell.recorder({"output_type": "display_data", "data": bundle, "metadata": metadata or {}})
             events.send(
                 {
                     "event": "display",
-                    "data": _as_json(data),
+                    "data": bundle,
                     "metadata": metadata or {},
                     "transient": transient or {},
                     "update": update,
@@ -84,12 +87,24 @@ def make_shell(events: Events) -> Any:
             pass
 
         def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
-            events.send({"event": "result_display", "data": _as_json(format_dict), "metadata": md_dict or {}})
+            bundle = _as_json(format_dict)
+            if shell.recorder is not None:
+                count = shell.execution_count
+                shell.recorder(
+                    {
+                        "output_type": "execute_result",
+                        "data": bundle,
+                        "metadata": md_dict or {},
+                        "execution_count": count,
+                    }
+                )
+            events.send({"event": "result_display", "data": bundle, "metadata": md_dict or {}})
 
     class Shell(InteractiveShell):  # type: ignore[misc]
         display_pub_class = Publisher
         displayhook_class = Hook
         failure: tuple[Any, list[str]] | None = None
+        recorder: Any = None
 
         def enable_gui(self, gui: Any = None) -> None:
             pass
@@ -129,6 +144,41 @@ def set_up(spec: dict[str, Any], manifest: dict[str, Any]) -> None:
             os.chdir(os.path.expanduser("~"))
 
 
+def output_files(folder: str, state: str) -> list[dict[str, Any]]:
+    """Store what the job wrote to its output folder; returns what the result's manifest says of it."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            path = os.path.join(parent, name)
+            if os.path.isfile(path) and not os.path.islink(path):
+                digest, size = _store(path, state)
+                found.append({"path": os.path.relpath(path, folder), "size": size, "blob": digest})
+    return found
+
+
+def _store(path: str, state: str) -> tuple[str, int]:
+    """Copy a file to the state folder under its digest; returns that and its size."""
+    import hashlib
+
+    digest, size = hashlib.sha256(), 0
+    os.makedirs(os.path.join(state, "blobs"), exist_ok=True)
+    fresh = os.path.join(state, "blobs", os.urandom(8).hex() + ".new")
+    try:
+        with open(path, "rb") as source, open(fresh, "wb") as file:
+            while chunk := source.read(1 << 20):
+                digest.update(chunk)
+                size += file.write(chunk)
+        os.replace(fresh, os.path.join(state, "blobs", digest.hexdigest()))
+    except OSError as error:
+        if os.path.exists(fresh):
+            os.unlink(fresh)
+        from docker_kernel.guest.snapshot import SnapshotError
+
+        raise SnapshotError("The file %s cannot be kept: %s." % (path, error.strerror or error)) from None
+    return "sha256:" + digest.hexdigest(), size
+
+
 def mentioned_names(source: str, variables: dict[str, Any]) -> list[str]:
     """The variables that code names and does not surely rebind: those it may change in place."""
     try:
@@ -139,7 +189,8 @@ def mentioned_names(source: str, variables: dict[str, Any]) -> list[str]:
 
 
 def run(spec: dict[str, Any], events: Events) -> int:
-    from docker_kernel.guest import snapshot
+    from docker_kernel.guest import inputs, snapshot
+    from docker_kernel.guest.in_job import job
 
     state = spec["state"]
     manifest = snapshot.read_manifest(state, spec["manifest"])
@@ -152,26 +203,41 @@ def run(spec: dict[str, Any], events: Events) -> int:
     shell.user_ns.update(restored)
     for one in failed:
         print("docker-kernel: %s is not here: %s" % (one.name, one.reason), file=sys.stderr)
+    inputs.fetch(spec.get("inputs") or {}, events.send)
+    outputs = os.environ["DOCKER_KERNEL_OUTPUTS"]
+    job._begin(spec, events.send, outputs)
+    shell.user_ns.update(spec.get("params") or {})
     before = dict(shell.user_ns)
-    mentioned = {name: restored[name] for name in mentioned_names(shell.transform_cell(spec["source"]), restored)}
+    source = "" if spec["kind"] == "notebook" else spec["source"]
+    mentioned = {name: restored[name] for name in mentioned_names(shell.transform_cell(source), restored)}
     prints = snapshot.fingerprints(mentioned, shell.user_ns)
 
-    if spec["kind"] == "expression":
-        result = shell.run_cell("%s = (\n%s\n)" % (VALUE, spec["source"]), store_history=False)
+    if spec["kind"] == "notebook":
+        from docker_kernel.guest.run_notebook import run_notebook
+
+        result = run_notebook(shell, json.loads(spec["source"]), spec.get("params") or {}, outputs, job)
+    elif spec["kind"] == "expression":
+        result = shell.run_cell("%s = (\n%s\n)" % (VALUE, source), store_history=False)
     else:
-        result = shell.run_cell(spec["source"], store_history=True)
+        result = shell.run_cell(source, store_history=True)
+    job.flush()
     sys.stdout.flush()
     sys.stderr.flush()
 
     variables = snapshot.user_variables(shell)
-    assigned = {name: value for name, value in variables.items() if before.get(name, before) is not value}
+    if spec["kind"] == "notebook":
+        assigned = {}
+    elif spec.get("pull") is not None:
+        assigned = {name: variables[name] for name in spec["pull"] if name in variables}
+    else:
+        assigned = {name: value for name, value in variables.items() if before.get(name, before) is not value}
+        if result.success:
+            # What a cell changes in place (model.fit, list.append) is as much its result as what it assigns.
+            now = {name: variables[name] for name in mentioned if name in variables and name not in assigned}
+            new_prints = snapshot.fingerprints(now, shell.user_ns)
+            assigned.update({name: now[name] for name in new_prints if new_prints[name] != prints.get(name)})
     if VALUE in shell.user_ns:
         assigned[VALUE] = shell.user_ns[VALUE]
-    if result.success:
-        # What a cell changes in place (model.fit, list.append) is as much its result as what it assigns.
-        now = {name: variables[name] for name in mentioned if name in variables and name not in assigned}
-        new_prints = snapshot.fingerprints(now, shell.user_ns)
-        assigned.update({name: now[name] for name in new_prints if new_prints[name] != prints.get(name)})
     context: dict[str, Any] = {"deleted": sorted(set(restored) - set(variables))}
     if not result.success:
         error, lines = shell.failure or (result.error_in_exec or result.error_before_exec, [])
@@ -182,7 +248,13 @@ def run(spec: dict[str, Any], events: Events) -> int:
         }
         error.__traceback__ = None
         assigned[ERROR] = error
+        events.send({"event": "raised", "name": type(error).__name__[:200], "value": str(error)[:500]})
+    context["files"] = output_files(outputs, state)
     captured = snapshot.capture(assigned, shell.user_ns, state, **context)
+    if spec.get("result"):
+        from docker_kernel.guest.deliver import deliver
+
+        deliver(state, captured.digest, spec["result"], events.send)
     events.send({"event": "result", "digest": captured.digest})
     return SUCCESS if result.success else CELL_ERROR
 
@@ -197,11 +269,12 @@ def main() -> int:
     sys.argv = [""]
     # A pipe's output is held back in blocks, where a notebook shows lines as they come.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    from docker_kernel.guest.inputs import InputFailed
     from docker_kernel.guest.snapshot import SnapshotError
 
     try:
         return run(spec, events)
-    except SnapshotError as error:
+    except (SnapshotError, InputFailed) as error:
         print("docker-kernel: %s" % error, file=sys.stderr)
         return CANNOT_START
     except KeyboardInterrupt:

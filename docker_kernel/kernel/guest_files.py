@@ -49,4 +49,5 @@ def folders(uid: int, gid: int, home: str) -> list[File]:
         File(f"{BASE}/user", mode=0o755, uid=uid, gid=gid),
         File(f"{BASE}/state", mode=0o700, uid=uid, gid=gid),
         File(home.lstrip("/"), mode=0o755, uid=uid, gid=gid),
+        *(File(name, mode=0o755, uid=uid, gid=gid) for name in ("inputs", "outputs")),
     ]

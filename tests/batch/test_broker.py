@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from docker_kernel import background, labels
+from docker_kernel.batch.broker import StartRequest
 from docker_kernel.engine import ContainerState, Engine
 from docker_kernel.errors import DockerKernelError
 from docker_kernel.kernel import guest_files
@@ -72,7 +73,7 @@ def limited(make_spec: SpecMaker, workspace: Path) -> Iterator[Notebook]:
         ({"image": "debian"}, "image: Extra inputs are not permitted"),
         ({"mounts": ["/:/host"]}, "mounts: Extra inputs"),
         ({"privileged": True}, "privileged: Extra inputs"),
-        ({"kind": "notebook"}, "kind: Input should be"),
+        ({"kind": "pod"}, "kind: Input should be"),
         ({"target": "elsewhere"}, "There is no target 'elsewhere'"),
         ({"target": 3}, "target: Input should be a valid string"),
         ({"workspace": "/etc"}, "workspace: Input should be"),
@@ -82,6 +83,16 @@ def limited(make_spec: SpecMaker, workspace: Path) -> Iterator[Notebook]:
         ({"cpus": -1.0}, "cpus: Input should be greater than 0"),
         ({"timeout": float("inf")}, "timeout: Input should be"),
         ({"environment": "../x"}, "environment: String should match"),
+        ({"inputs": {"data": "/etc"}}, "--input data: '/etc' is not among the `inputs` of [targets.local]"),
+        ({"inputs": {"data": "some-volume"}}, "'some-volume' is not among the `inputs`"),
+        ({"inputs": {"../x": "s3://bucket/x"}}, "inputs.../x"),
+        ({"gpus": "all"}, "Jobs have no GPU there"),
+        ({"replicas": 10_000}, "replicas: Input should be"),
+        ({"params": []}, "params: List should have at least 1"),
+        ({"params": [{"not a name": 1}]}, "params.0"),
+        ({"params": [{}] * 2001}, "params: List should have at most 2000"),
+        ({"secrets": {"A": 1}}, "secrets.A: Input should be a valid string"),
+        ({"env": {"LD PRELOAD": "x"}}, "env.LD PRELOAD"),
         ({"manifest": "{}"}, "The snapshot's manifest is refused: version"),
         ({"manifest": "not json"}, "The snapshot's manifest is refused"),
         ({"manifest": json.dumps({**MANIFEST, "packs": [{"blob": "../../x"}]})}, "The snapshot's manifest is refused"),
@@ -165,43 +176,37 @@ def test_a_job_whose_container_is_removed_is_lost(engine: Engine, limited: Noteb
     assert limited.run("victim.result()").name == "JobFailed"
 
 
-def test_jobs_go_with_their_kernel(engine: Engine, start: NotebookMaker) -> None:
+def test_a_job_on_the_live_workspace_goes_with_its_kernel(engine: Engine, start: NotebookMaker) -> None:
     one = start()
-    one.run("%%dispatch\nimport time; time.sleep(60)")
+    kernel_id = one.container.kernel_id
+    one.client.execute("%%local\nimport time; time.sleep(60)")
     assert eventually(lambda: jobs_of(engine, one))
-    container = one.container
     one.manager.shutdown_kernel(now=True)
-    filters = {labels.KIND: labels.KIND_JOB, labels.KERNEL_ID: container.kernel_id}
+    filters = {labels.KIND: labels.KIND_JOB, labels.KERNEL_ID: kernel_id}
     assert eventually(lambda: not run(engine.containers(filters)))
 
 
+METHODS = [
+    "job.start",
+    "job.plan",
+    "job.get",
+    "job.cancel",
+    "job.retry",
+    "job.logs",
+    "job.events",
+    "job.fetch",
+    "job.list",
+]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
     max_leaves=10,
 )
-NAMES = st.sampled_from(
-    [
-        "manifest",
-        "environment",
-        "kind",
-        "source",
-        "target",
-        "workspace",
-        "name",
-        "cwd",
-        "timeout",
-        "memory",
-        "cpus",
-        "job",
-    ]
-)
+NAMES = st.sampled_from([*StartRequest.model_fields, "job", "file"])
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.sampled_from(["job.start", "job.get", "job.cancel", "job.logs", "job.list", ""]), st.dictionaries(NAMES, JSON)
-)
+@given(st.sampled_from([*METHODS, ""]), st.dictionaries(NAMES, JSON))
 def test_no_request_crashes_the_host_side(limited: Notebook, method: str, params: dict[str, Any]) -> None:
     if limited.container._service is None:
         ask(limited, "job.list", {})

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from docker_kernel.batch.package import environment_changes, workspace_copy
+from docker_kernel.batch.package import (
+    environment_changes,
+    installed_packages,
+    workspace_files,
+    write_workspace,
+)
 from docker_kernel.errors import JobError
 
 CHANGED, ADDED, DELETED = 0, 1, 2
@@ -49,6 +54,7 @@ def test_a_folder_that_holds_a_mount_is_never_copied_whole() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    tmp_path = tmp_path / "workspace"
     for name in ("a.py", "sub/b.csv", ".git/HEAD", "sub/__pycache__/b.pyc", "build/out", "keep.log", "drop.log"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +69,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def names(folder: Path, budget: int = 1 << 20) -> dict[str, tarfile.TarInfo]:
-    with workspace_copy(str(folder), 7, 8, budget) as copy, tarfile.open(fileobj=copy) as tar:
+    archive = folder.parent / "copy" / "workspace.tar"
+    write_workspace(str(folder), workspace_files(str(folder), budget).names, 7, 8, archive)
+    with tarfile.open(archive) as tar:
         return {"/" + member.name: member for member in tar}
 
 
@@ -79,3 +87,22 @@ def test_a_workspace_over_its_budget_is_refused_with_its_largest_file(folder: Pa
     (folder / "sub" / "large.bin").write_bytes(bytes(2000))
     with pytest.raises(JobError, match=r"larger than the .* largest file so far is sub/large.bin"):
         names(folder, budget=1000)
+
+
+def test_what_looks_like_a_credential_is_held_back_unless_it_is_named(folder: Path) -> None:
+    for name in (".env", "sub/.env.local", "sub/.aws/credentials", "id_rsa", "server.key", "config/app.toml"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    found = workspace_files(str(folder))
+    assert {".env", "sub/.env.local", "id_rsa", "server.key"} <= set(found.held_back)
+    assert "sub/.aws/credentials" in found.held_back and "config/app.toml" in found.names
+    (folder / ".dockerignore").write_text("!.env\n")
+    again = workspace_files(str(folder))
+    assert ".env" in again.names and ".env" not in again.held_back and "id_rsa" in again.held_back
+
+
+def test_installed_packages_are_read_off_a_diff() -> None:
+    site = "/opt/docker-kernel/user/lib/python3.11/site-packages"
+    diff = [(f"{site}/shade", ADDED), (f"{site}/shade-1.0.dist-info", ADDED), ("/usr/x/old-2.1.dist-info", DELETED)]
+    assert installed_packages(diff) == ["-old 2.1", "shade 1.0"]

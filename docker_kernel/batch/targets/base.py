@@ -1,12 +1,54 @@
-"""What every target is: a place where a job runs, behind one small class."""
+"""What every target is: a place where jobs run, behind one small class.
+
+The order of calls, for a dispatch with one or more jobs: `prepare` once, then for each job `start`, `output` and
+`outcome`, `result`, `clean`; `release` when nobody will start one again. What `prepare` and `start` return is JSON that
+is kept: a host process that starts later goes on with it, on another instance of the class.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
 
-from docker_kernel.engine import File
+from docker_kernel.config import TargetConfig
+from docker_kernel.kernel.handle import KernelHandle
+
+Record = dict[str, Any]
+"""JSON that a target gives out and gets back, and nobody else reads."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """What one dispatch took from its kernel, for all its jobs.
+
+    Args:
+        image: the id, on the kernel's engine, of the image with the kernel's environment.
+        manifest: the snapshot's manifest, as its file has it; digest: of that file, "sha256:…".
+        holder: a container on the kernel's engine, never started, that has the kernel volume at `guest_files.STATE` and
+            so keeps it from going with the kernel: read blobs from it. "" where the kernel outlives the job's start.
+        live_workspace: whether jobs work on the kernel's own workspace (targets on its own engine only).
+        workspace: a tar archive of the workspace's copy, with paths relative to `/`; None where there is none.
+    """
+
+    package_id: str
+    image: str
+    manifest: str
+    digest: str
+    holder: str = ""
+    live_workspace: bool = False
+    workspace: Path | None = None
+
+
+@dataclass(frozen=True)
+class InputMount:
+    """Data that a job finds, read-only, at `/inputs/NAME`: a folder of the target's machine, or one of its volumes."""
+
+    name: str
+    source: str
+    volume: bool
 
 
 @dataclass(frozen=True)
@@ -14,54 +56,118 @@ class JobTask:
     """A job as a target sees it.
 
     Args:
-        image: the id of the image to run, made by package.py.
-        files: what the container gets before its start, the job's spec among it.
-        live_workspace: whether the job works on the kernel's own workspace; else on a copy.
-        memory: limit in bytes; cpus: limit, fractions allowed; None for the kernel's own.
+        spec: what the runner reads (guest/run_job.py), JSON; it has the job's nonce: keep it private.
+        secrets: values the runner gives to the job's process, by name: never in an image, a label or a log.
+        memory: limit in bytes; cpus: limit, fractions allowed; gpus: as in a kernelspec; None for none.
+        replicas: tasks that find each other by RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
     """
 
     job_id: str
     name: str
-    image: str
-    files: list[File] = field(default_factory=list)
-    live_workspace: bool = True
+    spec: Mapping[str, Any]
+    secrets: Mapping[str, str] = field(default_factory=dict)
     memory: int | None = None
     cpus: float | None = None
+    gpus: str | None = None
+    replicas: int = 1
+    inputs: Sequence[InputMount] = ()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job's container ended."""
+    """How a job ended, as the target's engine tells it.
+
+    Args:
+        exit_code: of rank 0, or of the first task that failed.
+        lost: why nobody knows how it ended; empty otherwise.
+        reason: what the engine says beyond the exit code, in words for the user.
+    """
 
     exit_code: int
     out_of_memory: bool = False
     lost: str = ""
-    """Why nobody knows how it ended; empty otherwise."""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that `docker-kernel targets check` looked at."""
+
+    name: str
+    found: str
+    ok: bool
+    fix: str = ""
+
+
+Progress = Callable[[str], None]
+"""Takes a few words on how a transfer goes ("sends 12 of 300 MiB"); may be called from any thread."""
 
 
 class Target(ABC):
-    """A place where jobs run. One instance serves the jobs of one kernel."""
+    """A place where jobs run. One instance serves all kernels of a process; its coroutines run on the background loop.
+
+    Every method raises DockerKernelError with a sentence for the user; none waits without an end unless it says so.
+    """
+
+    kind: ClassVar[str]
+    """What a config file calls it."""
+
+    default_max_jobs: ClassVar[int] = 8
+    """How many jobs run at once where the config says nothing: many where an engine has a queue of its own."""
+
+    def __init__(self, name: str, config: TargetConfig) -> None:
+        self.name = name
+        self.config = config
 
     @abstractmethod
-    async def prepare(self, task: JobTask) -> None:
-        """Take over all that the job starts from; when this returns, the kernel and its files may change."""
+    async def check(self) -> list[Check]:
+        """Look whether jobs could run there; each problem says what to do."""
 
     @abstractmethod
-    async def start(self, job_id: str) -> None:
-        """Start a prepared job."""
+    async def missing(self, kernel: KernelHandle, package: Package) -> int:
+        """How many bytes `prepare` would send; refuses what could not run there, such as another architecture."""
 
     @abstractmethod
-    def output(self, job_id: str) -> AsyncIterator[bytes]:
-        """What the job prints, in pieces, from its start to its end."""
+    async def prepare(self, kernel: KernelHandle, package: Package, progress: Progress) -> Record:
+        """Bring what the jobs start from to the target. When this returns the kernel is needed no more.
+
+        May be cancelled; then nothing is left behind.
+        """
 
     @abstractmethod
-    async def outcome(self, job_id: str) -> Outcome:
-        """Wait for the job's end."""
+    async def start(self, task: JobTask, prepared: Record) -> Record:
+        """Start a job; returns what the other methods find it by. When it raises, nothing is left behind."""
 
     @abstractmethod
-    async def cancel(self, job_id: str) -> None:
-        """Stop a job; no-op if it has ended."""
+    def output(self, job: Record) -> AsyncIterator[tuple[int, bytes]]:
+        """What the job's tasks print, in pieces, each with its rank, from their very first byte to their end.
+
+        May be asked for again after the host side was restarted: it then starts anew. Ends when the job has ended, or
+        is lost.
+        """
 
     @abstractmethod
-    async def clean(self, job_id: str) -> None:
-        """Remove all that the job left on the target, its results excepted; no-op if done already."""
+    async def outcome(self, job: Record) -> Outcome:
+        """How the job ended; waits for it. Called after `output` has ended."""
+
+    @abstractmethod
+    async def cancel(self, job: Record) -> None:
+        """Stop a job: its runner gets SIGTERM and some seconds, then SIGKILL. No-op if it has ended."""
+
+    @abstractmethod
+    async def result(self, job: Record, digest: str, folder: Path) -> None:
+        """Bring a result, rank 0's, into a folder of the host, which is then as a state folder (guest/snapshot.py).
+
+        Every file is checked against its digest before it is there under its name; what is there is not fetched again.
+
+        Raises:
+            JobError: it is gone, or was changed.
+        """
+
+    @abstractmethod
+    async def clean(self, job: Record) -> None:
+        """Remove all that the job left on the target; no-op if done already."""
+
+    @abstractmethod
+    async def release(self, prepared: Record) -> None:
+        """Remove what `prepare` made and no other dispatch can use again; no-op if done already."""

@@ -3,110 +3,115 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-from collections.abc import AsyncIterator
+import base64
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
-from docker_kernel import labels
-from docker_kernel.batch.package import workspace_copy
-from docker_kernel.batch.targets.base import JobTask, Outcome, Target
-from docker_kernel.engine import BindMount, ContainerSpec, ExecStream, VolumeMount
-from docker_kernel.errors import EngineError, NotFound
+from docker_kernel.batch.targets.base import Check, JobTask, Package, Progress, Record
+from docker_kernel.batch.targets.containers import EngineTarget
+from docker_kernel.engine import BindMount, ContainerSpec, Engine, File, VolumeMount
+from docker_kernel.errors import DockerKernelError, JobError
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
 
-STOP_SECONDS = 10
-"""How long a cancelled job may take to end by itself."""
 
-
-class LocalTarget(Target):
+class LocalTarget(EngineTarget):
     """The engine that the kernel itself runs on; nothing is pushed anywhere."""
 
-    def __init__(self, kernel: KernelHandle) -> None:
-        self._kernel = kernel
-        self._containers: dict[str, str] = {}
-        self._streams: dict[str, ExecStream] = {}
+    kind = "local"
 
-    async def prepare(self, task: JobTask) -> None:
-        kernel, engine = self._kernel, self._kernel.engine
-        container = await engine.create(self._spec(task))
-        self._containers[task.job_id] = container
+    def __init__(self, name: str, config: Any) -> None:
+        super().__init__(name, config)
+        self._engine: Engine | None = None
+
+    async def engine(self) -> Engine:
+        if self._engine is None:
+            self._engine = await Engine.connect()
+        return self._engine
+
+    async def check(self) -> list[Check]:
         try:
-            if not task.live_workspace and kernel.workspace is not None:
-                uid, _, gid = kernel.user.partition(":")
-                with await asyncio.to_thread(workspace_copy, kernel.workspace, int(uid), int(gid)) as copy:
-                    await engine.put_stream(container, iter(lambda: copy.read(1 << 20), b""))
-            await engine.put(container, task.files)
-            self._streams[task.job_id] = await engine.attach(container)
-        except BaseException:
-            await self.clean(task.job_id)
-            raise
+            info = await (await self.engine()).info()
+        except DockerKernelError as error:
+            return [Check("engine", "none", False, str(error))]
+        return [Check("engine", f"{info.product} {info.version}, {info.cpus} CPUs", True)]
 
-    def _spec(self, task: JobTask) -> ContainerSpec:
-        kernel, config = self._kernel, self._kernel.config
-        mounts: list[BindMount | VolumeMount] = [
-            mount for mount in kernel.mounts if task.live_workspace or mount.source != kernel.workspace
-        ]
-        mounts.append(VolumeMount(kernel.volume, guest_files.STATE))
+    async def missing(self, kernel: KernelHandle, package: Package) -> int:
+        return 0
+
+    async def prepare(self, kernel: KernelHandle, package: Package, progress: Progress) -> Record:
+        self._engine = kernel.engine
+        config = kernel.config
+        library = set(guest_files.library())
+        files = [file for file in kernel.guest_files() if file not in library]
+        return {
+            "kernel_id": kernel.kernel_id,
+            "image": package.image,
+            "python": kernel.python,
+            "user": kernel.user,
+            "volume": kernel.volume,
+            "mounts": [
+                dataclasses.astuple(mount)
+                for mount in kernel.mounts
+                if package.live_workspace or mount.source != kernel.workspace
+            ],
+            "workspace": str(package.workspace) if package.workspace else "",
+            "files": [
+                [file.path, None if file.data is None else base64.b64encode(file.data).decode(), *_owner(file)]
+                for file in files
+            ],
+            "network": config.network,
+            "memory": config.memory,
+            "cpus": config.cpus,
+            "pids": config.pids,
+            "shm": config.shm,
+            "gpus": config.gpus,
+            "capabilities": config.capabilities,
+            "groups": list(kernel.group_add),
+            "userns_mode": kernel.userns_mode,
+        }
+
+    def _spec(self, task: JobTask, prepared: Record) -> ContainerSpec:
+        mounts: list[BindMount | VolumeMount] = [BindMount(*mount) for mount in prepared["mounts"]]
         return ContainerSpec(
-            image=task.image,
-            command=[kernel.python, "-I", "-S", f"{guest_files.LIB}/docker_kernel/guest/run_job.py"],
-            name=f"docker-kernel-job-{task.job_id}",
-            user=kernel.user,
-            labels={
-                labels.KIND: labels.KIND_JOB,
-                labels.JOB_ID: task.job_id,
-                labels.KERNEL_ID: kernel.kernel_id,
-                labels.USER: str(os.getuid()),
-            },
-            mounts=mounts,
-            network=config.network,
+            image=prepared["image"],
+            command=[],
+            user=prepared["user"],
+            mounts=[*mounts, VolumeMount(prepared["volume"], guest_files.STATE)],
+            network=prepared["network"],
             working_dir="/",
-            memory=task.memory or config.memory,
-            cpus=task.cpus or config.cpus,
-            pids=config.pids,
-            shm_size=config.shm,
-            gpus=config.gpus,
-            cap_add=config.capabilities,
-            group_add=kernel.group_add,
-            userns_mode=kernel.userns_mode,
+            memory=task.memory or prepared["memory"],
+            cpus=task.cpus or prepared["cpus"],
+            pids=prepared["pids"],
+            shm_size=prepared["shm"],
+            gpus=task.gpus or prepared["gpus"],
+            cap_add=prepared["capabilities"],
+            group_add=prepared["groups"],
+            userns_mode=prepared["userns_mode"],
         )
 
-    async def start(self, job_id: str) -> None:
-        await self._kernel.engine.start(self._containers[job_id])
+    async def _files(self, task: JobTask, prepared: Record) -> Iterable[File]:
+        kept = [
+            File(path, None if data is None else base64.b64decode(data), *owner)
+            for path, data, *owner in prepared["files"]
+        ]
+        return [*guest_files.library(), *kept]
 
-    async def output(self, job_id: str) -> AsyncIterator[bytes]:
-        async for _, data in self._streams[job_id].frames():
-            yield data
-
-    async def outcome(self, job_id: str) -> Outcome:
-        engine, container = self._kernel.engine, self._containers[job_id]
-        try:
-            await engine.wait(container)
-            state = await engine.inspect(container)
-        except NotFound:
-            return Outcome(-1, lost="its container was removed")
-        except EngineError as error:
-            return Outcome(-1, lost=str(error))
-        return Outcome(state.exit_code, state.oom_killed)
-
-    async def cancel(self, job_id: str) -> None:
-        container = self._containers.get(job_id)
-        if container is None:
+    async def _fill(self, engine: Engine, container: str, prepared: Record) -> None:
+        if not prepared["workspace"]:
             return
-        engine = self._kernel.engine
-        await engine.kill(container, signal.SIGTERM)
         try:
-            await asyncio.wait_for(engine.wait(container), STOP_SECONDS)
-        except asyncio.TimeoutError:
-            await engine.kill(container, signal.SIGKILL)
-        except NotFound:
-            pass
+            file = await asyncio.to_thread(Path(prepared["workspace"]).open, "rb")
+        except OSError:
+            raise JobError("The copy of the workspace is gone: run the cell again.") from None
+        with file:
+            await engine.put_stream(container, iter(lambda: file.read(1 << 20), b""))
 
-    async def clean(self, job_id: str) -> None:
-        stream = self._streams.pop(job_id, None)
-        if stream is not None:
-            stream.close()
-        container = self._containers.pop(job_id, None)
-        if container is not None:
-            await self._kernel.engine.remove(container)
+    async def release(self, prepared: Record) -> None:
+        """Nothing was made."""
+
+
+def _owner(file: File) -> tuple[int, int, int]:
+    return file.mode, file.uid, file.gid

@@ -1,0 +1,141 @@
+"""A job's folder on the host: what it printed, what it showed and measured, its result, and who follows it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import platformdirs
+
+MAX_OUTPUT = 64 << 20
+"""Bytes of a job's output that are kept; of more, the last half of it."""
+
+MAX_EVENTS = 64 << 20
+"""Bytes of rich outputs and metrics that are kept; what comes later is dropped."""
+
+
+def root() -> Path:
+    """Where the ledger and the jobs' folders are."""
+    return platformdirs.user_data_path("docker-kernel")
+
+
+class Folder:
+    """A folder of our own with private JSON files; its methods block, and may be called from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def make(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def write(self, name: str, content: Any) -> None:
+        """Keep JSON that only the user may read."""
+        self.make()
+        descriptor = os.open(self.path / f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(content, file)
+        (self.path / f"{name}.new").replace(self.path / name)
+
+    def read(self, name: str) -> Any:
+        """What `write` kept; None if it is not there."""
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class DispatchFolder(Folder):
+    """What the jobs of one dispatch start from, for as long as one of them may start."""
+
+    def __init__(self, group: str) -> None:
+        super().__init__(root() / "dispatches" / group)
+
+    @property
+    def workspace(self) -> Path:
+        """The copy of the workspace, as a tar archive."""
+        return self.path / "workspace.tar"
+
+
+class JobFolder(Folder):
+    """One job's folder.
+
+    Output is written to `output.1` until it has MAX_OUTPUT / 2 bytes, and then becomes `output.0`: what a job prints
+    costs a bounded part of the disk.
+    """
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(root() / "jobs" / job_id)
+        self._writing = threading.Lock()
+
+    @property
+    def result(self) -> Path:
+        """Where the result's manifest and blobs are, each named by its digest."""
+        return self.path / "result"
+
+    def restart(self) -> None:
+        """Forget output and events: the job's log is read anew, or the job runs anew."""
+        for name in ("output.0", "output.1", "events.jsonl"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def add_output(self, data: bytes) -> None:
+        with self._writing:
+            current = self.path / "output.1"
+            with current.open("ab") as file:
+                file.write(data)
+                full = file.tell() >= MAX_OUTPUT // 2
+            if full:
+                current.replace(self.path / "output.0")
+
+    def output(self, last: int | None = None) -> bytes:
+        """What the job printed: all that is kept, or so many of the last bytes."""
+        parts: list[bytes] = []
+        left = MAX_OUTPUT if last is None else last
+        for name in ("output.1", "output.0"):
+            with contextlib.suppress(OSError), (self.path / name).open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - left))
+                parts.insert(0, file.read(left))
+                left -= len(parts[0])
+        return b"".join(parts)
+
+    def add_event(self, event: dict[str, Any]) -> None:
+        """Keep a display or a metric."""
+        line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
+        with self._writing, (self.path / "events.jsonl").open("ab") as file:
+            if file.tell() + len(line) <= MAX_EVENTS:
+                file.write(line)
+
+    def events(self, *kinds: str) -> Iterator[dict[str, Any]]:
+        """The kept events of some kinds, in order."""
+        with contextlib.suppress(OSError), (self.path / "events.jsonl").open("rb") as file:
+            for line in file:
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue  # a host process was killed while it wrote
+                if event.get("event") in kinds:
+                    yield event
+
+    def lock(self) -> IO[bytes] | None:
+        """Become the one process that follows this job: until the returned file is closed, or the process ends.
+
+        None if another process does.
+        """
+        self.make()
+        file = (self.path / "lock").open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return None
+        return file

@@ -1,0 +1,643 @@
+"""All jobs that this process follows: queued, started, followed to their end, retried, and taken over after a restart.
+
+One for each process. A job has one follower at a time, on this machine: the process that holds its folder's lock. What
+is running is what the target says; a follower that starts later reads the job's log from its beginning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from pydantic import ValidationError
+
+from docker_kernel import config as configuration
+from docker_kernel.batch import targets
+from docker_kernel.batch.job_folder import DispatchFolder, JobFolder, root
+from docker_kernel.batch.job_log import MARKERS, Blob, Clear, Display, End, Input, JobLog, Metrics, Progress, Raised
+from docker_kernel.batch.ledger import Ledger
+from docker_kernel.batch.record import JobRecord
+from docker_kernel.batch.targets.base import JobTask, Outcome, Package, Record, Target
+from docker_kernel.config import TargetConfig, format_size
+from docker_kernel.engine import Engine
+from docker_kernel.errors import DockerKernelError, EngineError, JobError
+from docker_kernel.kernel.handle import KernelHandle
+
+log = logging.getLogger(__name__)
+
+KILLED_EXIT = 137
+"""Of a container whose runner was killed: for memory, as far as experience goes, also where the engine does not say."""
+
+TIMEOUT_SLACK = 30.0
+"""Seconds that a job's own runner, which watches the timeout, may be late before the host side stops the job."""
+
+WATCH_SECONDS = 1.0
+"""How often the ledger is read for a job that another process follows: between processes there is no event."""
+
+KEPT_DISPATCHES = 8
+"""Of one owner, on one target: what their jobs started from is kept, so that they can be retried."""
+
+Listener = Callable[[JobRecord, dict[str, Any]], Awaitable[None]]
+"""Gets a job's events, on the background loop."""
+
+
+@dataclass
+class Dispatch:
+    """The jobs of one dispatch that this process follows, and what they start from."""
+
+    group: str
+    target: Target
+    prepared: asyncio.Future[Record]
+    engine: Engine | None = None
+    holder: str = ""
+    volume: str = ""
+    under_way: set[str] = field(default_factory=set)
+
+    @property
+    def folder(self) -> DispatchFolder:
+        return DispatchFolder(self.group)
+
+
+@dataclass
+class Running:
+    """A job under way."""
+
+    record: JobRecord
+    dispatch: Dispatch
+    task: JobTask
+    folder: JobFolder
+    lock: IO[bytes] | None = None
+    end: str = ""
+    """Why we ourselves stop it: "cancelled" or "timeout"."""
+
+    why: str = ""
+    runner: asyncio.Task[None] | None = None
+    said_end: End | None = None
+    raised: str = ""
+
+
+class JobManager:
+    """Follows jobs. Its coroutines run on the background loop."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger(root() / "jobs.sqlite")
+        self._running: dict[str, Running] = {}
+        self._watching: dict[str, asyncio.Task[None]] = {}
+        self._targets: dict[str, tuple[TargetConfig, Target]] = {}
+        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._listeners: dict[str, list[Listener]] = {}
+        self._collecting: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # Who asks
+
+    def listen(self, owner: str, listener: Listener) -> None:
+        """Send events of an owner's jobs to a listener."""
+        self._listeners.setdefault(owner, []).append(listener)
+
+    def unlisten(self, owner: str, listener: Listener) -> None:
+        self._listeners.get(owner, []).remove(listener)
+
+    def target(self, name: str, config: TargetConfig) -> Target:
+        """The target of a name; one instance for as long as its settings stay the same."""
+        known = self._targets.get(name)
+        if known is None or known[0] != config:
+            self._targets[name] = known = (config, targets.load(name, config))
+            self._slots[name] = asyncio.Semaphore(config.max_jobs or known[1].default_max_jobs)
+        return known[1]
+
+    def jobs(self, owner: str | None = None, limit: int = 100_000) -> list[JobRecord]:
+        """Jobs, the newest first, as they stand now. Blocks: it reads the ledger."""
+        found = self.ledger.find(owner=owner, limit=limit)
+        return [self._running[one.id].record if one.id in self._running else one for one in found]
+
+    def get(self, job: str) -> JobRecord:
+        """One job by its id, or the beginning of it; raises JobError."""
+        return self._running[job].record if job in self._running else self.ledger.get(job)
+
+    # Starting
+
+    async def submit(
+        self, kernel: KernelHandle, target: Target, package: Package, jobs: Iterable[tuple[JobRecord, JobTask]]
+    ) -> None:
+        """Take over the jobs of a dispatch: its state is sent, and its jobs run, while the caller goes on."""
+        loop = asyncio.get_running_loop()
+        dispatch = Dispatch(
+            package.package_id, target, loop.create_future(), kernel.engine, package.holder, kernel.volume
+        )
+        started = list(jobs)
+        for record, task in started:
+            await self._take(Running(record, dispatch, task, JobFolder(record.id)))
+        await asyncio.to_thread(self.ledger.save, *(record for record, _ in started))
+        preparing = self._spawn(self._prepare(kernel, dispatch, package))
+        for record, _ in started:
+            running = self._running[record.id]
+            running.runner = self._spawn(self._run(running))
+            running.runner.add_done_callback(lambda _: dispatch.under_way or preparing.cancel())
+
+    async def _take(self, running: Running) -> None:
+        record, task = running.record, running.task
+        running.dispatch.under_way.add(record.id)
+        running.lock = await asyncio.to_thread(running.folder.lock)
+        if running.lock is None:
+            raise JobError(f"The job {record.id} is followed by another process already.")
+        if not record.live:
+            kept = {
+                "spec": dict(task.spec),
+                "inputs": [[one.name, one.source, one.volume] for one in task.inputs],
+                "secrets": sorted(task.secrets),
+            }
+            await asyncio.to_thread(running.folder.write, "task.json", kept)
+        self._running[record.id] = running
+
+    async def _prepare(self, kernel: KernelHandle, dispatch: Dispatch, package: Package) -> None:
+        loop = asyncio.get_running_loop()
+
+        def progress(text: str) -> None:
+            asyncio.run_coroutine_threadsafe(self._note(dispatch, text), loop)
+
+        try:
+            prepared = await dispatch.target.prepare(kernel, package, progress)
+        except asyncio.CancelledError:
+            dispatch.prepared.cancel()
+            raise
+        except DockerKernelError as error:
+            dispatch.prepared.set_exception(error)
+        except Exception as error:
+            log.exception("the state of dispatch %s could not be sent", dispatch.group)
+            dispatch.prepared.set_exception(JobError(f"its host side failed, whose log has the details ({error!r})"))
+        else:
+            if not package.live_workspace:
+                kept = {"prepared": prepared, "target": dispatch.target.name, "volume": dispatch.volume}
+                await asyncio.to_thread(dispatch.folder.write, "dispatch.json", kept)
+            if not dispatch.prepared.done():
+                dispatch.prepared.set_result(prepared)
+        dispatch.prepared.exception()  # also where no job waits for it any more
+
+    async def _note(self, dispatch: Dispatch, text: str) -> None:
+        for job in dispatch.under_way:
+            running = self._running.get(job)
+            if running is not None and running.record.state == "queued":
+                running.record.reason = text
+                await self._tell(running.record, {"event": "state", **running.record.public()})
+
+    async def _run(self, running: Running) -> None:
+        record = running.record
+        try:
+            while True:
+                await self._attempt(running)
+                if not self._unlucky(running):
+                    break
+                record.begin_again()
+                running.task = _with_spec(running.task, nonce=record.nonce)
+                running.said_end = None
+                await asyncio.to_thread(running.folder.restart)
+                await self._change(record, "queued", f"attempt {record.attempt} of {record.retries + 1}")
+        finally:
+            self._running.pop(record.id, None)
+            running.dispatch.under_way.discard(record.id)
+            if running.lock is not None:
+                running.lock.close()
+            if not running.dispatch.under_way:
+                self._spawn(self._over(running.dispatch))
+
+    def _unlucky(self, running: Running) -> bool:
+        """Whether a job that has ended is to be tried again."""
+        record = running.record
+        return record.state in ("failed", "lost") and not running.end and record.attempt <= record.retries
+
+    async def _attempt(self, running: Running) -> None:
+        record, dispatch, target = running.record, running.dispatch, running.dispatch.target
+        try:
+            if record.placed is None:
+                prepared = await asyncio.shield(dispatch.prepared)
+                if record.live:
+                    await self._start(running, prepared)
+                    await self._follow(running)
+                else:
+                    async with self._slots[target.name]:
+                        await self._start(running, prepared)
+                        await self._follow(running)
+            else:
+                await self._follow(running)
+        except DockerKernelError as error:
+            state = "failed" if record.placed is None else "lost"
+            await self._change(record, state, str(error))
+            await self._clean(running)
+        except asyncio.CancelledError:
+            if running.end != "cancelled":
+                raise
+            await self._change(record, "cancelled", running.why)
+            await self._clean(running)
+        except Exception:
+            log.exception("the job %s failed on the host side", record.id)
+            await self._change(record, "lost", "its host side failed, whose log has the details")
+            await self._clean(running)
+
+    async def _start(self, running: Running, prepared: Record) -> None:
+        record = running.record
+        await self._change(record, "starting")
+        starting = asyncio.ensure_future(running.dispatch.target.start(running.task, prepared))
+        try:
+            record.placed = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            with contextlib.suppress(DockerKernelError):
+                record.placed = await starting
+            raise
+        record.started = time.time()
+        await self._change(record, "running")
+
+    async def _follow(self, running: Running) -> None:
+        record, target = running.record, running.dispatch.target
+        assert record.placed is not None
+        if running.end:
+            await target.cancel(record.placed)  # it came before there was anything to stop
+        watch = self._spawn(self._stop_late(running)) if record.timeout is not None else None
+        try:
+            parsers: dict[int, JobLog] = {}
+            async for rank, data in target.output(record.placed):
+                parser = parsers.setdefault(rank, JobLog(record.nonce))
+                for part in parser.feed(data):
+                    await self._part(running, rank, part)
+                if running.said_end is not None and record.replicas == 1:
+                    break
+            for rank, parser in parsers.items():
+                if rest := parser.rest():
+                    await self._part(running, rank, rest)
+            # The runner's last word has the job's nonce, and comes before the engine has taken the container down.
+            said = running.said_end
+            if said is not None and not running.end and record.replicas == 1:
+                outcome = Outcome(said.code, said.oom)
+            else:
+                outcome = await target.outcome(record.placed)
+        finally:
+            if watch is not None:
+                watch.cancel()
+        await self._conclude(running, outcome)
+        if record.result and not record.live and not self._unlucky(running):
+            self._collecting[record.id] = collecting = self._spawn(self._collect(record, target, running.folder))
+            collecting.add_done_callback(lambda _: self._collecting.pop(record.id, None))
+        else:
+            await self._clean(running)
+
+    async def _stop_late(self, running: Running) -> None:
+        record = running.record
+        assert record.timeout is not None and record.placed is not None
+        begun = record.started or time.time()
+        await asyncio.sleep(max(0.0, begun + record.timeout + TIMEOUT_SLACK - time.time()))
+        running.end = "timeout"
+        await running.dispatch.target.cancel(record.placed)
+
+    async def _part(self, running: Running, rank: int, part: bytes | dict[str, Any]) -> None:
+        record, folder = running.record, running.folder
+        if isinstance(part, bytes):
+            if record.replicas > 1:
+                part = b"".join(b"[%d] " % rank + line for line in part.splitlines(keepends=True))
+            await asyncio.to_thread(folder.add_output, part)
+            await self._tell(record, {"event": "output", "text": part.decode(errors="replace")})
+            return
+        try:
+            marker = MARKERS.validate_python(part)
+        except ValidationError as error:
+            log.warning("the job %s wrote a marker that is none: %s", record.id, error)
+            return
+        if isinstance(marker, End):
+            if rank == 0:
+                running.said_end = marker
+                record.exit_code, record.result, record.cost = marker.code, marker.result, marker.cost
+        elif isinstance(marker, Blob) or rank:
+            return
+        else:
+            if isinstance(marker, Progress):
+                record.progress, record.remaining = marker.value, marker.remaining
+            elif isinstance(marker, Metrics):
+                record.metrics = {**record.metrics, **marker.values}
+            elif isinstance(marker, Input):
+                record.inputs[marker.name] = f"{record.inputs.get(marker.name, '')} {marker.version}".strip()
+            elif isinstance(marker, Raised):
+                record.error = marker.name
+                running.raised = f"{marker.name}: {marker.value}" if marker.value else marker.name
+                return
+            event = marker.model_dump()
+            if not isinstance(marker, (Progress, Clear)):
+                await asyncio.to_thread(folder.add_event, event)
+            if isinstance(marker, Display) and marker.update and not marker.transient.get("display_id"):
+                return
+            await self._tell(record, event)
+
+    async def _conclude(self, running: Running, outcome: Outcome) -> None:
+        record, said = running.record, running.said_end
+        known = said is not None and said.code == outcome.exit_code
+        if running.end:
+            record.result = ""  # the exception of an interrupted cell is not what ended it
+        if running.end == "cancelled":
+            await self._change(record, "cancelled", running.why)
+        elif running.end == "timeout" or (said is not None and said.timeout):
+            record.result = ""
+            await self._change(record, "failed", f"it took longer than its timeout of {record.timeout:g} s")
+        elif outcome.lost:
+            await self._change(record, "lost", outcome.lost)
+        elif outcome.exit_code == 0 and record.result:
+            await self._change(record, "succeeded")
+        elif outcome.exit_code == 1 and record.result and known:
+            await self._change(record, "failed", f"its cell raised {running.raised or 'an exception'}")
+        elif outcome.out_of_memory or (said is None and outcome.exit_code == KILLED_EXIT):
+            limit = f"its {format_size(record.memory)}" if record.memory else "the engine has"
+            await self._change(record, "failed", f"out of memory: it used more than {limit}; raise it with --memory")
+        elif outcome.reason:
+            await self._change(record, "failed", outcome.reason)
+        else:
+            await self._change(record, "failed", f"its container ended with exit code {outcome.exit_code}")
+
+    async def _clean(self, running: Running) -> None:
+        if running.record.placed is not None:
+            try:
+                await running.dispatch.target.clean(running.record.placed)
+            except DockerKernelError as error:
+                log.error("the job %s left something behind: %s", running.record.id, error)
+
+    async def _over(self, dispatch: Dispatch) -> None:
+        """No job of a dispatch is under way: what kept its state from going with its kernel goes."""
+        collecting = [self._collecting[job] for job in list(self._collecting) if self._group_of(job) == dispatch.group]
+        await asyncio.gather(*collecting, return_exceptions=True)
+        try:
+            if dispatch.engine is not None and dispatch.holder:
+                await dispatch.engine.remove(dispatch.holder)
+            if dispatch.engine is not None and dispatch.volume:
+                await dispatch.engine.remove_volume(dispatch.volume)  # stays while its kernel, or another job, has it
+        except EngineError as error:
+            log.error("the dispatch %s left something behind: %s", dispatch.group, error)
+
+    def _group_of(self, job: str) -> str:
+        with contextlib.suppress(JobError):
+            return self.get(job).group
+        return ""
+
+    async def _change(self, record: JobRecord, state: Any, reason: str = "") -> None:
+        record.state, record.reason = state, reason
+        if record.over:
+            record.ended = time.time()
+        await asyncio.to_thread(self.ledger.save, record)
+        await self._tell(record, {"event": "state", **record.public()})
+
+    async def _tell(self, record: JobRecord, event: dict[str, Any]) -> None:
+        for listener in list(self._listeners.get(record.owner, [])):
+            await listener(record, event)
+
+    # Results
+
+    async def _collect(self, record: JobRecord, target: Target, folder: JobFolder) -> None:
+        """Bring a result to the host, and only then remove what the job left on its target."""
+        assert record.placed is not None
+        try:
+            await target.result(record.placed, record.result, folder.result)
+        except DockerKernelError as error:
+            if record.state != "lost":
+                text = f"its result is not here yet: {error} `.result()` tries again."
+                await self._change(record, record.state, f"{record.reason}; {text}" if record.reason else text)
+            return
+        try:
+            await target.clean(record.placed)
+        except DockerKernelError as error:
+            log.error("the job %s left something behind: %s", record.id, error)
+
+    async def collected(self, record: JobRecord) -> JobFolder:
+        """A job's folder, with its result in it.
+
+        Raises:
+            JobError: it is not there, and cannot be had.
+        """
+        folder = JobFolder(record.id)
+        here = folder.result / "manifests" / record.result.removeprefix("sha256:")
+        if record.id in self._collecting:
+            await asyncio.shield(self._collecting[record.id])
+        if not record.result or record.placed is None:
+            raise JobError(f"The job {record.id} has no result: it {record.state}.")
+        if not here.exists():
+            if record.live:
+                raise JobError(f"The result of {record.id} went with the kernel that it was made for; run it again.")
+            target = self.target(record.target, configuration.load().target(record.target))
+            await target.result(record.placed, record.result, folder.result)
+            await target.clean(record.placed)
+            await self._change(record, record.state)
+        return folder
+
+    # Stopping, and again
+
+    async def cancel(self, job: str, why: str = "it was cancelled") -> bool:
+        """Stop a job; returns whether it was still under way.
+
+        Raises:
+            JobError: another process follows it, and it cannot be stopped from here.
+        """
+        running = self._running.get(job)
+        if running is None:
+            record = await asyncio.to_thread(self.ledger.get, job)
+            if record.over:
+                return False
+            await self._take_over(record)
+            running = self._running.get(job)
+        if running is None:
+            # The process that follows it sees it end, and reads why.
+            if record.placed is None:
+                raise JobError(f"The job {job} waits in another process: cancel it where it was sent from.")
+            await self.target(record.target, configuration.load().target(record.target)).cancel(record.placed)
+            return True
+        if running.record.over or running.end:
+            return False
+        running.end, running.why = "cancelled", why
+        if running.record.placed is not None:
+            await running.dispatch.target.cancel(running.record.placed)
+        elif running.record.state == "queued" and running.runner is not None:
+            running.runner.cancel()
+        return True
+
+    async def retry(self, job: str, secrets: dict[str, str] | None = None) -> JobRecord:
+        """Run a job that has ended once more, under its own id.
+
+        Raises:
+            JobError: it is under way, or what it started from is gone.
+        """
+        record = await asyncio.to_thread(self.get, job)
+        if not record.over:
+            raise JobError(f"The job {record.id} is {record.state}: only one that has ended can be retried.")
+        if record.placed is not None and record.id not in self._collecting:
+            await self.target(record.target, configuration.load().target(record.target)).clean(record.placed)
+        running = await self._kept(record, secrets or {})
+        record.begin_again()
+        running.task = _with_spec(running.task, nonce=record.nonce)
+        await asyncio.to_thread(running.folder.restart)
+        await self._take(running)
+        await self._change(record, "queued", f"attempt {record.attempt}")
+        running.runner = self._spawn(self._run(running))
+        return record
+
+    async def _kept(self, record: JobRecord, secrets: dict[str, str]) -> Running:
+        """A job made ready to start again from what its folders keep."""
+        folder = JobFolder(record.id)
+        kept = await asyncio.to_thread(folder.read, "task.json")
+        sent = await asyncio.to_thread(DispatchFolder(record.group).read, "dispatch.json")
+        if kept is None or sent is None:
+            raise JobError(f"What the job {record.id} started from is gone: run its cell again.")
+        lacking = sorted(set(kept["secrets"]) - set(secrets))
+        if lacking:
+            raise JobError(f"Secrets are not kept: run the cell of {record.id} again with --secret {lacking[0]}.")
+        target = self.target(record.target, configuration.load().target(record.target))
+        prepared: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
+        prepared.set_result(sent["prepared"])
+        dispatch = Dispatch(record.group, target, prepared)
+        return Running(record, dispatch, targets.kept_task(record, kept, secrets), folder)
+
+    # After a restart
+
+    async def adopt(self) -> None:
+        """Follow the jobs that no process follows any more, and watch those of our listeners that another one does."""
+        for record in await asyncio.to_thread(self.ledger.find, unfinished=True):
+            if record.id not in self._running and record.id not in self._watching:
+                try:
+                    await self._take_over(record)
+                except DockerKernelError as error:
+                    log.warning("the job %s cannot be followed: %s", record.id, error)
+
+    async def _take_over(self, record: JobRecord) -> None:
+        folder = JobFolder(record.id)
+        lock = await asyncio.to_thread(folder.lock)
+        if lock is None:
+            if record.owner in self._listeners:
+                self._watching[record.id] = self._spawn(self._watch(record))
+            return
+        record = await asyncio.to_thread(self.ledger.get, record.id)
+        if record.over:
+            lock.close()
+            return
+        if record.placed is None:
+            try:
+                running = await self._kept(record, {})
+            except JobError:
+                await self._change(
+                    record, "lost", "its Jupyter server ended before its state was sent: run its cell again"
+                )
+                lock.close()
+                return
+        else:
+            try:
+                running = await self._kept(record, {})
+            except JobError:
+                record.retries = 0
+                target = self.target(record.target, configuration.load().target(record.target))
+                dispatch = Dispatch(record.group, target, asyncio.get_running_loop().create_future())
+                running = Running(record, dispatch, JobTask(record.id, record.name, {}), folder)
+            await asyncio.to_thread(folder.restart)
+        running.lock = lock
+        running.dispatch.under_way.add(record.id)
+        self._running[record.id] = running
+        running.runner = self._spawn(self._run(running))
+
+    async def _watch(self, record: JobRecord) -> None:
+        """Pass on the states of a job that another process follows; follow it when that process has gone."""
+        state = record.state
+        try:
+            while True:
+                await asyncio.sleep(WATCH_SECONDS)
+                record = await asyncio.to_thread(self.ledger.get, record.id)
+                if record.state != state:
+                    state = record.state
+                    await self._tell(record, {"event": "state", **record.public()})
+                if record.over:
+                    return
+                lock = await asyncio.to_thread(JobFolder(record.id).lock)
+                if lock is not None:
+                    lock.close()
+                    self._spawn(self.adopt())
+                    return
+        finally:
+            del self._watching[record.id]
+
+    async def wait(self, job: str) -> JobRecord:
+        """Wait for a job's end, whoever follows it."""
+        while not (record := await asyncio.to_thread(self.get, job)).over:
+            running = self._running.get(record.id)
+            if running is not None and running.runner is not None:
+                await asyncio.wait([running.runner])
+            elif record.id in self._watching:
+                await asyncio.wait([self._watching[record.id]])
+            else:
+                await self._take_over(record)
+                if record.id not in self._running:
+                    self._watching[record.id] = self._spawn(self._watch(record))
+        if record.id in self._collecting:
+            await asyncio.shield(self._collecting[record.id])
+        return record
+
+    # Tidying
+
+    async def prune(self, older_than: float, owner: str | None = None) -> list[JobRecord]:
+        """Forget jobs that ended longer ago than so many seconds, with their results; returns them."""
+        end = time.time() - older_than
+        gone = [one for one in await asyncio.to_thread(self.jobs, owner) if one.over and (one.ended or 0) <= end]
+        for record in gone:
+            if record.placed is not None:
+                with contextlib.suppress(DockerKernelError):
+                    target = self.target(record.target, configuration.load().target(record.target))
+                    await target.clean(record.placed)
+            await asyncio.to_thread(JobFolder(record.id).remove)
+        await asyncio.to_thread(self.ledger.delete, *(record.id for record in gone))
+        for group in {record.group for record in gone}:
+            await self._release(group)
+        return gone
+
+    async def _release(self, group: str) -> None:
+        """Remove what a dispatch's jobs started from, if none of them is left."""
+        left = await asyncio.to_thread(self.jobs)
+        if any(record.group == group for record in left):
+            return
+        folder = DispatchFolder(group)
+        sent = await asyncio.to_thread(folder.read, "dispatch.json")
+        if sent is not None:
+            with contextlib.suppress(DockerKernelError):
+                target = self.target(sent["target"], configuration.load().target(sent["target"]))
+                await target.release(sent["prepared"])
+        await asyncio.to_thread(folder.remove)
+
+    async def forget_old_dispatches(self, owner: str, target: str) -> None:
+        """Let go of what an owner's older dispatches started from; their jobs' records and results stay."""
+        groups: dict[str, bool] = {}
+        for record in await asyncio.to_thread(self.jobs, owner):
+            if record.target == target:
+                groups[record.group] = groups.get(record.group, True) and record.over
+        for group in [group for group in list(groups)[KEPT_DISPATCHES:] if groups[group]]:
+            folder = DispatchFolder(group)
+            sent = await asyncio.to_thread(folder.read, "dispatch.json")
+            if sent is not None:
+                with contextlib.suppress(DockerKernelError):
+                    await self.target(target, configuration.load().target(target)).release(sent["prepared"])
+                await asyncio.to_thread(folder.remove)
+
+    def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _with_spec(task: JobTask, **changes: Any) -> JobTask:
+    """A task whose spec has some values changed."""
+    return JobTask(**{**vars(task), "spec": {**task.spec, **changes}})
+
+
+_manager: dict[Any, JobManager] = {}
+
+
+def manager() -> JobManager:
+    """This process's manager. Call it on the background loop."""
+    loop = asyncio.get_running_loop()
+    key = (loop, root())
+    if key not in _manager:
+        _manager.clear()
+        _manager[key] = JobManager()
+    return _manager[key]

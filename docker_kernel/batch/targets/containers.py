@@ -1,0 +1,279 @@
+"""Jobs as containers of one engine: what the kernel's own engine and another one have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import tarfile
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
+
+from docker_kernel import labels
+from docker_kernel.batch.manifest import ResultManifest, parse
+from docker_kernel.batch.targets.base import JobTask, Outcome, Record, Target
+from docker_kernel.engine import BindMount, ContainerSpec, Engine, ExecStream, File, VolumeMount
+from docker_kernel.errors import EngineError, EngineUnavailable, JobError, NotFound
+from docker_kernel.kernel import guest_files
+
+STOP_SECONDS = 10
+"""How long a cancelled job may take to end by itself."""
+
+BACK_SECONDS = 30
+"""How long an engine that does not answer may take to come back."""
+
+MASTER_PORT = 29500
+"""Where rank 0 listens for the others: torch.distributed's own default."""
+
+
+class EngineTarget(Target):
+    """Runs jobs as containers. `prepared` has "user" and "python", and what `_spec` needs; a job's record is
+    {"containers": [ids, by rank], "network": id or ""}."""
+
+    def __init__(self, name: str, config: Any) -> None:
+        super().__init__(name, config)
+        self._streams: dict[str, ExecStream] = {}
+
+    @abstractmethod
+    async def engine(self) -> Engine:
+        """The engine, connected."""
+
+    @abstractmethod
+    def _spec(self, task: JobTask, prepared: Record) -> ContainerSpec:
+        """What a job's container is made from, without what `start` adds: command, name, labels, inputs, network."""
+
+    async def _files(self, task: JobTask, prepared: Record) -> Iterable[File]:
+        """What the container gets before its start, besides the job's spec."""
+        return ()
+
+    async def _fill(self, engine: Engine, container: str, prepared: Record) -> None:
+        """Put into a created container what is too large for `_files`."""
+
+    async def start(self, task: JobTask, prepared: Record) -> Record:
+        engine = await self.engine()
+        made: dict[str, Any] = {"containers": [], "network": ""}
+        try:
+            if task.replicas > 1:
+                made["network"] = await engine.create_network(f"docker-kernel-job-{task.job_id}")
+            for rank in range(task.replicas):
+                made["containers"].append(await self._create(engine, task, prepared, rank, made["network"]))
+            for container in made["containers"]:
+                self._streams[container] = await engine.attach(container)
+                await engine.start(container)
+        except BaseException:
+            await asyncio.shield(self.clean(made))
+            raise
+        return made
+
+    async def _create(self, engine: Engine, task: JobTask, prepared: Record, rank: int, network: str) -> str:
+        spec = self._spec(task, prepared)
+        several = task.replicas > 1
+        names = [f"docker-kernel-job-{task.job_id}" + (f"-{number}" if several else "") for number in (0, rank)]
+        spec.command = [prepared["python"], "-I", "-S", f"{guest_files.LIB}/docker_kernel/guest/run_job.py"]
+        spec.name = names[1]
+        spec.labels = {labels.KIND: labels.KIND_JOB, labels.JOB_ID: task.job_id, labels.USER: str(os.getuid())} | (
+            {labels.KERNEL_ID: prepared["kernel_id"]} if "kernel_id" in prepared else {}
+        )
+        spec.network = network or spec.network
+        inputs: list[BindMount | VolumeMount] = [
+            VolumeMount(one.source, f"/inputs/{one.name}", read_only=True)
+            if one.volume
+            else BindMount(one.source, f"/inputs/{one.name}", read_only=True)
+            for one in task.inputs
+        ]
+        spec.mounts = [*spec.mounts, *inputs]
+        content: dict[str, Any] = {**task.spec, "secrets": dict(task.secrets)}
+        if several:
+            content |= {"rank": rank, "world_size": task.replicas, "master_addr": names[0], "master_port": MASTER_PORT}
+        uid, _, gid = prepared["user"].partition(":")
+        path = f"{guest_files.RUN.lstrip('/')}/job.json"
+        container = await engine.create(spec)
+        try:
+            await self._fill(engine, container, prepared)
+            file = File(path, json.dumps(content).encode(), mode=0o600, uid=int(uid), gid=int(gid))
+            await engine.put(container, [*await self._files(task, prepared), file])
+        except BaseException:
+            await asyncio.shield(engine.remove(container))
+            raise
+        return container
+
+    async def output(self, job: Record) -> AsyncIterator[tuple[int, bytes]]:
+        pieces: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue(maxsize=64)
+
+        async def read(rank: int, container: str) -> None:
+            try:
+                async for data in self._output_of(container):
+                    await pieces.put((rank, data))
+            finally:
+                await pieces.put(None)
+
+        if len(job["containers"]) == 1:
+            async for data in self._output_of(job["containers"][0]):
+                yield 0, data
+            return
+        readers = [asyncio.create_task(read(rank, container)) for rank, container in enumerate(job["containers"])]
+        ender = asyncio.create_task(self._end_with_the_first_failure(job))
+        try:
+            left = len(readers)
+            while left:
+                piece = await pieces.get()
+                if piece is None:
+                    left -= 1
+                else:
+                    yield piece
+        finally:
+            for task in (*readers, ender):
+                task.cancel()
+
+    async def _output_of(self, container: str) -> AsyncIterator[bytes]:
+        stream = self._streams.pop(container, None)
+        engine = await self.engine()
+        if stream is None:
+            try:
+                stream = await engine.attach(container, logs=True)
+            except NotFound:
+                return
+        try:
+            async for _, data in stream.frames():
+                yield data
+        finally:
+            stream.close()
+
+    async def _end_with_the_first_failure(self, job: Record) -> None:
+        """Tasks that wait for one that has failed would wait for ever."""
+        engine = await self.engine()
+
+        async def watch(container: str) -> None:
+            if await engine.wait(container):
+                await self.cancel(job)
+
+        with contextlib.suppress(EngineError):
+            await asyncio.gather(*(watch(container) for container in job["containers"]))
+
+    async def outcome(self, job: Record) -> Outcome:
+        states = []
+        for container in job["containers"]:
+            try:
+                states.append(await self._ended(container))
+            except NotFound:
+                return Outcome(-1, lost="its container was removed")
+            except EngineError as error:
+                return Outcome(-1, lost=str(error))
+        # The one that failed first is the reason of the others' end.
+        failed = sorted((state.finished, rank) for rank, state in enumerate(states) if state.exit_code)
+        rank = failed[0][1] if failed else 0
+        state = states[rank]
+        reason = f"its rank {rank} ended with exit code {state.exit_code}" if failed and len(states) > 1 else ""
+        return Outcome(state.exit_code, state.oom_killed, reason=reason or state.error)
+
+    async def _ended(self, container: str) -> Any:
+        engine = await self.engine()
+        end = asyncio.get_running_loop().time() + BACK_SECONDS
+        while True:
+            try:
+                await engine.wait(container)
+                return await engine.inspect(container)
+            except EngineUnavailable as error:
+                # The engine may only be starting again.
+                if asyncio.get_running_loop().time() > end:
+                    raise EngineError(
+                        f"the engine went away and did not come back within {BACK_SECONDS} s ({error}); retry it"
+                    ) from None
+                await asyncio.sleep(0.5)
+
+    async def cancel(self, job: Record) -> None:
+        await asyncio.gather(*(self._stop(container) for container in job["containers"]))
+
+    async def _stop(self, container: str) -> None:
+        engine = await self.engine()
+        await engine.kill(container, signal.SIGTERM)
+        try:
+            await asyncio.wait_for(engine.wait(container), STOP_SECONDS)
+        except asyncio.TimeoutError:
+            await engine.kill(container, signal.SIGKILL)
+        except NotFound:
+            pass
+
+    async def result(self, job: Record, digest: str, folder: Path) -> None:
+        engine, container = await self.engine(), job["containers"][0]
+        await fetch(engine, container, "manifests", digest, folder)
+        manifest = parse(ResultManifest, (folder / "manifests" / digest[7:]).read_bytes())
+        for blob in manifest.blobs():
+            await fetch(engine, container, "blobs", blob, folder)
+
+    async def clean(self, job: Record) -> None:
+        engine = await self.engine()
+        for container in job["containers"]:
+            stream = self._streams.pop(container, None)
+            if stream is not None:
+                stream.close()
+            await engine.remove(container)
+        if job["network"]:
+            await engine.remove_network(job["network"])
+
+
+async def fetch(engine: Engine, container: str, kind: str, digest: str, folder: Path) -> None:
+    """Bring one file of a container's state folder to a folder of the host, if it is not there yet.
+
+    Raises:
+        JobError: it is gone, is not what its digest says, or there is no room for it.
+    """
+    path = folder / kind / digest[7:]
+    if path.exists():
+        return
+    try:
+        chunks = await engine.get_stream(container, f"{guest_files.STATE}/{kind}/{digest[7:]}")
+    except NotFound:
+        raise JobError("the result is gone: its container has it no more.") from None
+    fresh = path.with_suffix(".new")
+
+    def store() -> None:
+        found = hashlib.sha256()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with fresh.open("wb") as file:
+                for data in _content(chunks):
+                    found.update(data)
+                    file.write(data)
+            if found.hexdigest() != digest[7:]:
+                raise JobError(f"the result's {digest[:19]} is not what the job wrote; it is refused.")
+            fresh.replace(path)
+        except OSError as error:
+            raise JobError(f"the result cannot be kept in {folder}: {error.strerror or error}.") from None
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    await asyncio.to_thread(store)
+
+
+def _content(chunks: Iterable[bytes]) -> Iterable[bytes]:
+    """The bytes of the only file of a tar archive that arrives in pieces, none of which is held for long."""
+    with tarfile.open(fileobj=_Reader(chunks), mode="r|") as tar:  # type: ignore[call-overload]
+        member = tar.next()
+        file = tar.extractfile(member) if member is not None and member.isreg() else None
+        if file is None:
+            raise JobError("the result is gone: where it was is no file.")
+        while data := file.read(1 << 20):
+            yield data
+
+
+class _Reader:
+    """Pieces of bytes as a file, for tarfile."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        parts, length = [self._rest], len(self._rest)
+        while length < size and (chunk := next(self._chunks, b"")):
+            parts.append(chunk)
+            length += len(chunk)
+        data = b"".join(parts)
+        self._rest = data[size:]
+        return data[:size]

@@ -1,0 +1,81 @@
+"""Fetches a job's inputs that are named by URL to /inputs/NAME, before its code runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+from typing import Any, Callable
+
+FOLDER = "/inputs"
+
+
+class InputFailed(Exception):
+    """An input cannot be had; the message says which and why."""
+
+
+def fetch(inputs: dict[str, str], send: Callable[[dict[str, Any]], None]) -> None:
+    """Fetch all inputs, read-only, and tell what their stores call this version of them.
+
+    Raises:
+        InputFailed: one cannot be fetched.
+    """
+    for name, uri in inputs.items():
+        path = os.path.join(FOLDER, name)
+        try:
+            version = _fetch(uri, path)
+            _make_read_only(path)
+        except InputFailed:
+            raise
+        except Exception as error:
+            raise InputFailed("The input %s cannot be fetched from %s: %s" % (name, uri, error)) from None
+        send({"event": "input", "name": name, "version": version})
+
+
+def _fetch(uri: str, path: str) -> str:
+    try:
+        fsspec = importlib.import_module("fsspec")
+    except ImportError:
+        if uri.startswith(("http://", "https://")):
+            return _download(uri, path)
+        text = "%s needs fsspec (and the package for its store, such as s3fs) in the kernel: %%pip install fsspec"
+        raise InputFailed(text % uri) from None
+    system, inside = fsspec.url_to_fs(uri)
+    info = system.info(inside)
+    if info["type"] == "directory":
+        system.get(inside.rstrip("/") + "/", path + "/", recursive=True)
+    else:
+        system.get_file(inside, path)
+    for key in ("version_id", "VersionId", "ETag", "etag", "checksum", "LastModified", "mtime"):
+        if info.get(key):
+            return str(info[key]).strip('"')
+    return _download_version(uri) if uri.startswith(("http://", "https://")) else ""
+
+
+def _download_version(uri: str) -> str:
+    import urllib.request
+
+    with urllib.request.urlopen(urllib.request.Request(uri, method="HEAD"), timeout=60) as answer:
+        return _version(answer)
+
+
+def _version(answer: Any) -> str:
+    return (answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "").strip('"')
+
+
+def _download(uri: str, path: str) -> str:
+    import urllib.request
+
+    with urllib.request.urlopen(uri, timeout=60) as answer, open(path, "wb") as file:
+        shutil.copyfileobj(answer, file, 1 << 20)
+        return _version(answer)
+
+
+def _make_read_only(path: str) -> None:
+    if not os.path.isdir(path):
+        os.chmod(path, 0o444)
+        return
+    for folder, _, files in os.walk(path, topdown=False):
+        for file in files:
+            os.chmod(os.path.join(folder, file), 0o444)
+        os.chmod(folder, 0o555)

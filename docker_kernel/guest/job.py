@@ -1,0 +1,521 @@
+"""A job as its notebook sees it: follow it, wait for it, fetch what came of it, in concurrent.futures' words."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import hashlib
+import json
+import os
+import queue
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+
+from docker_kernel.guest import snapshot
+from docker_kernel.guest.worker import ERROR, VALUE
+
+if TYPE_CHECKING:
+    from docker_kernel.guest.session import Session
+
+STATE = "/opt/docker-kernel/state"
+FINAL = ("succeeded", "failed", "cancelled", "lost")
+TAIL_LINES = 20
+_UNBOUND = object()
+
+KEPT_OUTPUT = 1 << 20
+"""Characters of a job's output that the notebook keeps; `.logs()` has as much from the host side."""
+
+
+class JobFailed(Exception):
+    """A job ended without a result; the message says why."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the message, as the frames would be ours and tell a user nothing."""
+        return ["\x1b[31m%s\x1b[0m: %s" % (type(self).__name__, self)]
+
+
+class JobCancelled(JobFailed):
+    """A job was cancelled before it had a result."""
+
+
+class Cost(NamedTuple):
+    """What a job used: CPU seconds, bytes of memory at the peak, seconds from its start to its end."""
+
+    cpu_seconds: float
+    peak_memory: int
+    seconds: float
+
+
+class JobFiles(Mapping[str, str]):
+    """The files that a job wrote to its output folder: from their names there to where each now is in this kernel.
+
+    A file is brought here when it is first asked for.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._folder = os.path.join("/tmp/docker-kernel-jobs", job.id)
+
+    def _known(self) -> dict[str, dict[str, Any]]:
+        return {one["path"]: one for one in self._job._manifest().get("files", [])}
+
+    def __getitem__(self, name: str) -> str:
+        known = self._known()
+        if name not in known:
+            raise KeyError(
+                "The job %s wrote no file %r; it wrote: %s" % (self._job.id, name, ", ".join(known) or "none")
+            )
+        path = os.path.join(self._folder, *name.split("/"))
+        if not os.path.realpath(path).startswith(self._folder + "/"):
+            raise JobFailed("The job %s names a file outside of its folder: %r." % (self._job.id, name))
+        if not os.path.exists(path):
+            self._job._session.request("job.fetch", {"job": self._job.id, "file": name})
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            _copy_blob(known[name]["blob"], path)
+        return path
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known())
+
+    def __len__(self) -> int:
+        return len(self._known())
+
+    def save(self, folder: str = ".") -> list[str]:
+        """Copy all files to a folder; returns their paths."""
+        made = []
+        for name in self:
+            path = os.path.join(folder, *name.split("/"))
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            made.append(shutil.copyfile(self[name], path))
+        return made
+
+    def __repr__(self) -> str:
+        return "\n".join("%s  %d bytes" % (one["path"], one["size"]) for one in self._known().values()) or "no files"
+
+
+def _copy_blob(digest: str, path: str) -> None:
+    """Copy a blob of the state folder to a file, and make sure that it is what the digest says."""
+    found = hashlib.sha256()
+    try:
+        with open(os.path.join(STATE, "blobs", digest[7:]), "rb") as source, open(path + ".new", "wb") as file:
+            while chunk := source.read(1 << 20):
+                found.update(chunk)
+                file.write(chunk)
+        if found.hexdigest() != digest[7:]:
+            raise JobFailed("The file %s was changed after it was written; it is not used." % path)
+        os.replace(path + ".new", path)
+    except OSError as error:
+        raise JobFailed("The file %s cannot be written: %s." % (path, error.strerror)) from None
+
+
+class Job:
+    """A cell, an expression or a notebook that runs in a container of its own.
+
+    `result()` waits for the end and gives the value, or raises what the code raised; `await job` does the same.
+
+    Attributes:
+        state: queued, starting, running, succeeded, failed, cancelled or lost; `reason` says why.
+        progress: from 0 to 1, None where the job does not tell; remaining: seconds, as far as it knows.
+    """
+
+    def __init__(self, session: Session, record: dict[str, Any]) -> None:
+        self._session = session
+        self._text: list[str] = []
+        self._size = 0
+        self._over = threading.Event()
+        self._delivery = threading.Lock()
+        self._past: collections.deque[dict[str, Any]] = collections.deque(maxlen=1000)
+        self._listeners: list[Callable[[Job, dict[str, Any]], None]] = []
+        self._bindings: dict[str, Any] | None = None
+        self._variables: dict[str, Any] | None = None
+        self._take(record)
+
+    def _take(self, record: dict[str, Any]) -> None:
+        """Take over what the host side says of this job."""
+        self.record = record
+        self.id = str(record["id"])
+        self.name: str = record["name"]
+        self.target: str = record["target"]
+        self.state: str = record["state"]
+        self.reason: str = record["reason"]
+        self.params: dict[str, Any] = record["params"]
+        self.created: float = record["created"]
+        self.ended: float | None = record["ended"]
+        self.progress: float | None = record.get("progress")
+        self.remaining: float | None = record.get("remaining")
+        self.last_metrics: dict[str, float] = dict(record.get("metrics") or {})
+        if self.state in FINAL:
+            self._over.set()
+        else:
+            self._over.clear()
+
+    # concurrent.futures' words
+
+    @property
+    def over(self) -> bool:
+        """Whether the job has ended, however it did."""
+        return self._over.is_set()
+
+    def done(self) -> bool:
+        return self.over
+
+    def running(self) -> bool:
+        return self.state in ("starting", "running")
+
+    def cancelled(self) -> bool:
+        return self.state == "cancelled"
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end; returns whether it has come within `timeout` seconds. Bring nothing back."""
+        self._session.follow(self)
+        return self._over.wait(timeout)
+
+    def cancel(self) -> bool:
+        """Stop the job; returns whether it was still under way."""
+        if self.over:
+            return False
+        return bool(self._session.request("job.cancel", {"job": self.id})["cancelled"])
+
+    def retry(self) -> Job:
+        """Run the job once more, from the state that it was sent with. Secrets are read anew from the environment.
+
+        Raises:
+            JobFailed: it is under way, or what it started from is gone.
+        """
+        self._over.clear()
+        self._text, self._size, self._variables = [], 0, None
+        try:
+            self._take(
+                self._session.request("job.retry", {"job": self.id, "secrets": self._session.kept_secrets(self)})
+            )
+        except JobFailed:
+            self._over.set()
+            raise
+        return self
+
+    def add_done_callback(self, callback: Callable[[Job], object]) -> None:
+        """Call a function with this job when it has ended: at once if it has, else from a thread of ours."""
+
+        def listener(job: Job, event: dict[str, Any]) -> None:
+            if event.get("event") == "state" and event["state"] in FINAL:
+                callback(job)
+
+        with self._delivery:
+            over = self.over
+            if not over:
+                self._listeners.append(listener)
+        if over:
+            callback(self)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What `result` would raise, or None."""
+        try:
+            self._ended(timeout)
+            self._fetch()
+        except TimeoutError:
+            raise
+        except Exception as error:
+            return error
+        return None
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the end, assign what the cell assigned, and return an expression's value (or an executed notebook).
+
+        A name that was bound anew since the job was sent keeps its new value, and is reported. Jobs of a sweep assign
+        nothing, as each would undo another's: see `variables`.
+
+        Args:
+            timeout: seconds to wait; None waits for as long as the job runs.
+
+        Raises:
+            TimeoutError: it has not ended within the timeout; it goes on.
+            JobCancelled, JobFailed: it ended without a result.
+            Exception: what the cell raised, of its original type, with the job's traceback.
+        """
+        self._ended(timeout)
+        values = self._fetch()
+        if self.record["kind"] == "notebook":
+            with open(self.files["output.ipynb"], encoding="utf-8") as file:
+                return json.load(file)
+        if not self.record["swept"]:
+            self._bind(values)
+        return values.get(VALUE)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        yield from asyncio.get_running_loop().run_in_executor(None, self.wait).__await__()
+        return self.result()
+
+    def _ended(self, timeout: float | None) -> None:
+        if not self.wait(timeout):
+            raise TimeoutError("The job %s has not ended within %s s; it goes on." % (self.id, timeout))
+
+    # What came of it
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the job's cell assigned, by name; nothing is assigned here."""
+        self._ended(None)
+        return {name: value for name, value in self._fetch().items() if name != VALUE}
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """What the job measured so far: a dict for each point, with `step`, `time` and the values by name."""
+        return [
+            {"step": event["step"], "time": event["time"], **event["values"]}
+            for event in self._events()
+            if event["event"] == "metrics"
+        ]
+
+    @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """The rich outputs of the job's cell so far, as Jupyter's messages have them: `data` and `metadata`."""
+        return [
+            {"data": event["data"], "metadata": event.get("metadata") or {}}
+            for event in self._events()
+            if event["event"] in ("display", "result_display") and not event.get("update")
+        ]
+
+    @property
+    def files(self) -> JobFiles:
+        """The files that the job wrote to its output folder (`job.outputs` there), by name."""
+        self._ended(None)
+        return JobFiles(self)
+
+    @property
+    def cost(self) -> Cost | None:
+        """What it used; None before its end, or where nobody could tell."""
+        cost = self.record.get("cost")
+        return Cost(**cost) if cost else None
+
+    def logs(self, follow: bool = False) -> Any:
+        """What the job has printed so far (the last MiB of it).
+
+        Args:
+            follow: give an iterator instead, of pieces of text as they come, to the job's end.
+        """
+        return self._stream() if follow else str(self._session.request("job.logs", {"job": self.id})["text"])
+
+    def _stream(self) -> Iterator[str]:
+        events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._session.follow(self)
+        with self._delivery:
+            over = self.over
+            self._listeners.append(lambda job, event: events.put(event))
+        yield self.logs()
+        while not over:
+            event = events.get()
+            if event.get("event") == "output":
+                yield event["text"]
+            over = event.get("event") == "state" and event["state"] in FINAL
+
+    def _events(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._session.request("job.events", {"job": self.id})["events"]
+        return found
+
+    def _manifest(self) -> dict[str, Any]:
+        digest = str(self.record.get("result") or "")
+        if self.state == "cancelled":
+            raise JobCancelled("The job %s was cancelled: %s." % (self.id, self.reason or "no reason given"))
+        if not digest:
+            tail = self.tail() or (self.logs()[-2000:].strip())
+            raise JobFailed("The job %s %s: %s.%s" % (self.id, self.state, self.reason, tail and "\n" + tail))
+        digest = str(self._session.request("job.fetch", {"job": self.id})["result"])
+        try:
+            return snapshot.read_manifest(STATE, digest)
+        except snapshot.SnapshotError as error:
+            raise JobFailed("The result of the job %s is refused: %s" % (self.id, error)) from None
+
+    def _fetch(self) -> dict[str, Any]:
+        """The values that came back; raises what the cell raised."""
+        if self._variables is None:
+            manifest = self._manifest()
+            try:
+                values, failed = snapshot.restore(STATE, manifest, self._session.shell.user_ns)
+            except snapshot.SnapshotError as error:
+                raise JobFailed("The result of the job %s is refused: %s" % (self.id, error)) from None
+            if manifest.get("error"):
+                raise _original(manifest["error"], values.get(ERROR), self.id)
+            for one in [*manifest["left_out"], *(one._asdict() for one in failed)]:
+                print("Not brought back: %(name)s (%(type)s): %(reason)s; %(hint)s." % one)
+            self._variables, self._deleted = values, list(manifest.get("deleted", []))
+        return self._variables
+
+    def _bind(self, values: dict[str, Any]) -> None:
+        """Assign what came back, once; but names that were bound anew since the job was sent."""
+        if self._bindings == {}:
+            return
+        namespace = self._session.shell.user_ns
+        sent_from_here = self._bindings is not None
+        bindings = self._bindings or {}
+        deleted = [name for name in self._deleted if name in namespace and sent_from_here]
+        brought = [name for name in values if name != VALUE]
+        kept = [
+            name
+            for name in [*brought, *deleted]
+            if name in bindings and namespace.get(name, _UNBOUND) is not bindings[name]
+        ]
+        namespace.update({name: values[name] for name in brought if name not in kept})
+        for name in deleted:
+            if name not in kept:
+                del namespace[name]
+        self._bindings = {}
+        if kept:
+            print("Kept as they are, as they were bound anew since the job was sent: %s" % ", ".join(kept))
+
+    # As it goes
+
+    def follow(self) -> Any:
+        """Show the job's output in this cell as it comes, wait for the end, and return the result.
+
+        An interrupt cancels the job.
+        """
+        events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._session.follow(self)
+        with self._delivery:
+            past, over = list(self._past), self.over
+            self._listeners.append(lambda job, event: events.put(event))
+        for event in past:
+            self._show(event)
+        interrupted = False
+        while not over:
+            try:
+                event = events.get()
+                self._show(event)
+            except KeyboardInterrupt:
+                interrupted = True
+                self.cancel()
+                continue
+            over = event.get("event") == "state" and event["state"] in FINAL
+        if interrupted:
+            raise KeyboardInterrupt
+        return self.result()
+
+    def _show(self, event: dict[str, Any]) -> None:
+        publisher = self._session.shell.display_pub
+        kind = event.get("event")
+        if kind == "output":
+            sys.stdout.write(event["text"])
+            sys.stdout.flush()
+        elif kind == "display":
+            publisher.publish(event["data"], event["metadata"], transient=event["transient"], update=event["update"])
+        elif kind == "result_display":
+            publisher.publish(event["data"], event["metadata"])
+        elif kind == "clear":
+            publisher.clear_output(event["wait"])
+
+    def _receive(self, event: dict[str, Any]) -> None:
+        kind = event.get("event")
+        if kind == "output":
+            self._text.append(event["text"])
+            self._size += len(event["text"])
+            while self._size > KEPT_OUTPUT and len(self._text) > 1:
+                self._size -= len(self._text.pop(0))
+        elif kind == "progress":
+            self.progress, self.remaining = event["value"], event.get("remaining")
+        elif kind == "metrics":
+            self.last_metrics.update(event["values"])
+        elif kind == "state":
+            self._take({name: value for name, value in event.items() if name not in ("type", "event", "job")})
+        with self._delivery:
+            self._past.append(event)
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener(self, event)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been on its way, or was."""
+        return (self.ended or time.time()) - self.created
+
+    def _ipython_display_(self) -> None:
+        from docker_kernel.guest.display import LiveDisplay
+
+        LiveDisplay([self], self._session.shell)
+
+    def __repr__(self) -> str:
+        title = " %r" % self.name if self.name else ""
+        params = " (%s)" % ", ".join("%s=%r" % pair for pair in self.params.items()) if self.params else ""
+        how_far = " %d%%" % (100 * self.progress) if self.progress is not None and not self.over else ""
+        why = ": %s" % self.reason if self.reason else ""
+        return "Job %s%s%s on %s, %s%s after %.1f s%s" % (
+            self.id, title, params, self.target, self.state, how_far, self.seconds, why,
+        )  # fmt: skip
+
+    def tail(self) -> str:
+        """The last lines of its output, with lines that were written over (a progress bar's) as they ended."""
+        lines = "".join(self._text).split("\n")
+        return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines[-TAIL_LINES:]).strip("\n")
+
+
+def _original(error: dict[str, Any], value: Any, job_id: str) -> BaseException:
+    """The exception a job's cell raised, with the job's traceback; one that could not travel is described."""
+    original = value if isinstance(value, BaseException) else None
+    if original is None:
+        original = JobFailed("The job %s raised %s: %s" % (job_id, error["name"], error["value"]))
+    # IPython shows what this method gives in place of the traceback of our own frames.
+    setattr(original, "_render_traceback_", lambda: list(error["traceback"]))  # noqa: B010
+    return original
+
+
+class Sweep(collections.abc.Sequence[Job]):
+    """The jobs of one dispatch, one for each set of parameters."""
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self._jobs = jobs
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._jobs[index]
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end of all; returns whether it has come within `timeout` seconds."""
+        end = None if timeout is None else time.monotonic() + timeout
+        return all(job.wait(None if end is None else max(0.0, end - time.monotonic())) for job in self._jobs)
+
+    def result(self, timeout: float | None = None) -> list[Any]:
+        """Each job's value (of an expression), variables (of a cell), or the exception of one that failed, in order."""
+        if not self.wait(timeout):
+            raise TimeoutError("The sweep has not ended within %s s; it goes on." % timeout)
+        found: list[Any] = []
+        for job in self._jobs:
+            error = job.exception()
+            value = error or (job.variables if job.record["kind"] == "cell" else job.result())
+            found.append(value)
+        return found
+
+    def cancel(self) -> int:
+        """Stop those that have not ended; returns how many."""
+        return sum(job.cancel() for job in self._jobs)
+
+    def retry(self) -> list[Job]:
+        """Run those that did not succeed once more; returns them."""
+        return [job.retry() for job in self._jobs if job.over and job.state != "succeeded"]
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a row a job."""
+        from docker_kernel.guest.runs import to_frame
+
+        return to_frame(self._jobs)
+
+    def follow(self) -> list[Any]:
+        """Wait for all; an interrupt cancels them."""
+        try:
+            return self.result()
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+
+    def _ipython_display_(self) -> None:
+        from docker_kernel.guest.display import LiveDisplay
+
+        if self._jobs:
+            LiveDisplay(self._jobs, self._jobs[0]._session.shell)
+
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self._jobs))

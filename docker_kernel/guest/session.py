@@ -1,0 +1,341 @@
+"""A kernel's dealings with its host side: it captures the state, starts jobs, and hears of them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import sys
+import threading
+from typing import Any
+
+from docker_kernel.guest import environment, snapshot
+from docker_kernel.guest.credentials import looks_secret
+from docker_kernel.guest.job import _UNBOUND, STATE, Job, JobFailed, Sweep
+from docker_kernel.guest.link import Channel, LinkFailed, RemoteError
+from docker_kernel.guest.options import OptionError, Options
+
+MAX_MANIFEST = 8 << 20
+"""Characters of a manifest that the host side takes: about 400,000 variables."""
+
+KEPT_SNAPSHOTS = 800
+"""How many of the latest snapshots stay in the kernel volume, so that jobs can be retried from them."""
+
+
+class Session:
+    """One for each kernel process."""
+
+    def __init__(self, shell: Any) -> None:
+        self.shell = shell
+        self._jobs: dict[str, Job] = {}
+        self._channel: Channel | None = None
+        self._lock = threading.Lock()
+        self._early: dict[str, list[dict[str, Any]]] = {}
+        self._environment = dict(os.environ)
+        self._reported: set[Any] = set()
+        self._secrets: dict[str, list[str]] = {}
+        self._snapshots: list[str] = []
+        self._held_env: list[str] = []
+
+    def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Ask the host side; raises JobFailed with its sentence when it refuses."""
+        try:
+            return self._connected().request(method, params)
+        except (LinkFailed, RemoteError) as error:
+            raise JobFailed(str(error)) from None
+
+    def _connected(self) -> Channel:
+        with self._lock:
+            if self._channel is not None and not self._channel.broken:
+                return self._channel
+            self._channel = channel = Channel.connect()
+            channel.subscribe(self._on_event)
+            missed = [job for job in self._jobs.values() if not job.over]
+        for job in missed:
+            job._receive({"event": "state", **channel.request("job.get", {"job": job.id})})
+        return channel
+
+    def follow(self, job: Job) -> None:
+        """See to it that a job's events come here."""
+        if not job.over:
+            try:
+                self._connected()
+            except (LinkFailed, RemoteError) as error:
+                raise JobFailed(str(error)) from None
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        if event.get("type") != "job":
+            return
+        with self._lock:
+            job = self._jobs.get(event["job"])
+            if job is None:
+                # The first events may overtake the answer that names the job.
+                early = self._early.setdefault(event["job"], [])
+                early.append(event)
+                del early[:-1000]
+                return
+        job._receive(event)
+
+    def _known(self, record: dict[str, Any]) -> Job:
+        """The one object for a job."""
+        with self._lock:
+            job = self._jobs.get(record["id"])
+            if job is None:
+                job = self._jobs[record["id"]] = Job(self, record)
+                early = self._early.pop(job.id, [])
+            else:
+                early = []
+        for event in early:
+            job._receive(event)
+        return job
+
+    def jobs(self) -> list[Job]:
+        """The notebook's jobs, the newest first, also of kernels before this one."""
+        answer = self.request("job.list", {})
+        found = [self._known(record) for record in answer["jobs"]]
+        for job, record in zip(found, answer["jobs"]):
+            if job.state != record["state"] and record["ended"]:
+                job._receive({"event": "state", **record})
+        return found
+
+    def kept_secrets(self, job: Job) -> dict[str, str]:
+        """The secrets that a job was sent with, read anew, as nobody keeps them."""
+        return {name: os.environ[name] for name in self._secrets.get(job.id, []) if name in os.environ}
+
+    # Starting
+
+    def start(self, source: str, options: Options, kind: str | None = None) -> Job | Sweep | None:
+        """Capture the state and start one job, or one for each set of parameters.
+
+        Args:
+            source: a cell's code, an expression, or the path of a notebook (*.ipynb).
+            kind: "cell", "expression" or "notebook"; None finds out.
+
+        Returns:
+            When the state is taken, not when the job has ended; None for a dry run.
+
+        Raises:
+            JobFailed: it was refused; the message says why.
+            OptionError: an option does not fit.
+        """
+        kind = kind or _kind_of(source)
+        if kind == "notebook":
+            source = _read_notebook(source)
+        else:
+            # A cell that cannot be compiled needs no container to say so.
+            compile(self.shell.transform_cell(source), "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        runs = options.runs()
+        env, secrets = options.environment(), options.secrets()
+        found = snapshot.user_variables(self.shell)
+        captured = self._capture(found, source, kind, options, {*env, *secrets})
+        params: dict[str, Any] = {
+            "manifest": captured.manifest,
+            "environment": environment.stamp(),
+            "target": options.on,
+            "workspace": "live" if options.live else "copy",
+        }
+        if options.dry_run:
+            print(_plan_text(self.request("job.plan", params), captured, options))
+            return None
+        params |= {
+            "kind": kind,
+            "source": source,
+            "params": runs,
+            "name": options.name,
+            "cwd": os.getcwd(),
+            "timeout": options.timeout,
+            "memory": options.memory,
+            "cpus": options.cpus,
+            "gpus": options.gpus,
+            "retries": options.retries,
+            "replicas": options.replicas,
+            "env": env,
+            "secrets": secrets,
+            "inputs": options.input,
+            "pull": options.pull,
+        }
+        try:
+            json.dumps(runs)
+        except (TypeError, ValueError):
+            raise OptionError(
+                "Parameters are numbers, texts, lists and dicts of them: %r are not." % (runs[0],)
+            ) from None
+        answer = self.request("job.start", params)
+        jobs = [self._known(record) for record in answer["jobs"]]
+        names = _names(self.shell, source) if kind == "cell" else set()
+        for job in jobs:
+            job._bindings = {name: found.get(name, _UNBOUND) for name in names}
+            self._secrets[job.id] = list(secrets)
+        self._report_held_back(answer.get("held_back") or [])
+        return Sweep(jobs) if options.sweep else jobs[0]
+
+    def _capture(
+        self, found: dict[str, Any], source: str, kind: str, options: Options, sent: set[str]
+    ) -> snapshot.Snapshot:
+        from docker_kernel.guest.api import Jobs, Ports
+
+        variables = {name: value for name, value in found.items() if not isinstance(value, (Job, Sweep, Jobs, Ports))}
+        # A notebook starts from nothing, unless it is told.
+        variables = {} if kind == "notebook" and options.only is None else self._chosen(variables, source, options)
+        try:
+            captured = snapshot.capture(variables, self.shell.user_ns, STATE, **self._context(options.live))
+        except snapshot.SnapshotError as error:
+            raise JobFailed(str(error)) from None
+        if len(captured.manifest) > MAX_MANIFEST:
+            text = "There are too many variables to send, %d: put them into a list or a dict."
+            raise JobFailed(text % len(variables))
+        if kind != "notebook":
+            used = _used(self.shell, source)
+            for one in captured.left_out:
+                if one.name in used:
+                    raise JobFailed("The cell uses %s, which cannot travel (%s: %s); %s." % one)
+        self._report(captured.left_out)
+        self._collect_garbage(captured.digest)
+        held = (name for name, value in os.environ.items() if looks_secret(name, value) and name not in sent)
+        self._held_env = [] if options.live else sorted(held)
+        return captured
+
+    def _chosen(self, variables: dict[str, Any], source: str, options: Options) -> dict[str, Any]:
+        """The variables that the options say are to be sent."""
+        for option, given in (("only", options.only or []), ("exclude", options.exclude)):
+            for name in given:
+                if name not in variables:
+                    from docker_kernel.guest.options import closest
+
+                    raise OptionError("--%s: there is no variable %s%s." % (option, name, closest(name, variables)))
+        chosen = set(variables) if options.only is None else set(options.only)
+        if options.needed:
+            chosen &= snapshot.needed_names(self.shell.transform_cell(source), self.shell.user_ns)
+        return {name: value for name, value in variables.items() if name in chosen and name not in options.exclude}
+
+    def _collect_garbage(self, digest: str) -> None:
+        """Let go of what no job needs: snapshots but the last few, and results that have been fetched."""
+        self._snapshots = [*(one for one in self._snapshots if one != digest), digest]
+        keep = set(self._snapshots[-KEPT_SNAPSHOTS:])
+        for job in self._jobs.values():
+            keep |= {str(job.record.get("result") or ""), "" if job.over else str(job.record.get("snapshot") or "")}
+        if len(self._snapshots) > KEPT_SNAPSHOTS:
+            del self._snapshots[:-KEPT_SNAPSHOTS]
+            snapshot.collect_garbage(STATE, keep - {""})
+
+    def _context(self, live: bool) -> dict[str, Any]:
+        changed: dict[str, str | None] = {
+            name: value
+            for name, value in os.environ.items()
+            if self._environment.get(name) != value and (live or not looks_secret(name, value))
+        }
+        changed.update({name: None for name in self._environment if name not in os.environ})
+        return {"env": changed, "cwd": os.getcwd(), "sys_path": list(sys.path)}
+
+    def _report(self, left_out: list[snapshot.LeftOut]) -> None:
+        """Name what does not travel, once for each variable and reason."""
+        for one in left_out:
+            if one not in self._reported:
+                self._reported.add(one)
+                print("Left out: %s (%s): %s; %s." % one, file=sys.stderr)
+
+    def _report_held_back(self, files: list[str]) -> None:
+        """Name what looks like a credential and so stays here, once."""
+        env = [name for name in self._held_env if name not in self._reported]
+        files = [name for name in files if ("file", name) not in self._reported]
+        self._reported |= {*env, *(("file", name) for name in files)}
+        if env:
+            text = "Held back, as they look like credentials: %s; --env NAME or --secret NAME sends one."
+            print(text % ", ".join(env), file=sys.stderr)
+        if files:
+            text = "Held back, as they look like credentials: %s; a line !NAME in .dockerignore sends one."
+            print(text % _short(files), file=sys.stderr)
+
+
+def _short(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (" and %d more" % (len(names) - 10) if len(names) > 10 else "")
+
+
+def _kind_of(source: str) -> str:
+    if source.strip().endswith(".ipynb") and "\n" not in source.strip():
+        return "notebook"
+    try:
+        ast.parse(source.strip(), mode="eval")
+    except SyntaxError:
+        return "cell"
+    return "expression"
+
+
+def _read_notebook(path: str) -> str:
+    """A notebook's content as JSON, without its outputs."""
+    path = os.path.expanduser(path.strip())
+    try:
+        with open(path, encoding="utf-8") as file:
+            notebook = json.load(file)
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                cell["outputs"], cell["execution_count"] = [], None
+    except OSError as error:
+        raise JobFailed("The notebook %s cannot be read: %s." % (path, error.strerror)) from None
+    except (ValueError, KeyError, TypeError):
+        raise JobFailed("%s is no notebook of format 4: open and save it in Jupyter first." % path) from None
+    return json.dumps(notebook)
+
+
+def _names(shell: Any, source: str) -> set[str]:
+    """The names that a cell binds or may change in place, as far as reading it tells."""
+    try:
+        tree = ast.parse(shell.transform_cell(source))
+    except SyntaxError:
+        return set()
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.alias):
+            names.add((node.asname or node.name).split(".")[0])
+        elif isinstance(getattr(node, "name", None), str):
+            names.add(node.name)  # type: ignore[attr-defined]
+    return names
+
+
+def _used(shell: Any, source: str) -> set[str]:
+    """The names that a cell reads and does not bind itself."""
+    try:
+        nodes = [node for node in ast.walk(ast.parse(shell.transform_cell(source))) if isinstance(node, ast.Name)]
+    except SyntaxError:
+        return set()
+    read = {node.id for node in nodes if isinstance(node.ctx, ast.Load)}
+    return read - {node.id for node in nodes if not isinstance(node.ctx, ast.Load)}
+
+
+def _plan_text(plan: dict[str, Any], captured: snapshot.Snapshot, options: Options) -> str:
+    """What would travel, for a reader."""
+    manifest = json.loads(captured.manifest)
+    sizes: list[tuple[int, str]] = []
+    for pack in manifest["packs"]:
+        buffers = sum(size for _, size in pack["buffers"])
+        for names, size in zip(pack["groups"], pack["sizes"]):
+            sizes.append((size + buffers, ", ".join(names)))
+    sizes.sort(key=lambda pair: (-pair[0], pair[1]))
+    lines = ["To the target %s would travel:" % options.on, "variables (together where they share objects):"]
+    lines += ["  %10s  %s" % (_size(size), names) for size, names in sizes] or ["  none"]
+    if manifest["modules"]:
+        lines.append("modules, by name: %s" % ", ".join(sorted(manifest["modules"])))
+    if manifest["left_out"]:
+        lines.append("left out:")
+        lines += ["  %(name)s (%(type)s): %(reason)s; %(hint)s" % one for one in manifest["left_out"]]
+    lines.append("packages installed since the start: %s" % (", ".join(plan["packages"]) or "none"))
+    if options.live:
+        lines.append("files: the workspace itself")
+    else:
+        lines.append("files: %d of the workspace, %s" % (plan["files"], _size(plan["files_size"])))
+    held = sorted(name for name, value in os.environ.items() if looks_secret(name, value)) if not options.live else []
+    held = [name for name in held if name not in options.environment() and name not in options.secrets()]
+    held += plan["held_back"]
+    lines.append("held back, as they look like credentials: %s" % (_short(held) if held else "none"))
+    lines.append("new to the target: %s" % _size(plan["new"]))
+    return "\n".join(lines)
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return "%d B" % size if unit == "B" else "%.1f %s" % (size, unit)
+        size /= 1024
+    return "%.1f GiB" % size
