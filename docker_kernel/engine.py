@@ -1110,7 +1110,7 @@ def _having(values: Mapping[str, str]) -> dict[str, Any]:
 def _mount(mount: BindMount | VolumeMount) -> Mount:
     if isinstance(mount, BindMount):
         return Mount(mount.target, mount.source, type="bind", read_only=mount.read_only)
-    return Mount(mount.target, mount.name, type="volume", read_only=True)
+    return Mount(mount.target, mount.name, type="volume", read_only=mount.read_only, labels=mount.labels or None)
 
 
 def _node(raw: Mapping[str, Any]) -> SwarmNode:
