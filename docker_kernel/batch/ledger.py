@@ -16,14 +16,13 @@ from docker_kernel.errors import JobError
 log = logging.getLogger(__name__)
 
 VERSION = 2
-_SCHEMA = f"""
-DROP TABLE IF EXISTS jobs;
-CREATE TABLE jobs (
-    job_id TEXT PRIMARY KEY, owner TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL, record TEXT NOT NULL
-);
-CREATE INDEX jobs_owner ON jobs (owner, created);
-PRAGMA user_version = {VERSION};
-"""
+_SCHEMA = [
+    "DROP TABLE IF EXISTS jobs",
+    "CREATE TABLE jobs (job_id TEXT PRIMARY KEY, owner TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL, "
+    "record TEXT NOT NULL)",
+    "CREATE INDEX jobs_owner ON jobs (owner, created)",
+    f"PRAGMA user_version = {VERSION}",
+]
 
 
 class Ledger:
@@ -40,11 +39,17 @@ class Ledger:
             # A power failure may lose the last rows, which the engine still knows; no write waits for the disk.
             connection.execute("PRAGMA synchronous = OFF")
             with connection:
-                if connection.execute("PRAGMA user_version").fetchone()[0] < VERSION:
-                    connection.executescript(_SCHEMA)
+                if self._version(connection) < VERSION:
+                    connection.execute("BEGIN IMMEDIATE")
+                    # Another thread or process may have been quicker.
+                    for statement in _SCHEMA if self._version(connection) < VERSION else ():
+                        connection.execute(statement)
                 yield connection
         finally:
             connection.close()
+
+    def _version(self, connection: sqlite3.Connection) -> int:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
     def save(self, *records: JobRecord) -> None:
         """Write jobs' rows, new or again."""

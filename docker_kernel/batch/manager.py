@@ -21,7 +21,7 @@ from docker_kernel.batch import targets
 from docker_kernel.batch.job_folder import DispatchFolder, JobFolder, root
 from docker_kernel.batch.job_log import MARKERS, Blob, Clear, Display, End, Input, JobLog, Metrics, Progress, Raised
 from docker_kernel.batch.ledger import Ledger
-from docker_kernel.batch.record import JobRecord
+from docker_kernel.batch.record import JobRecord, State
 from docker_kernel.batch.targets.base import JobTask, Outcome, Package, Record, Target
 from docker_kernel.config import TargetConfig, format_size
 from docker_kernel.engine import Engine
@@ -190,14 +190,23 @@ class JobManager:
         record = running.record
         try:
             while True:
-                await self._attempt(running)
-                if not self._unlucky(running):
+                state, reason = await self._attempt(running)
+                if state not in ("failed", "lost") or running.end or record.attempt > record.retries:
                     break
+                await self._clean(running)
                 record.begin_again()
                 running.task = _with_spec(running.task, nonce=record.nonce)
-                running.said_end = None
+                running.said_end, running.raised = None, ""
                 await asyncio.to_thread(running.folder.restart)
-                await self._change(record, "queued", f"attempt {record.attempt} of {record.retries + 1}")
+                again = f"attempt {record.attempt - 1} of {record.retries + 1} {state}: {reason}; it is tried again"
+                await self._change(record, "queued", again)
+            if record.result and not record.live:
+                collecting = self._spawn(self._collect(record, running.dispatch.target, running.folder))
+                self._collecting[record.id] = collecting
+                collecting.add_done_callback(lambda _: self._collecting.pop(record.id, None))
+            await self._change(record, state, reason)
+            if record.live or not record.result:
+                await self._clean(running)
         finally:
             self._running.pop(record.id, None)
             running.dispatch.under_way.discard(record.id)
@@ -206,38 +215,28 @@ class JobManager:
             if not running.dispatch.under_way:
                 self._spawn(self._over(running.dispatch))
 
-    def _unlucky(self, running: Running) -> bool:
-        """Whether a job that has ended is to be tried again."""
-        record = running.record
-        return record.state in ("failed", "lost") and not running.end and record.attempt <= record.retries
-
-    async def _attempt(self, running: Running) -> None:
-        record, dispatch, target = running.record, running.dispatch, running.dispatch.target
+    async def _attempt(self, running: Running) -> tuple[State, str]:
+        """Start a job, unless it runs already, and follow it: how it ended, and why."""
+        record, dispatch = running.record, running.dispatch
         try:
-            if record.placed is None:
-                prepared = await asyncio.shield(dispatch.prepared)
-                if record.live:
-                    await self._start(running, prepared)
-                    await self._follow(running)
-                else:
-                    async with self._slots[target.name]:
-                        await self._start(running, prepared)
-                        await self._follow(running)
-            else:
-                await self._follow(running)
+            if record.placed is not None:
+                return await self._follow(running)
+            prepared = await asyncio.shield(dispatch.prepared)
+            if record.live:
+                await self._start(running, prepared)
+                return await self._follow(running)
+            async with self._slots[dispatch.target.name]:
+                await self._start(running, prepared)
+                return await self._follow(running)
         except DockerKernelError as error:
-            state = "failed" if record.placed is None else "lost"
-            await self._change(record, state, str(error))
-            await self._clean(running)
+            return "failed" if record.placed is None else "lost", str(error)
         except asyncio.CancelledError:
             if running.end != "cancelled":
                 raise
-            await self._change(record, "cancelled", running.why)
-            await self._clean(running)
+            return "cancelled", running.why
         except Exception:
             log.exception("the job %s failed on the host side", record.id)
-            await self._change(record, "lost", "its host side failed, whose log has the details")
-            await self._clean(running)
+            return "lost", "its host side failed, whose log has the details"
 
     async def _start(self, running: Running, prepared: Record) -> None:
         record = running.record
@@ -252,7 +251,7 @@ class JobManager:
         record.started = time.time()
         await self._change(record, "running")
 
-    async def _follow(self, running: Running) -> None:
+    async def _follow(self, running: Running) -> tuple[State, str]:
         record, target = running.record, running.dispatch.target
         assert record.placed is not None
         if running.end:
@@ -278,12 +277,7 @@ class JobManager:
         finally:
             if watch is not None:
                 watch.cancel()
-        await self._conclude(running, outcome)
-        if record.result and not record.live and not self._unlucky(running):
-            self._collecting[record.id] = collecting = self._spawn(self._collect(record, target, running.folder))
-            collecting.add_done_callback(lambda _: self._collecting.pop(record.id, None))
-        else:
-            await self._clean(running)
+        return self._ending(running, outcome)
 
     async def _stop_late(self, running: Running) -> None:
         record = running.record
@@ -330,29 +324,25 @@ class JobManager:
                 return
             await self._tell(record, event)
 
-    async def _conclude(self, running: Running, outcome: Outcome) -> None:
+    def _ending(self, running: Running, outcome: Outcome) -> tuple[State, str]:
+        """How a job ended, and why, in words that a person can act on."""
         record, said = running.record, running.said_end
-        known = said is not None and said.code == outcome.exit_code
-        if running.end:
+        if running.end or (said is not None and said.timeout):
             record.result = ""  # the exception of an interrupted cell is not what ended it
         if running.end == "cancelled":
-            await self._change(record, "cancelled", running.why)
-        elif running.end == "timeout" or (said is not None and said.timeout):
-            record.result = ""
-            await self._change(record, "failed", f"it took longer than its timeout of {record.timeout:g} s")
-        elif outcome.lost:
-            await self._change(record, "lost", outcome.lost)
-        elif outcome.exit_code == 0 and record.result:
-            await self._change(record, "succeeded")
-        elif outcome.exit_code == 1 and record.result and known:
-            await self._change(record, "failed", f"its cell raised {running.raised or 'an exception'}")
-        elif outcome.out_of_memory or (said is None and outcome.exit_code == KILLED_EXIT):
+            return "cancelled", running.why
+        if running.end == "timeout" or (said is not None and said.timeout):
+            return "failed", f"it took longer than its timeout of {record.timeout:g} s"
+        if outcome.lost:
+            return "lost", outcome.lost
+        if outcome.exit_code == 0 and record.result:
+            return "succeeded", ""
+        if outcome.exit_code == 1 and record.result and said is not None and said.code == 1:
+            return "failed", f"its cell raised {running.raised or 'an exception'}"
+        if outcome.out_of_memory or (said is None and outcome.exit_code == KILLED_EXIT):
             limit = f"its {format_size(record.memory)}" if record.memory else "the engine has"
-            await self._change(record, "failed", f"out of memory: it used more than {limit}; raise it with --memory")
-        elif outcome.reason:
-            await self._change(record, "failed", outcome.reason)
-        else:
-            await self._change(record, "failed", f"its container ended with exit code {outcome.exit_code}")
+            return "failed", f"out of memory: it used more than {limit}; raise it with --memory"
+        return "failed", outcome.reason or f"its container ended with exit code {outcome.exit_code}"
 
     async def _clean(self, running: Running) -> None:
         if running.record.placed is not None:

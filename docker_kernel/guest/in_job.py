@@ -38,6 +38,10 @@ class JobReporter:
         self._last = 0.0
         self._pending: dict[str, Any] | None = None
 
+    def __reduce__(self) -> Any:
+        """It is the other side's own that a notebook's variable stands for there."""
+        return _the_job, ()
+
     def progress(self, fraction: float, text: str = "", **metrics: float) -> None:
         """Say how far the job is.
 
@@ -91,6 +95,10 @@ class JobReporter:
         self.id, self.name, self.params = spec["job"], spec.get("name", ""), dict(spec.get("params") or {})
         self.rank, self.replicas = int(spec.get("rank", 0)), int(spec.get("world_size", 1))
         self.outputs, self._send = outputs, send
+
+
+def _the_job() -> JobReporter:
+    return job
 
 
 job = JobReporter()

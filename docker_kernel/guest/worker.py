@@ -206,16 +206,18 @@ def run(spec: dict[str, Any], events: Events) -> int:
     inputs.fetch(spec.get("inputs") or {}, events.send)
     outputs = os.environ["DOCKER_KERNEL_OUTPUTS"]
     job._begin(spec, events.send, outputs)
-    shell.user_ns.update(spec.get("params") or {})
+    params = spec.get("params") or {}
+    shell.user_ns.update(params)
     before = dict(shell.user_ns)
     source = "" if spec["kind"] == "notebook" else spec["source"]
-    mentioned = {name: restored[name] for name in mentioned_names(shell.transform_cell(source), restored)}
+    own = {name: value for name, value in restored.items() if name not in params}
+    mentioned = {name: own[name] for name in mentioned_names(shell.transform_cell(source), own)}
     prints = snapshot.fingerprints(mentioned, shell.user_ns)
 
     if spec["kind"] == "notebook":
         from docker_kernel.guest.run_notebook import run_notebook
 
-        result = run_notebook(shell, json.loads(spec["source"]), spec.get("params") or {}, outputs, job)
+        result = run_notebook(shell, json.loads(spec["source"]), params, outputs, job)
     elif spec["kind"] == "expression":
         result = shell.run_cell("%s = (\n%s\n)" % (VALUE, source), store_history=False)
     else:

@@ -1,0 +1,335 @@
+"""What a dispatch can be told, and what a job tells, on the kernel's own engine."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.notebook import Notebook
+
+
+def send(notebook: Notebook, cell: str) -> None:
+    """Dispatch a cell; `sent` is the job, or the sweep."""
+    reply = notebook.run(cell)
+    assert reply.status == "ok", reply.traceback
+    notebook.run("sent = _")
+
+
+def test_parameters_are_assigned_before_the_cell_runs(notebook: Notebook) -> None:
+    notebook.run("alpha = 0")
+    send(
+        notebook,
+        "%%dispatch --param alpha=0.5 --param 'label=a b' --param flags=[1,None]\nfound = [alpha, label, flags]",
+    )
+    assert notebook.run("sent.result()").status == "ok"
+    assert notebook.value("[found, alpha, sent.params]") == [
+        [0.5, "a b", [1, None]], 0, {"alpha": 0.5, "label": "a b", "flags": [1, None]},
+    ]  # fmt: skip
+
+
+def test_a_sweep_is_one_snapshot_and_a_job_for_each_combination(notebook: Notebook) -> None:
+    notebook.run("base = 10")
+    send(
+        notebook, "%%dispatch --name grid --sweep x=1,2,3 --sweep y=0,1\nassert y + x != 4, 'unlucky'\nz = base * x + y"
+    )
+    assert notebook.value("len(sent)") == 6
+    notebook.run("found = sent.result(120)")
+    assert notebook.value("[one['z'] if isinstance(one, dict) else type(one).__name__ for one in found]") == [
+        10, 11, 20, 21, 30, "AssertionError",
+    ]  # fmt: skip
+    assert notebook.value("[len({job.record['snapshot'] for job in sent}), 'z' in globals()]") == [1, False]
+    assert notebook.value("[job.state for job in sent]") == ["succeeded"] * 5 + ["failed"]
+
+
+def test_an_expression_is_swept_over_from_python(notebook: Notebook) -> None:
+    notebook.run("from docker_kernel import dispatch\nsent = dispatch('x ** 2', sweep={'x': range(4)})")
+    assert notebook.value("sent.result(60)") == [0, 1, 4, 9]
+
+
+def test_metrics_progress_and_bars_are_told(notebook: Notebook) -> None:
+    cell = """%%dispatch --name train
+from docker_kernel import job
+for step in range(3):
+    job.progress((step + 1) / 4, 'step %d' % step, loss=1 / (step + 1))
+    job.log(step=step, accuracy=step / 2)
+from IPython.display import HTML, display
+display(HTML('<i>shown</i>'))
+who = [job.name, job.id, job.params]"""
+    send(notebook, cell)
+    assert notebook.run("sent.result(60)").status == "ok"
+    assert notebook.value("[who[0], who[1] == sent.id]") == ["train", True]
+    assert notebook.value("sent.progress") == 0.75
+    assert notebook.value("sent.last_metrics") == {"loss": pytest.approx(1 / 3), "accuracy": 1.0}
+    points = notebook.value("sent.metrics")
+    assert [point["accuracy"] for point in points if "accuracy" in point] == [0, 0.5, 1]
+    assert [point["step"] for point in points if "accuracy" in point] == [0, 1, 2]
+    assert notebook.value("sent.outputs[0]['data']['text/html']") == "<i>shown</i>"
+
+
+def test_a_bar_of_tqdms_is_progress(notebook: Notebook) -> None:
+    bar = " 50%|#####     | 5/10 [00:01<00:03,  4.00it/s]"
+    send(notebook, f"%%dispatch\nimport sys\nprint('\\r{bar}', end='', file=sys.stderr)")
+    assert notebook.run("sent.wait(60)").status == "ok"
+    assert notebook.value("[sent.progress, sent.remaining]") == [0.5, 3.0]
+    assert notebook.value("sent.logs()") == f"\r{bar}"
+
+
+def test_the_same_code_in_the_notebook_says_once_that_it_is_no_job(notebook: Notebook) -> None:
+    reply = notebook.run("from docker_kernel import job\nfor i in range(3): job.progress(i / 3); job.log(loss=i)")
+    assert reply.status == "ok" and reply.text.count("This is not a job") == 1
+
+
+def test_a_job_says_what_it_cost(notebook: Notebook) -> None:
+    send(
+        notebook,
+        "%%dispatch\nimport time\nblock = bytearray(200 << 20)\nend = time.time() + 1\nwhile time.time() < end: pass\ndel block",
+    )
+    notebook.run("sent.result(60)")
+    cpu, memory, seconds = notebook.value("list(sent.cost)")
+    assert 0.8 < cpu < 30 and 200 << 20 < memory < 2 << 30 and 1 <= seconds < 60
+
+
+def test_files_that_a_job_writes_come_back(notebook: Notebook) -> None:
+    cell = (
+        "%%dispatch\nfrom docker_kernel import job\nimport os\nos.makedirs(job.outputs + '/deep')\n"
+        "open(job.outputs + '/deep/a.txt', 'w').write('hello')\nopen(os.path.join(job.outputs, 'b.bin'), 'wb').write(bytes(3_000_000))"
+    )
+    send(notebook, cell)
+    notebook.run("sent.wait(60)")
+    assert notebook.value("sorted(sent.files)") == ["b.bin", "deep/a.txt"]
+    assert notebook.value("open(sent.files['deep/a.txt']).read()") == "hello"
+    assert notebook.value("__import__('os').path.getsize(sent.files['b.bin'])") == 3_000_000
+    assert "wrote no file 'c'" in notebook.run("sent.files['c']").value
+
+
+def test_only_what_is_pulled_comes_back(notebook: Notebook) -> None:
+    notebook.run("for name in ('first', 'second'): globals().pop(name, None)")
+    send(notebook, "%%dispatch --pull second\nfirst, second = 1, 2")
+    notebook.run("sent.result(60)")
+    assert notebook.value("['first' in globals(), second]") == [False, 2]
+
+
+def test_what_is_sent_can_be_chosen(notebook: Notebook) -> None:
+    notebook.run("kept, dropped, helper_value = 1, 2, 3\ndef helper(): return helper_value")
+    look = "\nseen = sorted(n for n in ('kept', 'dropped', 'helper', 'helper_value') if n in globals())"
+    for options, expected in (
+        ("--only kept", ["kept"]),
+        ("--exclude dropped,kept", ["helper", "helper_value"]),
+        ("--needed", ["helper", "helper_value"]),
+    ):
+        send(notebook, f"%%dispatch {options}\n{'helper()' if options == '--needed' else ''}{look}")
+        notebook.run("sent.result(60)")
+        assert notebook.value("seen") == expected, options
+    assert "there is no variable kpet (did you mean kept?)" in notebook.run("%%dispatch --only kpet\n1").value
+
+
+def test_a_cell_that_uses_what_cannot_travel_fails_at_once(notebook: Notebook) -> None:
+    notebook.run("stream = (i for i in range(3))")
+    before = notebook.value("len(__import__('docker_kernel').jobs)")
+    reply = notebook.run("%%dispatch\nprint(next(stream))")
+    assert reply.name == "JobFailed" and "The cell uses stream, which cannot travel (generator" in reply.value
+    assert notebook.value("len(__import__('docker_kernel').jobs)") == before
+    notebook.run("del stream")
+
+
+def test_a_dry_run_says_what_would_travel_and_runs_nothing(notebook: Notebook, workspace: Path) -> None:
+    (workspace / "notes.txt").write_text("x" * 2000)
+    (workspace / ".env").write_text("PASSWORD=1")
+    notebook.run(
+        "import os\nos.environ['MY_API_KEY'] = 'abc'\nlarge = bytes(5_000_000)\nhandle = open('/etc/hostname')"
+    )
+    before = notebook.value("len(__import__('docker_kernel').jobs)")
+    text = notebook.run("%%dispatch --dry-run\n1").text
+    assert "4.8 MiB  large" in text and "handle (TextIOWrapper): it is an open file" in text
+    assert "MY_API_KEY" in text and ".env" in text and "new to the target: 0 B" in text and "files: " in text
+    assert notebook.value("len(__import__('docker_kernel').jobs)") == before
+    notebook.run("handle.close(); del handle, large, os.environ['MY_API_KEY']")
+    (workspace / ".env").unlink()
+
+
+def test_credentials_stay_behind_unless_they_are_named(notebook: Notebook) -> None:
+    notebook.run("import os\nos.environ['DB_PASSWORD'] = 'hunter2'\nos.environ['PLAIN'] = 'fine'")
+    look = "import os\nseen = [os.environ.get('DB_PASSWORD'), os.environ.get('PLAIN')]"
+    reply = notebook.run(f"%%dispatch\n{look}")
+    assert "Held back, as they look like credentials: " in reply.text and "DB_PASSWORD" in reply.text
+    notebook.run("sent = _; sent.result(60)")
+    assert notebook.value("seen") == [None, "fine"]
+    for option in ("--secret DB_PASSWORD", "--env DB_PASSWORD", "--secret DB_PASSWORD=hunter2"):
+        send(notebook, f"%%dispatch {option}\n{look}")
+        notebook.run("sent.result(60)")
+        assert notebook.value("seen") == ["hunter2", "fine"], option
+    assert "no environment variable" in notebook.run("%%dispatch --secret NOT_THERE\n1").value
+    assert notebook.run("%%local\nimport os; print(os.environ.get('DB_PASSWORD'))").text == "hunter2\n"
+    notebook.run("del os.environ['DB_PASSWORD']")
+
+
+def test_a_failed_job_says_why_and_can_be_retried(notebook: Notebook, workspace: Path) -> None:
+    send(notebook, "%%dispatch --name fails\nraise ValueError('broken')")
+    notebook.run("sent.wait(60)")
+    assert notebook.value("[sent.state, sent.reason, sent.record['error']]") == [
+        "failed", "its cell raised ValueError: broken", "ValueError",
+    ]  # fmt: skip
+    assert notebook.value("repr(sent.exception())") == "ValueError('broken')"
+    notebook.run("again = sent.retry()")
+    notebook.run("sent.wait(60)")
+    assert notebook.value("[again is sent, sent.state, sent.record['attempt']]") == [True, "failed", 2]
+
+
+def test_retries_go_on_until_a_job_succeeds(notebook: Notebook) -> None:
+    cell = "%%dispatch --retries 3\nimport random\nassert random.SystemRandom().random() < 0.9\nlucky = True"
+    send(notebook, cell)
+    notebook.run("sent.wait(120)")
+    send(notebook, "%%dispatch --retries 2\nimport os; os._exit(9)")
+    notebook.run("sent.wait(120)")
+    assert notebook.value("[sent.state, sent.record['attempt'], sent.reason]") == [
+        "failed", 3, "its container ended with exit code 9",
+    ]  # fmt: skip
+
+
+def test_a_timeout_ends_a_job_from_inside(notebook: Notebook) -> None:
+    send(notebook, "%%dispatch --timeout 1.5\nimport time\ntry: time.sleep(60)\nfinally: print('tidied')")
+    notebook.run("sent.wait(60)")
+    assert notebook.value("[sent.state, sent.reason]") == ["failed", "it took longer than its timeout of 1.5 s"]
+    assert "tidied" in notebook.value("sent.logs()")
+
+
+def test_jobs_wait_for_their_turn_and_can_be_cancelled_while_they_do(notebook: Notebook) -> None:
+    notebook.run(
+        "from docker_kernel import dispatch\nsent = dispatch('import time; time.sleep(2)', sweep={'i': range(12)})"
+    )
+    notebook.run("import time; time.sleep(1)")
+    assert notebook.value("sum(job.state == 'queued' for job in sent)") >= 4
+    assert notebook.value("[sent[-1].cancel(), sent[-1].wait(10), sent[-1].state]") == [True, True, "cancelled"]
+    assert notebook.value("sent.cancel()") >= 4
+    assert notebook.value("sent.wait(60)") is True
+
+
+def test_logs_can_be_followed(notebook: Notebook) -> None:
+    send(notebook, "%%dispatch\nimport time\nfor i in range(3): print('line', i, flush=True); time.sleep(.3)")
+    assert notebook.value("''.join(sent.logs(follow=True)).split('\\n')[-4:]")[-4:] == [
+        "line 0",
+        "line 1",
+        "line 2",
+        "",
+    ]
+
+
+def test_a_job_can_be_awaited_and_tells_its_callbacks(notebook: Notebook) -> None:
+    notebook.run("from docker_kernel import dispatch\ncalled = []")
+    reply = notebook.run("sent = dispatch('6 * 7'); sent.add_done_callback(called.append); print(await sent)")
+    assert reply.text == "42\n", reply.traceback
+    notebook.run("import time; time.sleep(.3)")
+    assert notebook.value("[called == [sent], sent.done(), sent.running(), sent.cancelled()]") == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_a_whole_notebook_runs_with_parameters(notebook: Notebook, workspace: Path) -> None:
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": "# A report"},
+        {
+            "cell_type": "code",
+            "metadata": {"tags": ["parameters"]},
+            "source": "alpha = 1\nname = 'x'",
+            "outputs": [],
+            "execution_count": None,
+        },
+        {
+            "cell_type": "code",
+            "metadata": {},
+            "source": ["print(alpha, name)\n", "alpha * 2"],
+            "outputs": [],
+            "execution_count": None,
+        },
+    ]
+    (workspace / "a report.ipynb").write_text(
+        json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells})
+    )
+    send(
+        notebook,
+        "%dispatch a report.ipynb --param alpha=21",
+    )
+    notebook.run("made = sent.result(60)")
+    code = [cell for cell in notebook.value("made['cells']") if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == [1, 2, 3]
+    assert "alpha = 21" in code[1]["source"] and code[1]["metadata"]["tags"] == ["injected-parameters"]
+    assert code[2]["outputs"][0] == {"name": "stdout", "output_type": "stream", "text": "21 x\n"}
+    assert code[2]["outputs"][1]["data"]["text/plain"] == "42"
+    assert notebook.value("sorted(sent.files)") == ["output.ipynb"]
+    cells[2]["source"] = "1 / 0"
+    (workspace / "bad.ipynb").write_text(
+        json.dumps({"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": cells})
+    )
+    send(notebook, "%dispatch bad.ipynb")
+    notebook.run("sent.wait(60)")
+    assert notebook.value("[sent.state, sorted(sent.files)]") == ["failed", ["output.ipynb"]]
+    assert notebook.run("sent.result()").name == "ZeroDivisionError"
+    assert "cannot be read" in notebook.run("%dispatch missing.ipynb").value
+
+
+def test_jobs_are_there_after_a_restart_of_the_kernel(notebook: Notebook) -> None:
+    send(notebook, "%%dispatch --name lasting --param n=3\nimport time; time.sleep(3); kept_value = [n]")
+    job = notebook.value("sent.id")
+    notebook.restart()
+    reply = notebook.run(
+        "from docker_kernel import jobs\njobs['lasting'].wait(30)\nprint(jobs['lasting'].result(), kept_value)"
+    )
+    assert reply.text == "None [3]\n", reply.traceback
+    assert notebook.value("[jobs['lasting'].id, jobs['lasting'].params]") == [job, {"n": 3}]
+    assert job in notebook.run("%jobs").text
+
+
+def test_runs_are_compared(notebook: Notebook) -> None:
+    send(
+        notebook,
+        "%%dispatch --name runs --sweep rate=0.1,0.2\nfrom docker_kernel import job\njob.log(step=0, loss=rate)",
+    )
+    notebook.run("sent.wait(60)")
+    reply = notebook.run("rows = __import__('docker_kernel.guest.runs', fromlist=['rows']).rows(list(sent))")
+    assert reply.status == "ok", reply.traceback
+    rows = notebook.value("rows")
+    assert [row["param.rate"] for row in rows] == [0.1, 0.2] and [row["metric.loss"] for row in rows] == [0.1, 0.2]
+    assert len({row["code"] for row in rows}) == 1 and all(row["image"].startswith("sha256:") for row in rows)
+    assert "has no pandas" in notebook.run("%jobs compare runs").value
+
+
+def test_replicas_find_each_other(notebook: Notebook) -> None:
+    cell = """%%dispatch --replicas 2
+import os, socket, time
+rank, size = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
+address = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
+if rank == 0:
+    server = socket.create_server(('', address[1]))
+    peer, _ = server.accept()
+    told = peer.recv(100).decode()
+    del server, peer
+else:
+    for _ in range(100):
+        try:
+            socket.create_connection(address, 5).sendall(b'hello from %d' % rank)
+            break
+        except OSError:
+            time.sleep(.1)
+print('rank', rank, 'of', size)"""
+    send(notebook, cell)
+    reply = notebook.run("sent.result(60)")
+    assert reply.status == "ok", reply.traceback + notebook.run("print(sent, sent.logs())").text
+    assert notebook.value("told") == "hello from 1"
+    logs = notebook.value("sent.logs()")
+    assert "[0] rank 0 of 2" in logs and "[1] rank 1 of 2" in logs
+
+
+def test_one_failing_replica_ends_the_others(notebook: Notebook) -> None:
+    started = time.monotonic()
+    send(
+        notebook, "%%dispatch --replicas 3\nimport os, time\nif os.environ['RANK'] == '2': os._exit(5)\ntime.sleep(60)"
+    )
+    notebook.run("sent.wait(50)")
+    assert time.monotonic() - started < 45
+    assert notebook.value("[sent.state, sent.reason]") == ["failed", "its rank 2 ended with exit code 5"]
