@@ -10,6 +10,9 @@ KIND_JOB = "job"
 KIND_STATE = "state"
 """A container that never runs: it keeps a kernel volume for jobs that have yet to start."""
 
+STATE_NAME = "docker-kernel-state-"
+"""What the name of a KIND_STATE container begins with; the dispatch's id follows."""
+
 KIND_VOLUME = "kernel-volume"
 KIND_IMAGE = "kernel-image"
 KIND_ENVIRONMENT = "environment"

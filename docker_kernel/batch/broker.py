@@ -270,7 +270,7 @@ class Broker:
             ContainerSpec(
                 image=image,
                 command=["true"],
-                name=f"docker-kernel-state-{group}",
+                name=labels.STATE_NAME + group,
                 network="none",
                 mounts=[VolumeMount(kernel.volume, guest_files.STATE)],
                 labels={

@@ -87,6 +87,18 @@ class JobFolder(Folder):
         for name in ("output.0", "output.1", "events.jsonl"):
             (self.path / name).unlink(missing_ok=True)
 
+    def ask_to_cancel(self, why: str) -> None:
+        """Ask the process that follows this job to stop it."""
+        self.write("cancel.json", {"why": why})
+
+    def asked_to_cancel(self) -> str:
+        """Why the job is to be stopped, "" if nobody asked; an answer is given once."""
+        asked = self.read("cancel.json")
+        if asked is None:
+            return ""
+        (self.path / "cancel.json").unlink(missing_ok=True)
+        return str(asked["why"])
+
     def add_output(self, data: bytes) -> None:
         with self._writing:
             current = self.path / "output.1"

@@ -93,6 +93,7 @@ class JobManager:
         self._listeners: dict[str, list[Listener]] = {}
         self._collecting: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._hearing: asyncio.Task[None] | None = None
 
     # Who asks
 
@@ -119,6 +120,15 @@ class JobManager:
     def get(self, job: str) -> JobRecord:
         """One job by its id, or the beginning of it; raises JobError."""
         return self._running[job].record if job in self._running else self.ledger.get(job)
+
+    def ended(self, older_than: float, owner: str | None = None) -> list[JobRecord]:
+        """The jobs that ended longer ago than so many seconds. Blocks: it reads the ledger."""
+        end = time.time() - older_than
+        return [one for one in self.jobs(owner) if one.over and (one.ended or 0) <= end]
+
+    def follows(self, job: str) -> bool:
+        """Whether it is this process that follows a job."""
+        return job in self._running
 
     # Starting
 
@@ -188,6 +198,8 @@ class JobManager:
 
     async def _run(self, running: Running) -> None:
         record = running.record
+        if self._hearing is None or self._hearing.done():
+            self._hearing = self._spawn(self._hear())
         try:
             while True:
                 state, reason = await self._attempt(running)
@@ -420,10 +432,10 @@ class JobManager:
     # Stopping, and again
 
     async def cancel(self, job: str, why: str = "it was cancelled") -> bool:
-        """Stop a job; returns whether it was still under way.
+        """Stop a job; returns whether it was still under way. Another process that follows it stops it within seconds.
 
         Raises:
-            JobError: another process follows it, and it cannot be stopped from here.
+            JobError: there is no such job.
         """
         running = self._running.get(job)
         if running is None:
@@ -431,12 +443,10 @@ class JobManager:
             if record.over:
                 return False
             await self._take_over(record)
+            await asyncio.sleep(0)  # a task that is cancelled before its first step has no clean-up
             running = self._running.get(job)
         if running is None:
-            # The process that follows it sees it end, and reads why.
-            if record.placed is None:
-                raise JobError(f"The job {job} waits in another process: cancel it where it was sent from.")
-            await self.target(record.target, configuration.load().target(record.target)).cancel(record.placed)
+            await asyncio.to_thread(JobFolder(job).ask_to_cancel, why)
             return True
         if running.record.over or running.end:
             return False
@@ -446,6 +456,14 @@ class JobManager:
         elif running.record.state == "queued" and running.runner is not None:
             running.runner.cancel()
         return True
+
+    async def _hear(self) -> None:
+        """Stop the jobs of this process that another one asks to be stopped: between processes there is no event."""
+        while self._running:
+            await asyncio.sleep(WATCH_SECONDS)
+            folders = [JobFolder(job) for job in self._running]
+            for job, why in await asyncio.to_thread(_asked_to_cancel, folders):
+                self._spawn(self.cancel(job, why))
 
     async def retry(self, job: str, secrets: dict[str, str] | None = None) -> JobRecord:
         """Run a job that has ended once more, under its own id.
@@ -462,6 +480,7 @@ class JobManager:
         record.begin_again()
         running.task = _with_spec(running.task, nonce=record.nonce)
         await asyncio.to_thread(running.folder.restart)
+        await asyncio.to_thread(running.folder.asked_to_cancel)  # what was too late for the last attempt
         await self._take(running)
         await self._change(record, "queued", f"attempt {record.attempt}")
         running.runner = self._spawn(self._run(running))
@@ -485,14 +504,33 @@ class JobManager:
 
     # After a restart
 
-    async def adopt(self) -> None:
-        """Follow the jobs that no process follows any more, and watch those of our listeners that another one does."""
+    async def adopt(self, start: bool = True) -> None:
+        """Follow the jobs that no process follows any more, and watch those of our listeners that another one does.
+
+        Args:
+            start: also start those that wait for their turn.
+        """
         for record in await asyncio.to_thread(self.ledger.find, unfinished=True):
-            if record.id not in self._running and record.id not in self._watching:
+            if record.id in self._running or record.id in self._watching:
+                continue
+            sent = await asyncio.to_thread(DispatchFolder(record.group).read, "dispatch.json")
+            if start or record.placed is not None or sent is None:
                 try:
                     await self._take_over(record)
                 except DockerKernelError as error:
                     log.warning("the job %s cannot be followed: %s", record.id, error)
+
+    async def catch_up(self, seconds: float) -> None:
+        """Conclude the jobs that ended while no process followed them: for a process that does not stay itself.
+
+        Args:
+            seconds: how long to look after those that may still run; jobs that wait for their turn go on waiting.
+        """
+        await self.adopt(start=False)
+        runners = [one.runner for one in self._running.values() if one.runner is not None]
+        if runners:
+            await asyncio.wait(runners, timeout=seconds)
+        await asyncio.gather(*(asyncio.shield(one) for one in self._collecting.values()), return_exceptions=True)
 
     async def _take_over(self, record: JobRecord) -> None:
         folder = JobFolder(record.id)
@@ -558,7 +596,7 @@ class JobManager:
                 await asyncio.wait([self._watching[record.id]])
             else:
                 await self._take_over(record)
-                if record.id not in self._running:
+                if record.id not in self._running and record.id not in self._watching:
                     self._watching[record.id] = self._spawn(self._watch(record))
         if record.id in self._collecting:
             await asyncio.shield(self._collecting[record.id])
@@ -568,8 +606,7 @@ class JobManager:
 
     async def prune(self, older_than: float, owner: str | None = None) -> list[JobRecord]:
         """Forget jobs that ended longer ago than so many seconds, with their results; returns them."""
-        end = time.time() - older_than
-        gone = [one for one in await asyncio.to_thread(self.jobs, owner) if one.over and (one.ended or 0) <= end]
+        gone = await asyncio.to_thread(self.ended, older_than, owner)
         for record in gone:
             if record.placed is not None:
                 with contextlib.suppress(DockerKernelError):
@@ -618,6 +655,11 @@ class JobManager:
 def _with_spec(task: JobTask, **changes: Any) -> JobTask:
     """A task whose spec has some values changed."""
     return JobTask(**{**vars(task), "spec": {**task.spec, **changes}})
+
+
+def _asked_to_cancel(folders: list[JobFolder]) -> list[tuple[str, str]]:
+    """Which jobs are to be stopped, and why."""
+    return [(folder.path.name, why) for folder in folders if (why := folder.asked_to_cancel())]
 
 
 _manager: dict[Any, JobManager] = {}
