@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from docker_kernel import config, images, kernelspec, labels
+from docker_kernel.batch import targets
 from docker_kernel.config import UserConfig, format_size
 from docker_kernel.engine import ContainerSpec, Engine
 from docker_kernel.errors import DockerKernelError, EngineError, ImageMissing
 from docker_kernel.kernel.locality import check_local
-from docker_kernel.kernel.running import leftovers
 from docker_kernel.kernel.workspace import kernel_mounts
+from docker_kernel.prune import leftovers
 
 LOW_DISK = 2 << 30
 PORT = 52001
@@ -43,6 +44,7 @@ async def diagnose() -> list[Check]:
     checks = [_check_entry_point(), _check_curve()]
     user_config, finding = _check_config()
     checks.append(finding)
+    checks.append(_check_targets(user_config))
     specs = await asyncio.to_thread(kernelspec.ours)
     try:
         engine = await Engine.connect(timeout=15)
@@ -104,6 +106,18 @@ def _check_config() -> tuple[UserConfig, Check]:
     except DockerKernelError as error:
         return UserConfig(), Check("config file", str(path), str(error))
     return user_config, Check("config file", str(path) if path.exists() else "none, the defaults hold")
+
+
+def _check_targets(user_config: UserConfig) -> Check:
+    """Whether something installed knows each target's kind; `docker-kernel targets check` asks the targets."""
+    named, problems = [], []
+    for name, target in user_config.all_targets().items():
+        named.append(name if name == target.kind else f"{name} ({target.kind})")
+        try:
+            targets.load(name, target)
+        except DockerKernelError as error:
+            problems.append(str(error))
+    return Check("targets", ", ".join(named), " ".join(problems), warning=True)
 
 
 async def _check_engine(engine: Engine) -> Check:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from docker_kernel import labels
+from docker_kernel.batch.job_folder import JobFolder
+from docker_kernel.batch.manager import manager
+from docker_kernel.batch.record import JobRecord
 from docker_kernel.engine import Engine
-from docker_kernel.errors import EngineError
+from docker_kernel.errors import DockerKernelError, EngineError
 from docker_kernel.kernel import running
+
+CATCH_UP_SECONDS = 3.0
+"""How long jobs that nobody follows are looked after: enough to conclude those that have ended."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,30 @@ class Plan:
         return not (self.images or self.leftovers.containers or self.leftovers.volumes)
 
 
+async def conclude_jobs() -> None:
+    """Bring home what jobs that ended unheard left on their targets; what cannot be had now stays there."""
+    jobs = manager()
+    await jobs.catch_up(CATCH_UP_SECONDS)
+    for record in await asyncio.to_thread(jobs.jobs):
+        if _waits_for_its_result(record):
+            with contextlib.suppress(DockerKernelError):
+                await jobs.collected(record)
+
+
+def _waits_for_its_result(record: JobRecord) -> bool:
+    if not record.over or not record.result or record.live or record.placed is None:
+        return False
+    return not (JobFolder(record.id).result / "manifests" / record.result.removeprefix("sha256:")).exists()
+
+
+async def leftovers(engine: Engine) -> running.Leftovers:
+    """What no kernel and no job will need again."""
+    known = await asyncio.to_thread(manager().jobs)
+    unfinished = [one for one in known if not one.over]
+    needed = {one.id for one in known if not one.over or _waits_for_its_result(one)}
+    return await running.leftovers(engine, needed | {one.group for one in unfinished})
+
+
 async def plan(engine: Engine, kept_images: Collection[str]) -> Plan:
     """Find what is unused.
 
@@ -52,7 +84,7 @@ async def plan(engine: Engine, kept_images: Collection[str]) -> Plan:
         for image in await engine.images(labels.KIND)
         if image["Id"] not in kept and image["Id"] not in used
     ]
-    return Plan(await running.leftovers(engine), images)
+    return Plan(await leftovers(engine), images)
 
 
 def _tags(image: dict[str, Any]) -> tuple[str, ...]:

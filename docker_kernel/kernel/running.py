@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from docker_kernel import labels
@@ -81,30 +81,49 @@ async def stop(engine: Engine, kernel: RunningKernel) -> None:
 
 @dataclass(frozen=True)
 class Leftovers:
-    """What starts that were cut off, and jobs whose host side has gone, left on an engine."""
+    """What starts that were cut off, and jobs that nobody knows any more, left on an engine."""
 
     containers: Sequence[ContainerState]
     volumes: Sequence[str]
 
 
-async def leftovers(engine: Engine) -> Leftovers:
-    """This user's containers that ended or never started, and volumes that no container has."""
-    mine = {labels.USER: str(os.getuid())}
-    containers = []
-    for kind in (labels.KIND_KERNEL, labels.KIND_JOB):
-        for state in await engine.containers({labels.KIND: kind, **mine}):
-            age = RunningKernel("", "", "", "", state).age.total_seconds()
-            if not state.running and (state.status != "created" or age > START_SECONDS):
-                containers.append(state)
-    used = {
-        name for state in await engine.containers({labels.USER: mine[labels.USER]}) for name in state.volumes.values()
-    }
+async def leftovers(engine: Engine, needed: Collection[str] = ()) -> Leftovers:
+    """This user's containers that ended or never started, and volumes that no other container has.
+
+    Args:
+        needed: ids of jobs, and of dispatches, whose containers stay.
+    """
+    user = str(os.getuid())
+    found = await engine.containers({labels.USER: user})
+    live = {state.labels.get(labels.KERNEL_ID) for state in found if _is(state, labels.KIND_KERNEL) and state.running}
+    containers = [state for state in found if _is_over(state) and not _is_needed(state, needed, live)]
+    gone = {state.id for state in containers}
+    used = {name for state in found if state.id not in gone for name in state.volumes.values()}
     volumes = [
         str(volume["Name"])
         for volume in await engine.volumes(f"{labels.KIND}={labels.KIND_VOLUME}")
-        if (volume.get("Labels") or {}).get(labels.USER) == mine[labels.USER] and volume["Name"] not in used
+        if (volume.get("Labels") or {}).get(labels.USER) == user and volume["Name"] not in used
     ]
     return Leftovers(containers, volumes)
+
+
+def _is(state: ContainerState, *kinds: str) -> bool:
+    return state.labels.get(labels.KIND) in kinds
+
+
+def _is_over(state: ContainerState) -> bool:
+    """Whether a container ended, or was made and never will start."""
+    age = RunningKernel("", "", "", "", state).age.total_seconds()
+    ours = _is(state, labels.KIND_KERNEL, labels.KIND_JOB, labels.KIND_STATE)
+    return ours and not state.running and (state.status != "created" or age > START_SECONDS)
+
+
+def _is_needed(state: ContainerState, needed: Collection[str], live: Collection[str | None]) -> bool:
+    """Whether a job still needs a container; what belongs to a kernel that runs is its own host side's to remove."""
+    if _is(state, labels.KIND_KERNEL):
+        return False
+    dispatch = state.name.removeprefix(labels.STATE_NAME)
+    return state.labels.get(labels.KERNEL_ID) in live or state.labels.get(labels.JOB_ID) in needed or dispatch in needed
 
 
 async def reap(engine: Engine, found: Leftovers) -> None:
