@@ -7,7 +7,6 @@ engine become errors of ours whose message says what to do.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import io
 import json
@@ -553,15 +552,23 @@ class Engine:
 
         return await self._call(run)
 
-    async def attach(self, container: str, stdin: bool = False, logs: bool = False) -> ExecStream:
-        """The streams of a container's main process; attach before `start`, and nothing of its output is lost.
-
-        Args:
-            logs: begin with what it has printed already, as far as the engine's log has it.
-        """
-        params = {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1, "logs": int(logs)}
+    async def attach(self, container: str, stdin: bool = False) -> ExecStream:
+        """The streams of a container's main process; attach before `start`, and nothing of its output is lost."""
+        params = {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1}
         sock = await self._call(self._client.attach_socket, container, params)
         return await ExecStream.over(_own_socket(sock))
+
+    async def follow_logs(self, container: str) -> LogStream:
+        """What a container prints, from its very first byte (as far as the engine's log has it) to its end."""
+        client: Any = self._client
+        url = f"{client.base_url}/v{client._version}/containers/{container}/logs?stdout=1&stderr=1&follow=1"
+
+        def ask() -> requests.Response:
+            response: requests.Response = client._get(url, stream=True)
+            client._raise_for_status(response)
+            return response
+
+        return LogStream(await self._call(ask))
 
     async def logs(self, container: str, tail: int | None = None) -> bytes:
         """What a container has printed so far."""
@@ -845,15 +852,19 @@ class TaskSpec:
 
 
 class LogStream:
-    """A service's log, read by a thread of its own: followed logs come from a connection that stays open."""
+    """A log, read by a thread of its own: followed logs come from a connection that stays open."""
 
-    AHEAD = 16
-    """Pieces that wait to be taken; then the thread waits, and with it the engine."""
+    AHEAD = 4 << 20
+    """Bytes that wait to be taken; then the thread waits, and with it the engine."""
 
     def __init__(self, response: requests.Response) -> None:
         self._response = response
         self._loop = asyncio.get_running_loop()
-        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(self.AHEAD)
+        self._change = threading.Condition()
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._ended = False
+        self._arrived = asyncio.Event()
         self._closed = threading.Event()
         self.error = ""
         """What the manager says where it could not read all."""
@@ -861,12 +872,19 @@ class LogStream:
         threading.Thread(target=self._run, name="docker-kernel-log", daemon=True).start()
 
     async def read(self) -> bytes:
-        """The next piece; b"" at the stream's end, which a followed log's may never reach."""
-        piece = await self._pieces.get()
-        if piece is None:
-            self._pieces.put_nowait(None)
-            return b""
-        return piece
+        """All that has arrived, or what arrives next; b"" at the stream's end, which a followed log may never have."""
+        while True:
+            with self._change:
+                if self._pieces:
+                    data = b"".join(self._pieces)
+                    self._pieces.clear()
+                    self._size = 0
+                    self._change.notify()
+                    return data
+                if self._ended:
+                    return b""
+                self._arrived.clear()
+            await self._arrived.wait()
 
     def close(self) -> None:
         self._closed.set()
@@ -882,7 +900,7 @@ class LogStream:
             if not self._closed.is_set():
                 self.error = self.error or str(error)
         finally:
-            self._give(None)
+            self._give(b"")
             with contextlib.suppress(Exception):
                 self._response.close()
 
@@ -908,19 +926,21 @@ class LogStream:
             if out and not self._give(b"".join(out)):
                 return
 
-    def _give(self, piece: bytes | None) -> bool:
-        try:
-            future = asyncio.run_coroutine_threadsafe(self._pieces.put(piece), self._loop)
-        except RuntimeError:
-            return False  # the loop has ended, and so will this process
-        while not self._closed.is_set():
-            try:
-                future.result(1)
-                return True
-            except concurrent.futures.TimeoutError:
-                continue
-        future.cancel()
-        return False
+    def _give(self, piece: bytes) -> bool:
+        """Let a piece be read; b"" is the end. False when the stream was closed."""
+        with self._change:
+            while self._size > self.AHEAD and not self._closed.is_set():
+                self._change.wait(1)
+            if piece:
+                self._pieces.append(piece)
+                self._size += len(piece)
+            else:
+                self._ended = True
+            wake = not piece or len(self._pieces) == 1
+        if wake:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and so will this process
+                self._loop.call_soon_threadsafe(self._arrived.set)
+        return not self._closed.is_set()
 
 
 class Swarm:
@@ -1099,7 +1119,9 @@ class Swarm:
         except EngineError as error:
             if "in use" in str(error) or "active endpoints" in str(error):
                 return False
-            raise
+            # A manager answers 404 for a name, and for the id of a network that is gone something else.
+            if "not found" not in str(error):
+                raise
         return True
 
 

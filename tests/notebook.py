@@ -37,9 +37,9 @@ class Reply:
 class Notebook:
     """One kernel, started through jupyter_client as any frontend does."""
 
-    def __init__(self, kernel_name: str, cwd: Path, **manager: Any) -> None:
+    def __init__(self, kernel_name: str, cwd: Path, env: dict[str, str] | None = None, **manager: Any) -> None:
         self.manager = KernelManager(kernel_name=kernel_name, **manager)
-        self.manager.start_kernel(cwd=str(cwd))
+        self.manager.start_kernel(cwd=str(cwd), **({} if env is None else {"env": env}))
         KERNEL_IDS.add(str(self.manager.kernel_id))
         self.client: BlockingKernelClient = self.manager.client()
         self.client.start_channels()

@@ -64,10 +64,10 @@ class Ledger:
         self,
         owner: str | None = None,
         job: str | None = None,
-        unfinished: bool = False,
+        unsettled: bool = False,
         limit: int = 100_000,
     ) -> list[JobRecord]:
-        """Jobs, the newest first: of one owner, of one id (or its beginning), or only those that have not ended."""
+        """Jobs, the newest first: of one owner, of one id (or its beginning), or only those not done with."""
         where, values = ["1"], []
         if owner is not None:
             where.append("owner = ?")
@@ -75,8 +75,8 @@ class Ledger:
         if job is not None:
             where.append("substr(job_id, 1, length(?)) = ?")
             values += [job, job]
-        if unfinished:
-            where.append(f"state NOT IN ({','.join('?' * len(FINAL))})")
+        if unsettled:
+            where.append(f"(state NOT IN ({','.join('?' * len(FINAL))}) OR NOT json_extract(record, '$.settled'))")
             values += sorted(FINAL)
         query = f"SELECT record FROM jobs WHERE {' AND '.join(where)} ORDER BY created DESC, rowid DESC LIMIT ?"
         found = []

@@ -53,7 +53,6 @@ class Dispatch:
     group: str
     target: Target
     prepared: asyncio.Future[Record]
-    engine: Engine | None = None
     holder: str = ""
     volume: str = ""
     under_way: set[str] = field(default_factory=set)
@@ -93,6 +92,8 @@ class JobManager:
         self._listeners: dict[str, list[Listener]] = {}
         self._collecting: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._dispatches: dict[str, Dispatch] = {}
+        self._engine: Engine | None = None
         self._hearing: asyncio.Task[None] | None = None
 
     # Who asks
@@ -137,9 +138,11 @@ class JobManager:
     ) -> None:
         """Take over the jobs of a dispatch: its state is sent, and its jobs run, while the caller goes on."""
         loop = asyncio.get_running_loop()
-        dispatch = Dispatch(
-            package.package_id, target, loop.create_future(), kernel.engine, package.holder, kernel.volume
-        )
+        dispatch = Dispatch(package.package_id, target, loop.create_future(), package.holder, kernel.volume)
+        self._dispatches[dispatch.group] = dispatch
+        self._engine = kernel.engine
+        if not package.live_workspace:
+            await asyncio.to_thread(self._keep, dispatch, None)
         started = list(jobs)
         for record, task in started:
             await self._take(Running(record, dispatch, task, JobFolder(record.id)))
@@ -149,6 +152,11 @@ class JobManager:
             running = self._running[record.id]
             running.runner = self._spawn(self._run(running))
             running.runner.add_done_callback(lambda _: dispatch.under_way or preparing.cancel())
+
+    def _keep(self, dispatch: Dispatch, prepared: Record | None) -> None:
+        """Write down what another process needs to go on with a dispatch."""
+        kept = {"target": dispatch.target.name, "volume": dispatch.volume, "holder": dispatch.holder}
+        dispatch.folder.write("dispatch.json", {**kept, "prepared": prepared})
 
     async def _take(self, running: Running) -> None:
         record, task = running.record, running.task
@@ -183,8 +191,7 @@ class JobManager:
             dispatch.prepared.set_exception(JobError(f"its host side failed, whose log has the details ({error!r})"))
         else:
             if not package.live_workspace:
-                kept = {"prepared": prepared, "target": dispatch.target.name, "volume": dispatch.volume}
-                await asyncio.to_thread(dispatch.folder.write, "dispatch.json", kept)
+                await asyncio.to_thread(self._keep, dispatch, prepared)
             if not dispatch.prepared.done():
                 dispatch.prepared.set_result(prepared)
         dispatch.prepared.exception()  # also where no job waits for it any more
@@ -362,16 +369,24 @@ class JobManager:
                 await running.dispatch.target.clean(running.record.placed)
             except DockerKernelError as error:
                 log.error("the job %s left something behind: %s", running.record.id, error)
+                return
+        if running.record.over:
+            await self._settled(running.record)
 
     async def _over(self, dispatch: Dispatch) -> None:
         """No job of a dispatch is under way: what kept its state from going with its kernel goes."""
         collecting = [self._collecting[job] for job in list(self._collecting) if self._group_of(job) == dispatch.group]
         await asyncio.gather(*collecting, return_exceptions=True)
+        if dispatch.under_way:
+            return  # one of them is tried again
+        self._dispatches.pop(dispatch.group, None)
         try:
-            if dispatch.engine is not None and dispatch.holder:
-                await dispatch.engine.remove(dispatch.holder)
-            if dispatch.engine is not None and dispatch.volume:
-                await dispatch.engine.remove_volume(dispatch.volume)  # stays while its kernel, or another job, has it
+            if self._engine is None:
+                self._engine = await Engine.connect()
+            if dispatch.holder:
+                await self._engine.remove(dispatch.holder)
+            if dispatch.volume:
+                await self._engine.remove_volume(dispatch.volume)  # stays while its kernel, or another job, has it
         except EngineError as error:
             log.error("the dispatch %s left something behind: %s", dispatch.group, error)
 
@@ -407,6 +422,8 @@ class JobManager:
             await target.clean(record.placed)
         except DockerKernelError as error:
             log.error("the job %s left something behind: %s", record.id, error)
+            return
+        await self._settled(record)
 
     async def collected(self, record: JobRecord) -> JobFolder:
         """A job's folder, with its result in it.
@@ -426,6 +443,7 @@ class JobManager:
             target = self.target(record.target, configuration.load().target(record.target))
             await target.result(record.placed, record.result, folder.result)
             await target.clean(record.placed)
+            record.settled = True
             await self._change(record, record.state)
         return folder
 
@@ -496,11 +514,28 @@ class JobManager:
         lacking = sorted(set(kept["secrets"]) - set(secrets))
         if lacking:
             raise JobError(f"Secrets are not kept: run the cell of {record.id} again with --secret {lacking[0]}.")
-        target = self.target(record.target, configuration.load().target(record.target))
-        prepared: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
-        prepared.set_result(sent["prepared"])
-        dispatch = Dispatch(record.group, target, prepared)
+        if sent["prepared"] is None:
+            raise JobError(f"What the job {record.id} was to start from was not sent: run its cell again.")
+        dispatch = self._known_dispatch(record, sent)
         return Running(record, dispatch, targets.kept_task(record, kept, secrets), folder)
+
+    def _known_dispatch(self, record: JobRecord, sent: Record | None) -> Dispatch:
+        """The dispatch that a job is of, from what its folder keeps of it."""
+        known = self._dispatches.get(record.group)
+        if known is None:
+            sent = sent or {}
+            prepared: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
+            if sent.get("prepared") is not None:
+                prepared.set_result(sent["prepared"])
+            known = Dispatch(
+                record.group,
+                self.target(record.target, configuration.load().target(record.target)),
+                prepared,
+                sent.get("holder", ""),
+                sent.get("volume", record.volume),
+            )
+            self._dispatches[record.group] = known
+        return known
 
     # After a restart
 
@@ -510,11 +545,11 @@ class JobManager:
         Args:
             start: also start those that wait for their turn.
         """
-        for record in await asyncio.to_thread(self.ledger.find, unfinished=True):
+        for record in await asyncio.to_thread(self.ledger.find, unsettled=True):
             if record.id in self._running or record.id in self._watching:
                 continue
             sent = await asyncio.to_thread(DispatchFolder(record.group).read, "dispatch.json")
-            if start or record.placed is not None or sent is None:
+            if start or record.placed is not None or sent is None or sent["prepared"] is None:
                 try:
                     await self._take_over(record)
                 except DockerKernelError as error:
@@ -540,31 +575,43 @@ class JobManager:
                 self._watching[record.id] = self._spawn(self._watch(record))
             return
         record = await asyncio.to_thread(self.ledger.get, record.id)
+        sent = await asyncio.to_thread(DispatchFolder(record.group).read, "dispatch.json")
         if record.over:
+            await self._settle(record)
             lock.close()
             return
-        if record.placed is None:
-            try:
-                running = await self._kept(record, {})
-            except JobError:
-                await self._change(
-                    record, "lost", "its Jupyter server ended before its state was sent: run its cell again"
-                )
+        try:
+            running = await self._kept(record, {})
+        except JobError:
+            dispatch = self._known_dispatch(record, sent)
+            if record.placed is None:
+                why = "its Jupyter server ended before its state was sent: run its cell again"
+                record.settled = True
+                await self._change(record, "lost", why)
                 lock.close()
+                await self._over(dispatch)
                 return
-        else:
-            try:
-                running = await self._kept(record, {})
-            except JobError:
-                record.retries = 0
-                target = self.target(record.target, configuration.load().target(record.target))
-                dispatch = Dispatch(record.group, target, asyncio.get_running_loop().create_future())
-                running = Running(record, dispatch, JobTask(record.id, record.name, {}), folder)
+            record.retries = 0
+            running = Running(record, dispatch, JobTask(record.id, record.name, {}), folder)
+        if record.placed is not None:
             await asyncio.to_thread(folder.restart)
         running.lock = lock
         running.dispatch.under_way.add(record.id)
         self._running[record.id] = running
         running.runner = self._spawn(self._run(running))
+
+    async def _settle(self, record: JobRecord) -> None:
+        """Bring home what a job that has ended left on its target, after a process that was ended over it."""
+        target = self.target(record.target, configuration.load().target(record.target))
+        if record.result and not record.live:
+            await self._collect(record, target, JobFolder(record.id))
+        elif record.placed is not None:
+            await target.clean(record.placed)
+            await self._settled(record)
+
+    async def _settled(self, record: JobRecord) -> None:
+        record.settled = True
+        await asyncio.to_thread(self.ledger.save, record)
 
     async def _watch(self, record: JobRecord) -> None:
         """Pass on the states of a job that another process follows; follow it when that process has gone."""

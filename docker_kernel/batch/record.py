@@ -13,7 +13,7 @@ State = Literal["queued", "starting", "running", "succeeded", "failed", "cancell
 Kind = Literal["cell", "expression", "notebook"]
 FINAL = frozenset({"succeeded", "failed", "cancelled", "lost"})
 
-PRIVATE = {"nonce", "placed", "volume", "owner"}
+PRIVATE = {"nonce", "placed", "volume", "owner", "settled"}
 """What of a record is for the host and the target alone."""
 
 
@@ -42,10 +42,11 @@ class JobRecord(BaseModel):
         progress: from 0 to 1.
         inputs: what was mounted or fetched, by name: URI, and version or ETag where the store has one.
         volume: the kernel volume that has its result, where its target wrote it there; "" elsewhere.
+        settled: whether nothing of it is left on its target.
         nonce: of its markers; placed: what its target finds it by, None before it has been started.
     """
 
-    model_config = ConfigDict(extra="ignore", ser_json_inf_nan="constants")
+    model_config = ConfigDict(extra="ignore", ser_json_inf_nan="strings")
 
     id: str = Field(default_factory=lambda: secrets.token_hex(6))
     group: str
@@ -84,6 +85,7 @@ class JobRecord(BaseModel):
     inputs: dict[str, str] = Field(default_factory=dict)
     nonce: str = Field(default_factory=lambda: secrets.token_hex(16))
     volume: str = ""
+    settled: bool = False
     placed: dict[str, Any] | None = None
 
     @property
@@ -103,6 +105,6 @@ class JobRecord(BaseModel):
         """Set back what the last attempt left, under a new nonce."""
         self.state, self.reason, self.started, self.ended, self.exit_code = "queued", "", None, None, None
         self.result, self.error, self.progress, self.remaining, self.cost, self.placed = "", "", None, None, None, None
-        self.metrics = {}
+        self.metrics, self.settled = {}, False
         self.attempt += 1
         self.nonce = secrets.token_hex(16)

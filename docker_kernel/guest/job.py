@@ -356,7 +356,9 @@ class Job:
         kept = [
             name
             for name in [*brought, *deleted]
-            if name in bindings and namespace.get(name, _UNBOUND) is not bindings[name]
+            if name in bindings
+            and namespace.get(name, _UNBOUND) is not bindings[name]
+            and namespace.get(name, _UNBOUND) is not values.get(name)
         ]
         namespace.update({name: values[name] for name in brought if name not in kept})
         for name in deleted:

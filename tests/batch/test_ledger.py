@@ -21,10 +21,10 @@ def record(job: str, owner: str = "k", created: float = 1.0, **more: Any) -> Job
 def test_a_job_has_one_row_that_follows_it(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "new" / "jobs.sqlite")
     ledger.save(record("a", state="running"), record("b", owner="other", created=2.0))
-    ledger.save(record("a", state="succeeded", metrics={"loss": math.nan, "top": math.inf}))
+    ledger.save(record("a", state="succeeded", settled=True, metrics={"loss": math.nan, "top": math.inf}))
     assert [(one.id, one.state) for one in ledger.find()] == [("b", "queued"), ("a", "succeeded")]
     assert [one.id for one in ledger.find(owner="k")] == ["a"]
-    assert [one.id for one in ledger.find(unfinished=True)] == ["b"]
+    assert [one.id for one in ledger.find(unsettled=True)] == ["b"]
     assert math.isnan(ledger.get("a").metrics["loss"]) and ledger.get("a").metrics["top"] == math.inf
     ledger.delete("a")
     assert [one.id for one in ledger.find()] == ["b"]

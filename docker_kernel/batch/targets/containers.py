@@ -92,7 +92,7 @@ class EngineTarget(Target):
             content |= {"rank": rank, "world_size": task.replicas, "master_addr": names[0], "master_port": MASTER_PORT}
         uid, _, gid = prepared["user"].partition(":")
         path = f"{guest_files.RUN.lstrip('/')}/job.json"
-        container = await engine.create(spec)
+        container = await _create_anew(engine, spec)
         try:
             await self._fill(engine, container, prepared)
             file = File(path, json.dumps(content).encode(), mode=0o600, uid=int(uid), gid=int(gid))
@@ -131,15 +131,20 @@ class EngineTarget(Target):
                 task.cancel()
 
     async def _output_of(self, container: str) -> AsyncIterator[bytes]:
-        stream = self._streams.pop(container, None)
-        engine = await self.engine()
-        if stream is None:
+        attached = self._streams.pop(container, None)
+        if attached is not None:
             try:
-                stream = await engine.attach(container, logs=True)
-            except NotFound:
-                return
+                async for _, data in attached.frames():
+                    yield data
+            finally:
+                attached.close()
+            return
         try:
-            async for _, data in stream.frames():
+            stream = await (await self.engine()).follow_logs(container)
+        except NotFound:
+            return
+        try:
+            while data := await stream.read():
                 yield data
         finally:
             stream.close()
@@ -215,6 +220,17 @@ class EngineTarget(Target):
             await engine.remove(container)
         if job["network"]:
             await engine.remove_network(job["network"])
+
+
+async def _create_anew(engine: Engine, spec: ContainerSpec) -> str:
+    """Create a container; one of its name, which a start that was cut off left, goes first."""
+    try:
+        return await engine.create(spec)
+    except EngineError as error:
+        if "already in use" not in str(error) or spec.name is None:
+            raise
+    await engine.remove(spec.name)
+    return await engine.create(spec)
 
 
 async def fetch(engine: Engine, container: str, kind: str, digest: str, folder: Path) -> None:
