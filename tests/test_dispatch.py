@@ -119,7 +119,7 @@ def test_a_dispatched_job_runs_beside_the_notebook_and_its_display_is_updated(no
     assert notebook.value("[job.state in ('starting', 'running'), job.done(), result]") == [True, False, None]
     assert notebook.run("job.result()").status == "ok"
     assert notebook.value("[result, job.state, job.logs()]") == ["done", "succeeded", "working\n"]
-    assert "succeeded" in notebook.run("%jobs").text
+    assert "succeeded" in notebook.run("%jobs").shown
     assert notebook.value("__import__('docker_kernel').jobs['slow'].id == job.id") is True
     shown = notebook.run("job").shown
     assert "working" in shown and "succeeded" in shown

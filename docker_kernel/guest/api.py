@@ -42,6 +42,12 @@ class Jobs:
     def __repr__(self) -> str:
         return "\n".join(map(repr, session().jobs())) or "This notebook has sent no job yet."
 
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """The newest first, as a table where HTML can be shown."""
+        from docker_kernel.guest.display import render_jobs
+
+        return render_jobs(session().jobs())
+
 
 class Ports:
     """Where the ports that this kernel publishes can be reached from the host: `ports[8050]` is "127.0.0.1:49153"."""

@@ -1,124 +1,573 @@
-"""Jobs' live display in the cell that sent them, kept up to date after the cell has ended."""
+"""Jobs' live display in the cell that sent them, kept up to date after the cell has ended.
+
+One mime bundle has it as widgets, as HTML and as text. Where a frontend renders widgets, they follow the job, also
+after the page was loaded anew (if the notebook was saved with the output); at the job's end HTML takes their place, as
+that needs no kernel to be read. Elsewhere the HTML and the text are updated as a whole.
+"""
 
 from __future__ import annotations
 
 import html
+import re
+import sys
 import threading
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from docker_kernel.guest.job import FINAL, Job
+from docker_kernel.guest.job import FINAL, Job, JobFailed
 
 REFRESH_SECONDS = 0.2
-COLOURS = {"succeeded": "#2e7d32", "failed": "#c62828", "lost": "#c62828", "cancelled": "#616161"}
+BYTES_A_SECOND = 200_000
+"""All displays together are refreshed this seldom, and send no more than this."""
+
+PATIENCE_SECONDS = 1.5
+"""How long a frontend has to show the widgets, before it gets updates of the HTML instead."""
+
+MAX_OUTPUTS = 100
+"""Rich outputs that a display shows; after them the last one is replaced."""
+
+MAX_METRICS = 12
+TEXT_ROWS = 20
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+NOTHING = {"text/plain": "", "text/html": ""}
+
+COLOURS = {
+    "succeeded": "var(--jp-success-color1, #2e7d32)",
+    "failed": "var(--jp-error-color1, #c62828)",
+    "lost": "var(--jp-error-color1, #c62828)",
+    "cancelled": "var(--jp-ui-font-color2, #757575)",
+}
+UNDER_WAY = "var(--jp-brand-color1, #1565c0)"
+FAINT = "color:var(--jp-ui-font-color2, #757575)"
+FRAME = "line-height:1.5;border-left:3px solid %s;padding-left:.7em"
+LOG = (
+    "display:flex;flex-direction:column-reverse;max-height:18em;overflow:auto;margin-top:.3em;padding:.3em .6em;"
+    "background:var(--jp-layout-color2, rgba(128,128,128,.1))"
+)
+PRE = (
+    "margin:0;padding:0;white-space:pre-wrap;overflow-wrap:anywhere;background:none;color:inherit;line-height:1.35;"
+    "font-family:var(--jp-code-font-family, monospace);font-size:var(--jp-code-font-size, 13px)"
+)
+CELL = "text-align:left;padding:.1em .6em .1em 0;overflow:hidden;text-overflow:ellipsis;white-space:nowrap"
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+class Refresher:
+    """The one thread that brings displays up to date, so that neither the link's reader nor a cell waits for them."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._wanted: dict[LiveDisplay, float] = {}
+        self._thread: threading.Thread | None = None
+
+    def want(self, display: LiveDisplay, after: float = 0) -> None:
+        """Refresh a display as soon as its turn comes, but not within `after` seconds."""
+        due = time.monotonic() + after
+        with self._changed:
+            self._wanted[display] = min(due, self._wanted.get(display, due))
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="docker-kernel-display", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            display = self._next()
+            try:
+                size, again = display.refresh()
+            except Exception as error:
+                print("docker-kernel: a job's display failed: %r" % error, file=sys.__stderr__)
+                size, again = 0, None
+            if again is not None:
+                self.want(display, again)
+            time.sleep(max(REFRESH_SECONDS, size / BYTES_A_SECOND) if size else 0)
+
+    def _next(self) -> LiveDisplay:
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                # The one that has waited for longest.
+                display, due = min(self._wanted.items(), key=lambda pair: pair[1], default=(None, 0.0))
+                if display is not None and due <= now:
+                    del self._wanted[display]
+                    return display
+                self._changed.wait(None if display is None else due - now)
+
+
+_refresher = Refresher()
+
+
+class Outputs:
+    """A job's rich outputs as they are now: what it showed, updated and cleared."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shown: list[dict[str, Any]] = []
+        self._stale = False
+
+    def receive(self, event: dict[str, Any]) -> None:
+        kind = event.get("event")
+        if kind == "clear":
+            with self._lock:
+                self._stale = True
+                if not event.get("wait"):
+                    self._shown = []
+        elif kind in ("display", "result_display"):
+            # The job's own widgets ended with it.
+            data = {name: value for name, value in event["data"].items() if name != WIDGET}
+            name = (event.get("transient") or {}).get("display_id")
+            new = {"data": data, "metadata": event.get("metadata") or {}, "name": name}
+            with self._lock:
+                if event.get("update"):
+                    self._shown = [new if name and one["name"] == name else one for one in self._shown]
+                    return
+                shown = [] if self._stale else self._shown[: MAX_OUTPUTS - 1]
+                self._stale, self._shown = False, [*shown, new]
+
+    def begin_with(self, events: list[dict[str, Any]]) -> None:
+        """Put what was shown before in front of what has come since."""
+        before = Outputs()
+        for event in events:
+            before.receive(event)
+        with self._lock:
+            since = [one for one in self._shown if one not in before._shown]
+            self._shown = [*before._shown, *since][:MAX_OUTPUTS]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._shown, self._stale = [], False
+
+    def now(self) -> list[dict[str, Any]]:
+        with self._lock:
+            return list(self._shown)
 
 
 class LiveDisplay:
-    """Shows jobs as text and HTML.
+    """Shows jobs in the output of the cell that runs.
 
-    Messages go out with the sending cell's own header: frontends route them to its output by that and by the display's
-    id. Where a frontend drops them (nbclient, once a cell is done), the first state stays.
+    Messages go out with that cell's header: frontends route them to its output by that and by the display's id. Where
+    a frontend drops them (nbclient, once a cell is done), the first state stays.
     """
 
     def __init__(self, jobs: Sequence[Job], shell: Any) -> None:
-        self._jobs = list(jobs)
+        self.jobs = list(jobs)
+        self._single = len(self.jobs) == 1
         self._kernel = getattr(shell, "kernel", None)
         self._parent = dict(shell.parent_header) if hasattr(shell, "parent_header") else {}
-        self._id = "docker-kernel-job-%s" % jobs[0].id
+        self._id = "docker-kernel-job-%s" % uuid.uuid4().hex
         self._lock = threading.Lock()
-        self._timer: threading.Timer | None = None
-        self._last = 0.0
-        self._publish("display_data")
-        for job in jobs:
-            job._listeners.append(self._on_event)
+        self.outputs = Outputs()
+        self._placed: list[dict[str, Any] | None] = []
+        self.notes: dict[str, str] = {}
+        """What jobs say about their progress."""
+        self.message = ""
+        """Why a button's wish was not granted."""
+        self.busy = ""
+        """What a button has asked for."""
+        self._attempts = {job.id: job.record.get("attempt") for job in self.jobs}
+        self._began = time.monotonic()
+        self._closed = False
+        self._offered = False
+        self._panel = self._make_panel()
+        self._published: dict[str, Any] = {}
+        self._publish("display_data", self._bundle())
+        _replace_older(self, self._parent)
+        if self._single:
+            self._subscribe(self.jobs[0])
+        else:
+            for job in self.jobs:
+                self._listen(job)
+        for job in self.jobs:
             job._session.follow(job)
-        if all(job.over for job in jobs):
-            self._publish("update_display_data")
+        _refresher.want(self)
+
+    @property
+    def _failed(self) -> bool:
+        return any(job.state in ("failed", "lost") for job in self.jobs)
+
+    def _make_panel(self) -> Any:
+        from docker_kernel.guest import widgets
+
+        if self._kernel is None or not (self._failed or any(not job.over for job in self.jobs)):
+            return None
+        try:
+            return widgets.JobPanel(self) if self._single else widgets.SweepPanel(self)
+        except widgets.NoWidgets:
+            return None
+
+    # Events: on the link's reader thread, which must not be held up
+
+    def _listen(self, job: Job) -> list[dict[str, Any]]:
+        """Hear of a job's events from now on; returns those before."""
+        with job._delivery:
+            job._listeners.append(self._on_event)
+            return list(job._past)
+
+    def _subscribe(self, job: Job) -> None:
+        past = self._listen(job)
+        if job._bindings is not None and len(past) < 1000:
+            self.outputs.begin_with([event for event in past if event.get("event") != "state"])
+        else:
+            # Sent by an earlier kernel, or long ago: the host side knows what it has shown.
+            self.in_background(lambda: self._catch_up(job))
+
+    def _catch_up(self, job: Job) -> None:
+        try:
+            self.outputs.begin_with(job._events())
+            if not job._text:
+                before, since = job.logs(), "".join(job._text)
+                overlap = before.rfind(since[:200]) if since else len(before)
+                job._text[:] = [before[: overlap if overlap >= 0 else len(before)], since]
+                job._size = sum(map(len, job._text))
+        except JobFailed:
+            pass  # what it showed is gone: there is its state
 
     def _on_event(self, job: Job, event: dict[str, Any]) -> None:
-        if event["event"] in ("display", "result_display") and len(self._jobs) == 1:
-            self._send(
-                "display_data", {"data": event["data"], "metadata": event.get("metadata") or {}, "transient": {}}
-            )
-        with self._lock:
-            wait = self._last + REFRESH_SECONDS - time.monotonic()
-            if wait > 0 and not all(one.over for one in self._jobs):
-                if self._timer is None:
-                    self._timer = threading.Timer(wait, self._late)
-                    self._timer.daemon = True
-                    self._timer.start()
-                return
-            self._last = time.monotonic()
-        self._publish("update_display_data")
+        try:
+            attempt = job.record.get("attempt")
+            if attempt != self._attempts.get(job.id):
+                self._attempts[job.id] = attempt
+                self.notes.pop(job.id, None)
+                self.outputs.clear()
+            if event.get("event") == "progress":
+                self.notes[job.id] = str(event.get("text") or "")
+            if self._single:
+                self.outputs.receive(event)
+            self.changed()
+        except Exception as error:
+            print("docker-kernel: a job's display failed: %r" % error, file=sys.__stderr__)
 
-    def _late(self) -> None:
-        with self._lock:
-            self._timer = None
-            self._last = time.monotonic()
-        self._publish("update_display_data")
+    def changed(self) -> None:
+        """Have it refreshed soon."""
+        if not self._closed:
+            _refresher.want(self)
 
-    def _publish(self, kind: str) -> None:
-        data = render(self._jobs[0]) if len(self._jobs) == 1 else render_sweep(self._jobs)
-        self._send(kind, {"data": data, "metadata": {}, "transient": {"display_id": self._id}})
+    def close(self) -> None:
+        """Stop following: its output is gone."""
+        self._closed = True
+        _refresher.want(self)
+        for job in self.jobs:
+            with job._delivery:
+                if self._on_event in job._listeners:
+                    job._listeners.remove(self._on_event)
 
-    def _send(self, kind: str, content: dict[str, Any]) -> None:
-        if self._kernel is not None:
-            self._kernel.session.send(
-                self._kernel.iopub_socket, kind, content, parent=self._parent, ident=("kernel.%s" % kind).encode()
-            )
+    # Wishes: whatever asks the host side has a thread of its own
+
+    def in_background(self, action: Callable[[], object]) -> None:
+        """Do what waits for the host side; a failure becomes a sentence in the display."""
+
+        def work() -> None:
+            try:
+                action()
+            except Exception as error:
+                self.message = str(error) or type(error).__name__
+            self.busy = ""
+            self.changed()
+
+        threading.Thread(target=work, name="docker-kernel-display-wish", daemon=True).start()
+
+    def _wish(self, busy: str, action: Callable[[Job], object], jobs: list[Job]) -> None:
+        def each() -> None:
+            errors = []
+            for job in jobs:
+                try:
+                    action(job)
+                except Exception as error:
+                    errors.append(str(error) or type(error).__name__)
+                self.changed()
+            if errors:
+                more = " (and so for %d more)" % (len(errors) - 1) if len(errors) > 1 else ""
+                raise JobFailed(errors[0] + more)
+
+        self.busy, self.message = busy, ""
+        self.in_background(each)
+        self.changed()
+
+    def cancel(self) -> None:
+        """Cancel all that are under way."""
+        self._wish("cancel", Job.cancel, [job for job in reversed(self.jobs) if not job.over])
+
+    def retry(self) -> None:
+        """Run those that failed or were lost once more."""
+        self._wish("retry", Job.retry, [job for job in self.jobs if job.state in ("failed", "lost")])
+
+    # Showing: on the refresher's thread
+
+    def refresh(self) -> tuple[int, float | None]:
+        """Send what has changed; returns how many bytes, and in how many seconds to look again."""
+        if self._closed:
+            if self._panel is not None:
+                self._panel.close()
+            return 0, None
+        over = all(job.over for job in self.jobs)
+        bundle = self._bundle()
+        size = 0
+        panel = self._panel
+        if panel is not None and not panel.refused:
+            size += panel.update()
+        waited = time.monotonic() - self._began
+        shown = panel is not None and panel.seen and not panel.refused
+        unsure = panel is not None and not panel.seen and not panel.refused
+        if over or not (shown or (unsure and waited < PATIENCE_SECONDS)):
+            size += self._publish("update_display_data", bundle)
+            size += self._place(self.outputs.now())
+            if over and self._failed and panel is not None and not panel.refused:
+                self._offer_retry()
+        elif WIDGET not in self._published:
+            # It was over, and runs again.
+            size += self._publish("update_display_data", bundle) + self._place([])
+        if over:
+            return size, None
+        if unsure:
+            # Each update makes the widgets anew where there are any.
+            return size, max(PATIENCE_SECONDS - waited, 0.7)
+        longest = max(job.seconds for job in self.jobs)
+        return size, min(max(1.0, longest / 60), 30.0)
+
+    def _bundle(self) -> dict[str, Any]:
+        if self._single:
+            bundle: dict[str, Any] = dict(render(self.jobs[0], self.notes.get(self.jobs[0].id, "")))
+        else:
+            bundle = dict(render_sweep(self.jobs))
+        if self._panel is not None and not self._panel.refused and not all(job.over for job in self.jobs):
+            bundle[WIDGET] = self._panel.view()
+        return bundle
+
+    def _publish(self, kind: str, bundle: dict[str, Any]) -> int:
+        if bundle == self._published:
+            return 0
+        self._published = bundle
+        return self._send(kind, bundle, {}, self._id)
+
+    def _place(self, outputs: list[dict[str, Any]]) -> int:
+        """Show rich outputs below the display, each at a place of its own that can be used again."""
+        size = 0
+        for number in range(max(len(outputs), len(self._placed))):
+            new = outputs[number] if number < len(outputs) else None
+            kind = "update_display_data" if number < len(self._placed) else "display_data"
+            if kind == "display_data":
+                self._placed.append(new)
+            elif self._placed[number] is new:
+                continue
+            self._placed[number] = new
+            data, metadata = (NOTHING, {}) if new is None else (new["data"], new["metadata"])
+            size += self._send(kind, data, metadata, "%s-%d" % (self._id, number))
+        return size
+
+    def _offer_retry(self) -> None:
+        """Have a button below the HTML that took the widgets' place."""
+        if not self._offered:
+            self._offered = True
+            self._send("display_data", {**NOTHING, WIDGET: self._panel.view_of_retry()}, {}, self._id + "-retry")
+
+    def _send(self, kind: str, data: dict[str, Any], metadata: dict[str, Any], display_id: str) -> int:
+        if self._kernel is None:
+            return 0
+        content = {"data": data, "metadata": metadata, "transient": {"display_id": display_id}}
+        self._kernel.session.send(
+            self._kernel.iopub_socket, kind, content, parent=self._parent, ident=("kernel.%s" % kind).encode()
+        )
+        return sum(len(str(value)) for value in data.values())
 
 
-def render(job: Job) -> dict[str, str]:
-    """A job as text and as HTML."""
-    tail = job.tail()
-    colour = COLOURS.get(job.state, "#1565c0")
-    parts = [
-        '<div style="border-left:3px solid %s;padding-left:.6em">' % colour,
-        "<b>Job %s</b>%s on %s &middot; " % (job.id, html.escape(job.name and " " + job.name), html.escape(job.target)),
-        '<span style="color:%s">%s</span> &middot; %.1f s' % (colour, job.state, job.seconds),
-    ]
-    if job.progress is not None and job.state == "running":
-        left = "" if job.remaining is None else ", %d s left" % job.remaining
-        parts.append('<br><progress value="%.3f" max="1"></progress> %d%%%s' % (job.progress, 100 * job.progress, left))
-    if job.last_metrics:
-        parts.append("<br>%s" % html.escape(metrics_text(job)))
-    if job.reason:
-        parts.append("<br>%s" % html.escape(job.reason))
-    if tail:
-        parts.append('<pre style="margin:.3em 0;max-height:20em;overflow:auto">%s</pre>' % html.escape(tail))
-    parts.append("</div>")
-    text = [repr(job), metrics_text(job), tail]
-    return {"text/plain": "\n".join(filter(None, text)), "text/html": "".join(parts)}
+_by_cell: dict[str, list[tuple[Any, LiveDisplay]]] = {}
+
+
+def _replace_older(display: LiveDisplay, parent: dict[str, Any]) -> None:
+    """A cell that runs again has lost the displays of its last run: they end."""
+    cell = (parent.get("metadata") or {}).get("cellId")
+    run = (parent.get("header") or {}).get("msg_id")
+    if not cell:
+        return
+    known = _by_cell.setdefault(str(cell), [])
+    for one in [pair for pair in known if pair[0] != run]:
+        known.remove(one)
+        one[1].close()
+    known.append((run, display))
+
+
+# What there is to see. All that comes from a job is escaped.
+
+
+def colour(state: str) -> str:
+    return COLOURS.get(state, UNDER_WAY)
+
+
+def clean(text: str) -> str:
+    """A text without terminal escapes and control characters."""
+    return _ESCAPES.sub("", text)
+
+
+def safe(text: Any) -> str:
+    return html.escape(clean(str(text)))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person would say them."""
+    seconds = max(0.0, seconds)
+    if seconds < 60:
+        return "%d s" % seconds if seconds >= 10 else "%.1f s" % seconds
+    if seconds < 3600:
+        return "%d min %02d s" % divmod(int(seconds), 60)
+    return "%d h %02d min" % divmod(int(seconds) // 60, 60)
+
+
+def how_far(job: Job, note: str = "") -> str:
+    """The job's progress in words."""
+    parts = [] if job.progress is None else ["%d%%" % (100 * job.progress)]
+    if job.remaining is not None:
+        parts.append("%s left" % duration(round(job.remaining)).replace(".0", ""))
+    return ", ".join([*parts, *filter(None, [clean(note)])])
 
 
 def metrics_text(job: Job) -> str:
-    return ", ".join("%s = %.4g" % pair for pair in job.last_metrics.items())
+    pairs = list(dict(job.last_metrics).items())
+    more = ", and %d more" % (len(pairs) - MAX_METRICS) if len(pairs) > MAX_METRICS else ""
+    return clean(", ".join("%s = %.4g" % pair for pair in pairs[:MAX_METRICS])) + more
+
+
+def params_text(job: Job) -> str:
+    return ", ".join("%s=%r" % pair for pair in job.params.items())
+
+
+def state_html(job: Job) -> str:
+    return '<span style="color:%s;white-space:nowrap">&#9679; %s</span>' % (colour(job.state), safe(job.state))
+
+
+def head_html(job: Job) -> str:
+    """Who the job is, how it is, what it measured and why."""
+    title = '<b>%s</b> <span style="%s">%s' % (safe(job.name or "Job"), FAINT, safe(job.id))
+    where = "on %s</span>" % safe(job.target)
+    parts = ["<div>%s %s &ensp;%s &ensp;%s</div>" % (title, where, state_html(job), duration(job.seconds))]
+    if job.params:
+        parts.append('<div style="%s">%s</div>' % (FAINT, safe(params_text(job))))
+    if job.last_metrics:
+        parts.append("<div>%s</div>" % safe(metrics_text(job)))
+    if job.reason:
+        parts.append(
+            '<div style="color:%s">%s</div>' % (colour(job.state) if job.over else "inherit", safe(job.reason))
+        )
+    return "".join(parts)
+
+
+def log_html(job: Job) -> str:
+    """The tail of the job's output, the newest line in sight."""
+    tail = clean(job.tail())
+    return '<div style="%s"><pre style="%s">%s</pre></div>' % (LOG, PRE, html.escape(tail)) if tail else ""
+
+
+def render(job: Job, note: str = "") -> dict[str, str]:
+    """A job as text and as HTML."""
+    parts = ['<div style="%s">' % (FRAME % colour(job.state)), head_html(job)]
+    words = "" if job.over else how_far(job, note)
+    if words:
+        bar = '<progress value="%.3f" max="1"></progress> ' % job.progress if job.progress is not None else ""
+        parts.append("<div>%s%s</div>" % (bar, html.escape(words)))
+    parts.append(log_html(job))
+    hint = ""
+    if job.state in ("failed", "lost"):
+        hint = 'jobs["%s"].retry() runs it once more' % job.id
+        parts.append('<div style="%s"><code>%s</code></div>' % (FAINT, safe(hint)))
+    parts.append("</div>")
+    text = [clean(repr(job)), metrics_text(job), clean(note) if not job.over else "", clean(job.tail()), hint]
+    return {"text/plain": "\n".join(filter(None, text)), "text/html": "".join(parts)}
+
+
+def counts(jobs: Sequence[Job]) -> dict[str, int]:
+    """How many jobs are in which state, those under way first."""
+    order = ("running", "starting", "queued", *FINAL)
+    states = [job.state for job in jobs]
+    return {state: states.count(state) for state in sorted(set(states), key=order.index)}
+
+
+def sweep_progress(jobs: Sequence[Job]) -> float:
+    return sum(1.0 if job.over else job.progress or 0.0 for job in jobs) / len(jobs)
+
+
+def sweep_left(jobs: Sequence[Job]) -> str:
+    """How long the rest of a sweep takes, if it goes on as it has."""
+    done = sweep_progress(jobs)
+    if not 0.05 <= done < 1:
+        return "%d%%" % (100 * done)
+    passed = time.time() - min(job.created for job in jobs)
+    return "%d%%, %s left" % (100 * done, duration(round(passed / done * (1 - done))).replace(".0", ""))
+
+
+def sweep_head_html(jobs: Sequence[Job]) -> str:
+    states = [
+        '<span style="color:%s;white-space:nowrap">&#9679; %d %s</span>' % (colour(state), number, safe(state))
+        for state, number in counts(jobs).items()
+    ]
+    last = time.time() if any(not job.over for job in jobs) else max(job.ended or job.created for job in jobs)
+    title = "<b>%s</b>" % safe(jobs[0].name or "Sweep")
+    return '<div>%s <span style="%s">%d jobs on %s</span> &ensp;%s &ensp;%s</div>' % (
+        title, FAINT, len(jobs), safe(jobs[0].target), " &ensp;".join(states),
+        duration(last - min(job.created for job in jobs)),
+    )  # fmt: skip
+
+
+SWEEP_COLUMNS = (("job", 14), ("parameters", 26), ("state", 14), ("done", 7), ("metrics and reason", 39))
+
+
+def sweep_row(job: Job) -> list[str]:
+    """A job's cells, as HTML."""
+    done = "%d%%" % (100 * job.progress) if job.progress is not None and not job.over else ""
+    last = ", ".join(filter(None, [metrics_text(job), clean(job.reason)]))
+    return [safe(job.id), safe(params_text(job)), state_html(job), done, html.escape(last)]
+
+
+def table(columns: Sequence[tuple[str, int]], rows: Sequence[list[str]], head: bool = True) -> str:
+    """An HTML table of cells that are HTML; columns have names and widths in per cent, so that tables below each other
+    align."""
+    parts = ['<table style="table-layout:fixed;width:100%;margin:0;border-collapse:collapse;font-size:inherit">']
+    parts += ["<colgroup>", *('<col style="width:%d%%">' % width for _, width in columns), "</colgroup>"]
+    if head:
+        cells = "".join('<th style="%s">%s</th>' % (CELL, html.escape(name)) for name, _ in columns)
+        parts.append("<thead><tr>%s</tr></thead>" % cells)
+    for row in rows:
+        cells = "".join('<td style="%s" title="%s">%s</td>' % (CELL, _title(cell), cell) for cell in row)
+        parts.append("<tr>%s</tr>" % cells)
+    return "".join([*parts, "</table>"])
+
+
+def _title(cell: str) -> str:
+    return re.sub("<[^>]*>", "", cell)
 
 
 def render_sweep(jobs: Sequence[Job]) -> dict[str, str]:
     """A sweep's jobs as text and as an HTML table."""
-    counts = {state: sum(job.state == state for job in jobs) for state in dict.fromkeys(job.state for job in jobs)}
-    over = sum(job.state in FINAL for job in jobs)
-    headline = "%d jobs on %s: %s" % (
-        len(jobs),
-        jobs[0].target,
-        ", ".join("%d %s" % (number, state) for state, number in counts.items()),
-    )
+    over = all(job.over for job in jobs)
+    states = ", ".join("%d %s" % (number, state) for state, number in counts(jobs).items())
+    lines = ["%d jobs on %s: %s" % (len(jobs), jobs[0].target, states), *map(repr, jobs[:TEXT_ROWS])]
+    if len(jobs) > TEXT_ROWS:
+        lines.append("and %d more" % (len(jobs) - TEXT_ROWS))
+    bar = ""
+    if not over:
+        bar = '<div><progress value="%.3f" max="1"></progress> %s</div>' % (sweep_progress(jobs), sweep_left(jobs))
+    tone = UNDER_WAY if not over else colour("succeeded" if len(counts(jobs)) == 1 else "cancelled")
+    body = table(SWEEP_COLUMNS, [sweep_row(job) for job in jobs])
+    parts = (FRAME % tone, sweep_head_html(jobs), bar, body)
+    found = '<div style="%s">%s%s<div style="max-height:24em;overflow:auto">%s</div></div>' % parts
+    return {"text/plain": clean("\n".join(lines)), "text/html": found}
+
+
+JOBS_COLUMNS = (("job", 13), ("name", 13), ("on", 9), ("state", 13), ("took", 10), ("parameters", 17), ("", 25))
+
+
+def render_jobs(jobs: Sequence[Job]) -> dict[str, str]:
+    """A list of jobs, in its order, as text and as an HTML table."""
+    if not jobs:
+        text = "This notebook has sent no job yet."
+        return {"text/plain": text, "text/html": text}
     rows = []
     for job in jobs:
-        cells = [
-            job.id,
-            ", ".join("%s=%r" % pair for pair in job.params.items()),
-            job.state,
-            metrics_text(job),
-            job.reason,
-        ]
-        colour = COLOURS.get(job.state, "#1565c0")
-        style = ' style="text-align:left;color:%s"' % colour
-        rows.append("<tr>%s</tr>" % "".join("<td%s>%s</td>" % (style, html.escape(cell)) for cell in cells))
-    table = (
-        '<div><b>%s</b><br><progress value="%d" max="%d"></progress><div style="max-height:20em;overflow:auto"><table>'
-        "<tr><th>job</th><th>parameters</th><th>state</th><th>metrics</th><th></th></tr>%s</table></div></div>"
-    ) % (html.escape(headline), over, len(jobs), "".join(rows))
-    return {"text/plain": "\n".join([headline, *map(repr, jobs)]), "text/html": table}
+        words = how_far(job) if not job.over else ""
+        last = ", ".join(filter(None, [words, metrics_text(job), clean(job.reason)]))
+        cells = [safe(job.id), safe(job.name), safe(job.target), state_html(job), duration(job.seconds)]
+        rows.append([*cells, safe(params_text(job)), html.escape(last)])
+    found = '<div style="max-height:36em;overflow:auto">%s</div>' % table(JOBS_COLUMNS, rows)
+    return {"text/plain": clean("\n".join(map(repr, jobs))), "text/html": found}

@@ -160,7 +160,7 @@ class DispatchMagics(Magics):  # type: ignore[misc]
 
         words = shlex.split(line)
         if not words:
-            print(api.jobs)
+            self.shell.display_pub.publish(api.jobs._repr_mimebundle_())
             return None
         if words[0] != "compare" or len(words) not in (2, 3):
             raise UsageError("%%jobs lists the jobs; %%jobs compare NAME [METRIC] compares runs; not %r." % line)
