@@ -282,7 +282,7 @@ def test_jobs_are_there_after_a_restart_of_the_kernel(notebook: Notebook) -> Non
     )
     assert reply.text == "None [3]\n", reply.traceback
     assert notebook.value("[jobs['lasting'].id, jobs['lasting'].params]") == [job, {"n": 3}]
-    assert job in notebook.run("%jobs").text
+    assert job in notebook.run("%jobs").shown
 
 
 def test_runs_are_compared(notebook: Notebook) -> None:
