@@ -416,11 +416,22 @@ def duration(seconds: float) -> str:
     return "%d h %02d min" % divmod(int(seconds) // 60, 60)
 
 
+def seconds_left(job: Job) -> float | None:
+    """As the job says, or as it follows from how far it came in the time since its start."""
+    if job.remaining is not None or job.over:
+        return job.remaining
+    started = job.record.get("started")
+    if not started or not job.progress or job.progress < 0.02:
+        return None
+    return max(0.0, time.time() - float(started)) * (1 - job.progress) / job.progress
+
+
 def how_far(job: Job, note: str = "") -> str:
     """The job's progress in words."""
     parts = [] if job.progress is None else ["%d%%" % (100 * job.progress)]
-    if job.remaining is not None:
-        parts.append("%s left" % duration(round(job.remaining)).replace(".0", ""))
+    left = seconds_left(job)
+    if left is not None:
+        parts.append("%s left" % duration(round(left)).replace(".0", ""))
     return ", ".join([*parts, *filter(None, [clean(note)])])
 
 
