@@ -17,6 +17,7 @@ from typing import IO, Any
 from pydantic import ValidationError
 
 from docker_kernel import config as configuration
+from docker_kernel import labels
 from docker_kernel.batch import targets
 from docker_kernel.batch.job_folder import DispatchFolder, JobFolder, root
 from docker_kernel.batch.job_log import MARKERS, Blob, Clear, Display, End, Input, JobLog, Metrics, Progress, Raised
@@ -93,6 +94,7 @@ class JobManager:
         self._collecting: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._dispatches: dict[str, Dispatch] = {}
+        self._closing: dict[str, asyncio.Task[None]] = {}
         self._engine: Engine | None = None
         self._hearing: asyncio.Task[None] | None = None
 
@@ -232,7 +234,9 @@ class JobManager:
             if running.lock is not None:
                 running.lock.close()
             if not running.dispatch.under_way:
-                self._spawn(self._over(running.dispatch))
+                group = running.dispatch.group
+                self._closing[group] = ending = self._spawn(self._over(running.dispatch))
+                ending.add_done_callback(lambda _: self._closing.pop(group, None))
 
     async def _attempt(self, running: Running) -> tuple[State, str]:
         """Start a job, unless it runs already, and follow it: how it ended, and why."""
@@ -381,14 +385,18 @@ class JobManager:
             return  # one of them is tried again
         self._dispatches.pop(dispatch.group, None)
         try:
-            if self._engine is None:
-                self._engine = await Engine.connect()
+            engine = await self._kernels_engine()
             if dispatch.holder:
-                await self._engine.remove(dispatch.holder)
+                await engine.remove(dispatch.holder)
             if dispatch.volume:
-                await self._engine.remove_volume(dispatch.volume)  # stays while its kernel, or another job, has it
+                await engine.remove_volume(dispatch.volume)  # stays while its kernel, or another job, has it
         except EngineError as error:
             log.error("the dispatch %s left something behind: %s", dispatch.group, error)
+
+    async def _kernels_engine(self) -> Engine:
+        if self._engine is None:
+            self._engine = await Engine.connect()
+        return self._engine
 
     def _group_of(self, job: str) -> str:
         with contextlib.suppress(JobError):
@@ -492,9 +500,9 @@ class JobManager:
         record = await asyncio.to_thread(self.get, job)
         if not record.over:
             raise JobError(f"The job {record.id} is {record.state}: only one that has ended can be retried.")
-        if record.placed is not None and record.id not in self._collecting:
-            await self.target(record.target, configuration.load().target(record.target)).clean(record.placed)
         running = await self._kept(record, secrets or {})
+        if record.placed is not None and record.id not in self._collecting:
+            await running.dispatch.target.clean(record.placed)
         record.begin_again()
         running.task = _with_spec(running.task, nonce=record.nonce)
         await asyncio.to_thread(running.folder.restart)
@@ -514,10 +522,17 @@ class JobManager:
         lacking = sorted(set(kept["secrets"]) - set(secrets))
         if lacking:
             raise JobError(f"Secrets are not kept: run the cell of {record.id} again with --secret {lacking[0]}.")
+        if record.volume and not await self._has_volume(record.volume):
+            raise JobError(f"What the job {record.id} started from went with its kernel: run its cell again.")
         if sent["prepared"] is None:
             raise JobError(f"What the job {record.id} was to start from was not sent: run its cell again.")
         dispatch = self._known_dispatch(record, sent)
         return Running(record, dispatch, targets.kept_task(record, kept, secrets), folder)
+
+    async def _has_volume(self, name: str) -> bool:
+        """Whether a kernel volume is still there: mounting one that is gone would make an empty one."""
+        found = await (await self._kernels_engine()).volumes(f"{labels.KIND}={labels.KIND_VOLUME}")
+        return name in {volume["Name"] for volume in found}
 
     def _known_dispatch(self, record: JobRecord, sent: Record | None) -> Dispatch:
         """The dispatch that a job is of, from what its folder keeps of it."""
@@ -565,7 +580,8 @@ class JobManager:
         runners = [one.runner for one in self._running.values() if one.runner is not None]
         if runners:
             await asyncio.wait(runners, timeout=seconds)
-        await asyncio.gather(*(asyncio.shield(one) for one in self._collecting.values()), return_exceptions=True)
+        for under_way in (self._collecting, self._closing):
+            await asyncio.gather(*(asyncio.shield(one) for one in under_way.values()), return_exceptions=True)
 
     async def _take_over(self, record: JobRecord) -> None:
         folder = JobFolder(record.id)
@@ -647,6 +663,8 @@ class JobManager:
                     self._watching[record.id] = self._spawn(self._watch(record))
         if record.id in self._collecting:
             await asyncio.shield(self._collecting[record.id])
+        if record.group in self._closing:
+            await asyncio.shield(self._closing[record.group])
         return record
 
     # Tidying
