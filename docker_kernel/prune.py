@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from docker_kernel import labels
-from docker_kernel.batch.job_folder import JobFolder
 from docker_kernel.batch.manager import manager
-from docker_kernel.batch.record import JobRecord
 from docker_kernel.engine import Engine
-from docker_kernel.errors import DockerKernelError, EngineError
+from docker_kernel.errors import EngineError
 from docker_kernel.kernel import running
 
 CATCH_UP_SECONDS = 3.0
@@ -44,26 +41,15 @@ class Plan:
 
 async def conclude_jobs() -> None:
     """Bring home what jobs that ended unheard left on their targets; what cannot be had now stays there."""
-    jobs = manager()
-    await jobs.catch_up(CATCH_UP_SECONDS)
-    for record in await asyncio.to_thread(jobs.jobs):
-        if _waits_for_its_result(record):
-            with contextlib.suppress(DockerKernelError):
-                await jobs.collected(record)
-
-
-def _waits_for_its_result(record: JobRecord) -> bool:
-    if not record.over or not record.result or record.live or record.placed is None:
-        return False
-    return not (JobFolder(record.id).result / "manifests" / record.result.removeprefix("sha256:")).exists()
+    await manager().catch_up(CATCH_UP_SECONDS)
 
 
 async def leftovers(engine: Engine) -> running.Leftovers:
     """What no kernel and no job will need again."""
     known = await asyncio.to_thread(manager().jobs)
-    unfinished = [one for one in known if not one.over]
-    needed = {one.id for one in known if not one.over or _waits_for_its_result(one)}
-    return await running.leftovers(engine, needed | {one.group for one in unfinished})
+    unsettled = {one.id for one in known if not one.settled and (one.result or not one.over)}
+    waiting = {one.group for one in known if not one.over}
+    return await running.leftovers(engine, unsettled | waiting, {one.group for one in known} - waiting)
 
 
 async def plan(engine: Engine, kept_images: Collection[str]) -> Plan:

@@ -87,16 +87,17 @@ class Leftovers:
     volumes: Sequence[str]
 
 
-async def leftovers(engine: Engine, needed: Collection[str] = ()) -> Leftovers:
+async def leftovers(engine: Engine, needed: Collection[str] = (), over: Collection[str] = ()) -> Leftovers:
     """This user's containers that ended or never started, and volumes that no other container has.
 
     Args:
         needed: ids of jobs, and of dispatches, whose containers stay.
+        over: ids of dispatches that have no job left to start.
     """
     user = str(os.getuid())
     found = await engine.containers({labels.USER: user})
     live = {state.labels.get(labels.KERNEL_ID) for state in found if _is(state, labels.KIND_KERNEL) and state.running}
-    containers = [state for state in found if _is_over(state) and not _is_needed(state, needed, live)]
+    containers = [state for state in found if _is_over(state, over) and not _is_needed(state, needed, live)]
     gone = {state.id for state in containers}
     used = {name for state in found if state.id not in gone for name in state.volumes.values()}
     volumes = [
@@ -111,8 +112,10 @@ def _is(state: ContainerState, *kinds: str) -> bool:
     return state.labels.get(labels.KIND) in kinds
 
 
-def _is_over(state: ContainerState) -> bool:
+def _is_over(state: ContainerState, over: Collection[str]) -> bool:
     """Whether a container ended, or was made and never will start."""
+    if _is(state, labels.KIND_STATE) and _dispatch(state) in over:
+        return True
     age = RunningKernel("", "", "", "", state).age.total_seconds()
     ours = _is(state, labels.KIND_KERNEL, labels.KIND_JOB, labels.KIND_STATE)
     return ours and not state.running and (state.status != "created" or age > START_SECONDS)
@@ -122,8 +125,12 @@ def _is_needed(state: ContainerState, needed: Collection[str], live: Collection[
     """Whether a job still needs a container; what belongs to a kernel that runs is its own host side's to remove."""
     if _is(state, labels.KIND_KERNEL):
         return False
-    dispatch = state.name.removeprefix(labels.STATE_NAME)
-    return state.labels.get(labels.KERNEL_ID) in live or state.labels.get(labels.JOB_ID) in needed or dispatch in needed
+    owners = {state.labels.get(labels.JOB_ID), _dispatch(state)}
+    return state.labels.get(labels.KERNEL_ID) in live or not owners.isdisjoint(needed)
+
+
+def _dispatch(state: ContainerState) -> str:
+    return state.name.removeprefix(labels.STATE_NAME)
 
 
 async def reap(engine: Engine, found: Leftovers) -> None:
