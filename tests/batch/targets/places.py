@@ -1,0 +1,82 @@
+"""Real targets of each kind for the behavioural suite, and how to look at what they hold."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import pytest
+
+from docker_kernel import labels
+from tests.swarm import TwoNodes
+
+
+@dataclass
+class Place:
+    """One target.
+
+    Args:
+        settings: its table in the config file.
+        engines: the engines it runs jobs on, as `docker -H` names them; "" for the kernel's own.
+        sends: whether state has to be sent there.
+        services: whether jobs are Swarm services.
+    """
+
+    settings: str
+    engines: list[str] = field(default_factory=lambda: [""])
+    sends: bool = True
+    services: bool = False
+
+    def _docker(self, engine: str, *arguments: str) -> str:
+        command = ["docker", *(["-H", engine] if engine else []), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+
+    def _ids(self, engine: str, job: str) -> list[str]:
+        return self._docker(engine, "ps", "-aq", "--filter", f"label={labels.JOB_ID}={job}").split()
+
+    def left(self, job: str) -> list[str]:
+        """What a job has on its engines."""
+        found = [one for engine in self.engines for one in self._ids(engine, job)]
+        if self.services:
+            found += self._docker("", "service", "ls", "-q", "--filter", f"label={labels.JOB_ID}={job}").split()
+            found += [name for name in self._docker("", "secret", "ls", "--format", "{{.Name}}").split() if job in name]
+        networks = self._docker(self.engines[0], "network", "ls", "--format", "{{.Name}}").split()
+        return found + [name for name in networks if job in name]
+
+    def inspect(self, job: str) -> str:
+        """All that its engines say of a job: containers and their images, services, logs."""
+        found = []
+        for engine in self.engines:
+            for one in self._ids(engine, job):
+                raw = self._docker(engine, "inspect", one)
+                image = self._docker(engine, "inspect", "--format", "{{.Image}}", one).strip()
+                found += [raw, self._docker(engine, "logs", one), self._docker(engine, "image", "inspect", image)]
+                found.append(self._docker(engine, "image", "history", "--no-trunc", image))
+        if self.services:
+            for one in self._docker("", "service", "ls", "-q", "--filter", f"label={labels.JOB_ID}={job}").split():
+                found.append(self._docker("", "service", "inspect", one))
+            for one in self._docker("", "secret", "ls", "-q").split():
+                found.append(self._docker("", "secret", "inspect", one))
+        assert found, "the job is nowhere"
+        return "\n".join(found)
+
+
+@contextlib.contextmanager
+def local(request: pytest.FixtureRequest) -> Iterator[Place]:
+    yield Place('kind = "local"\nmax_jobs = 4', sends=False)
+
+
+@contextlib.contextmanager
+def swarm(request: pytest.FixtureRequest) -> Iterator[Place]:
+    nodes: TwoNodes = request.getfixturevalue("two_nodes")
+    settings = (
+        f'kind = "swarm"\nregistry = "{nodes.registry}/team"\n'
+        f'result_url = "oci+http://{nodes.address}:{nodes.port}/team"'
+    )
+    yield Place(settings, ["", nodes.worker_url], services=True)
+
+
+PLACES: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Place]]] = {"local": local, "swarm": swarm}
