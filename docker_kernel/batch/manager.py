@@ -381,8 +381,9 @@ class JobManager:
         """No job of a dispatch is under way: what kept its state from going with its kernel goes."""
         collecting = [self._collecting[job] for job in list(self._collecting) if self._group_of(job) == dispatch.group]
         await asyncio.gather(*collecting, return_exceptions=True)
-        if dispatch.under_way:
-            return  # one of them is tried again
+        known = await asyncio.to_thread(self.ledger.find, unsettled=True)
+        if dispatch.under_way or any(one.group == dispatch.group and not one.over for one in known):
+            return  # one of them is tried again, or waits for a process that starts it
         self._dispatches.pop(dispatch.group, None)
         try:
             engine = await self._kernels_engine()
