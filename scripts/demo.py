@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -60,13 +61,13 @@ class Account:
         if execute_reply["content"]["status"] != "ok":
             return
         took = time.monotonic() - self.cell_started
-        source = cell.source
-        if source.startswith("%%local"):
+        first, _, _ = cell.source.partition("\n")
+        if first.startswith("%%local"):
             print(f"  %%local took {took:.1f} s")
-        elif source.startswith("%%dispatch"):
-            print(f"  %%dispatch returned its job in {took:.1f} s")
-        elif re.search(r"\bjob\b.*\.result\(", source):
-            print(f"  job finished, its values are here after another {took:.1f} s")
+        elif first.startswith("%%dispatch") and "--dry-run" not in first:
+            print(f"  %%dispatch returned its {'sweep' if '--sweep' in first else 'job'} in {took:.1f} s")
+        elif re.search(r"\.result\(|\bsweep\.wait\(", cell.source):
+            print(f"  ended after another {took:.1f} s")
 
     def _report(self) -> None:
         REPORTS.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,9 @@ def main(arguments: list[str]) -> int:
     paths = [Path(argument).resolve() for argument in arguments] or sorted((ROOT / "examples").glob("*.ipynb"))
     began = time.monotonic()
     good = [Account(path).run() for path in paths]
-    print(f"\n{sum(good)} of {len(good)} notebooks ran, in {time.monotonic() - began:.0f} s")
+    print(f"\n{sum(good)} of {len(good)} notebooks ran, in {time.monotonic() - began:.0f} s; the jobs that they sent:")
+    sys.stdout.flush()
+    subprocess.run([Path(sys.executable).parent / "docker-kernel", "jobs", "list", "--limit", "8"], check=True)
     return 0 if all(good) else 1
 
 
