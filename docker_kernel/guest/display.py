@@ -48,7 +48,8 @@ LOG = (
     "background:var(--jp-layout-color2, rgba(128,128,128,.1))"
 )
 PRE = (
-    "margin:0;padding:0;white-space:pre-wrap;overflow-wrap:anywhere;background:none;color:inherit;line-height:1.35;"
+    "flex:0 0 auto;overflow:visible;margin:0;padding:0;white-space:pre-wrap;"
+    "overflow-wrap:anywhere;background:none;color:inherit;line-height:1.35;"
     "font-family:var(--jp-code-font-family, monospace);font-size:var(--jp-code-font-size, 13px)"
 )
 CELL = "text-align:left;padding:.1em .6em .1em 0;overflow:hidden;text-overflow:ellipsis;white-space:nowrap"
