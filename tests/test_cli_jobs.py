@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from docker_kernel import background, labels, prune
-from docker_kernel.batch.job_folder import MAX_OUTPUT, JobFolder
+from docker_kernel.batch.job_folder import MAX_OUTPUT, JobFolder, root
 from docker_kernel.batch.output_tail import OutputTail
 from docker_kernel.engine import Engine
 from tests.conftest import NotebookMaker
@@ -197,12 +197,12 @@ def test_a_job_of_a_killed_server_is_brought_home(server: Server, engine: Engine
     server.kill()
     time.sleep(4)
     before = background.run_blocking(prune.leftovers(engine))
-    job = next(iter(JobFolder("x").path.parent.glob("*"))).parent
     record = listed("orphan")
     assert record["state"] == "succeeded", record
     assert record["id"] not in [state.labels.get(labels.JOB_ID) for state in before.containers]
-    result = job / record["id"] / "result" / "manifests" / record["result"].removeprefix("sha256:")
-    assert result.exists()
+    folder = JobFolder(record["id"])
+    assert (folder.result / "manifests" / record["result"].removeprefix("sha256:")).exists()
+    assert [path.stat().st_mode & 0o077 for path in (folder.path, root() / "jobs.sqlite")] == [0, 0]
     assert run("jobs", "logs", "orphan").stdout == "begins\n"
     assert listed("endless")["state"] == "running"
     assert "is cancelled" in run("jobs", "cancel", "endless").stdout

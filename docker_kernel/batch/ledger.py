@@ -34,6 +34,8 @@ class Ledger:
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not self.path.exists():
+            self.path.touch(mode=0o600)  # its folder may be older, and open to others
         connection = sqlite3.connect(self.path, timeout=10)
         try:
             # A power failure may lose the last rows, which the engine still knows; no write waits for the disk.
