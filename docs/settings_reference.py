@@ -46,9 +46,10 @@ def renew(page: Path = PAGE) -> bool:
 
 
 def table(model: type[BaseModel]) -> str:
-    """All settings of a model as Markdown: setting, type, default, meaning."""
+    """The settings of a model, without inherited ones, as Markdown: setting, type, default, meaning."""
     lines = ["| Setting | Type | Default | Meaning |", "|---|---|---|---|"]
-    for name, field in model.model_fields.items():
+    own = {name: field for name, field in model.model_fields.items() if name in model.__annotations__}
+    for name, field in own.items():
         cells = f"`{name}`", type_text(field.annotation, field.metadata), default_text(field), field.description or ""
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(["", *lines, "", ""])
@@ -92,6 +93,8 @@ def _plain(kind: Any) -> str:
 
 def default_text(field: FieldInfo) -> str:
     """A default as it would be written in a config file."""
+    if field.is_required():
+        return "required"
     value = field.get_default(call_default_factory=True)
     if value is None:
         return "not set"
