@@ -45,7 +45,7 @@ FAINT = "color:var(--jp-ui-font-color2, #757575)"
 FRAME = "line-height:1.5;border-left:3px solid %s;padding-left:.7em"
 LOG = (
     "display:flex;flex-direction:column-reverse;max-height:18em;overflow:auto;margin-top:.3em;padding:.3em .6em;"
-    "background:var(--jp-layout-color2, rgba(128,128,128,.1))"
+    "background:rgba(128,128,128,.1)"
 )
 PRE = (
     "flex:0 0 auto;overflow:visible;margin:0;padding:0;white-space:pre-wrap;"
@@ -522,20 +522,20 @@ def sweep_head_html(jobs: Sequence[Job]) -> str:
     )  # fmt: skip
 
 
-SWEEP_COLUMNS = (("job", 14), ("parameters", 26), ("state", 14), ("done", 7), ("metrics and reason", 39))
+SWEEP_COLUMNS = (("job", 17), ("parameters", 24), ("state", 16), ("done", 7), ("metrics and reason", 36))
 
 
 def sweep_row(job: Job) -> list[str]:
     """A job's cells, as HTML."""
     done = "%d%%" % (100 * job.progress) if job.progress is not None and not job.over else ""
-    last = ", ".join(filter(None, [metrics_text(job), clean(job.reason)]))
+    last = ", ".join(filter(None, [clean(job.reason), metrics_text(job)]))
     return [safe(job.id), safe(params_text(job)), state_html(job), done, html.escape(last)]
 
 
 def table(columns: Sequence[tuple[str, int]], rows: Sequence[list[str]], head: bool = True) -> str:
     """An HTML table of cells that are HTML; columns have names and widths in per cent, so that tables below each other
     align."""
-    parts = ['<table style="table-layout:fixed;width:100%;margin:0;border-collapse:collapse;font-size:inherit">']
+    parts = ['<table style="table-layout:fixed;width:100%;margin:0;border-collapse:collapse;font-size:.95em">']
     parts += ["<colgroup>", *('<col style="width:%d%%">' % width for _, width in columns), "</colgroup>"]
     if head:
         cells = "".join('<th style="%s">%s</th>' % (CELL, html.escape(name)) for name, _ in columns)
@@ -567,7 +567,7 @@ def render_sweep(jobs: Sequence[Job]) -> dict[str, str]:
     return {"text/plain": clean("\n".join(lines)), "text/html": found}
 
 
-JOBS_COLUMNS = (("job", 13), ("name", 13), ("on", 9), ("state", 13), ("took", 10), ("parameters", 17), ("", 25))
+JOBS_COLUMNS = (("job", 16), ("name", 12), ("on", 9), ("state", 15), ("took", 9), ("parameters", 16), ("", 23))
 
 
 def render_jobs(jobs: Sequence[Job]) -> dict[str, str]:
@@ -578,7 +578,7 @@ def render_jobs(jobs: Sequence[Job]) -> dict[str, str]:
     rows = []
     for job in jobs:
         words = how_far(job) if not job.over else ""
-        last = ", ".join(filter(None, [words, metrics_text(job), clean(job.reason)]))
+        last = ", ".join(filter(None, [clean(job.reason), words, metrics_text(job)]))
         cells = [safe(job.id), safe(job.name), safe(job.target), state_html(job), duration(job.seconds)]
         rows.append([*cells, safe(params_text(job)), html.escape(last)])
     found = '<div style="max-height:36em;overflow:auto">%s</div>' % table(JOBS_COLUMNS, rows)

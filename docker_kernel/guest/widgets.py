@@ -185,7 +185,7 @@ class SweepPanel(Panel):
         super().__init__(display)
         library = self._library
         heading = self._html()
-        heading.value = shown.table(shown.SWEEP_COLUMNS, [])
+        heading.value = '<div style="line-height:1.5">%s</div>' % shown.table(shown.SWEEP_COLUMNS, [])
         self._parts = [self._html() for _ in range(0, len(display.jobs), ROWS_A_PART)]
         layout = library.Layout(max_height="24em", overflow="auto", display="block", margin="0")
         rows = library.Box([heading, *self._parts], layout=layout)
