@@ -19,9 +19,10 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import docker
+import docker.auth
 import docker.errors
 import requests
 import requests.exceptions
@@ -45,7 +46,7 @@ from docker.types import (
 from docker.utils.build import exclude_paths
 
 from docker_kernel import labels
-from docker_kernel.errors import BuildFailed, EngineError, EngineUnavailable, ImageMissing, NotFound
+from docker_kernel.errors import BuildFailed, ConfigError, EngineError, EngineUnavailable, ImageMissing, NotFound
 
 T = TypeVar("T")
 
@@ -231,6 +232,49 @@ def default_url() -> tuple[str, TLSConfig | bool]:
     return "unix:///var/run/docker.sock", False
 
 
+def tls_config(folder: Path) -> TLSConfig:
+    """Both sides' certificates, as the docker command keeps them in one folder.
+
+    Raises:
+        ConfigError: a file is missing.
+    """
+    folder = folder.expanduser()
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        if not (folder / name).is_file():
+            raise ConfigError(f"tls = {str(folder)!r}: there is no {name} in it.")
+    return TLSConfig(
+        client_cert=(str(folder / "cert.pem"), str(folder / "key.pem")), ca_cert=str(folder / "ca.pem"), verify=True
+    )
+
+
+def context_url(name: str) -> tuple[str, TLSConfig | bool]:
+    """The engine of a docker context.
+
+    Raises:
+        ConfigError: there is no such context.
+    """
+    if name == "default":
+        return default_url()
+    try:
+        context = ContextAPI.get_context(name)
+    except docker.errors.DockerException:
+        context = None
+    if context is None or not context.Host:
+        raise ConfigError(
+            f"There is no docker context {name!r}: `docker context ls` lists them; or write an address, such as "
+            "ssh://user@host."
+        )
+    return context.Host, context.TLSConfig or False
+
+
+def registry_credentials(host: str) -> tuple[str, str] | None:
+    """The name and password that `docker login` keeps for a registry; None if there are none."""
+    found = docker.auth.load_config().resolve_authconfig(host)
+    if not found or not found.get("Username"):
+        return None
+    return str(found["Username"]), str(found.get("Password", ""))
+
+
 def explain(error: Exception, url: str) -> EngineError:
     """An engine's or transport's error as one of ours."""
     text = str(getattr(error, "explanation", None) or error)
@@ -319,20 +363,37 @@ class Engine:
         self._info: EngineInfo | None = None
 
     @classmethod
-    async def connect(cls, url: str | None = None, timeout: int = 60) -> Engine:
-        """Reach an engine: the given URL, or the one that `docker` would use.
+    async def connect(cls, url: str | None = None, timeout: int = 60, tls: Path | None = None) -> Engine:
+        """Reach an engine.
+
+        Args:
+            url: its address, or the name of a docker context; None for the one that `docker` would use.
+            timeout: seconds that it may take to answer.
+            tls: a folder with ca.pem, cert.pem and key.pem, for a tcp:// address.
 
         Raises:
             EngineUnavailable: nothing answers there, or we may not talk to it.
         """
-        tls: TLSConfig | bool = False
         try:
             if url is None:
-                url, tls = default_url()
+                url, secured = default_url()
+            elif "://" in url:
+                secured = tls_config(tls) if tls is not None else False
+            else:
+                url, secured = context_url(url)
             target = url
             client = await asyncio.to_thread(
-                lambda: docker.APIClient(base_url=target, version="auto", timeout=timeout, tls=tls, max_pool_size=64)
+                lambda: docker.APIClient(
+                    base_url=target,
+                    version="auto",
+                    timeout=timeout,
+                    tls=secured,
+                    max_pool_size=64,
+                    use_ssh_client=target.startswith("ssh://"),
+                )
             )
+        except ConfigError:
+            raise
         except Exception as error:
             log.debug("the engine cannot be reached", exc_info=error)
             raise explain(error, url or "the default address") from None
@@ -606,6 +667,73 @@ class Engine:
         """Where the engine keeps its data, on its own machine."""
         return str((await self._call(self._client.info)).get("DockerRootDir", ""))
 
+    async def all_images(self) -> list[str]:
+        """The ids of all images."""
+        return [str(one["Id"]) for one in await self._call(self._client.images)]
+
+    async def architecture(self) -> str:
+        """What the engine calls its machine, such as x86_64."""
+        return str((await self._call(self._client.info)).get("Architecture", ""))
+
+    async def push(self, repository: str, tag: str, progress: Callable[[str], None]) -> None:
+        """Push an image; the registry asks for what it lacks.
+
+        Args:
+            progress: gets a few words on how it goes.
+
+        Raises:
+            EngineError: the registry refuses it, or breaks off.
+        """
+
+        def run() -> None:
+            sizes: dict[str, tuple[int, int]] = {}
+            for event in self._client.push(repository, tag=tag, stream=True, decode=True):
+                if "error" in event:
+                    raise EngineError(f"The image {repository}:{tag} could not be pushed: {event['error'].strip()}.")
+                detail = event.get("progressDetail") or {}
+                if "total" in detail:
+                    sizes[event.get("id", "")] = (int(detail.get("current", 0)), int(detail["total"]))
+                    sent, whole = (sum(part) for part in zip(*sizes.values(), strict=True))
+                    progress(f"sends {min(sent, whole) >> 20} of {whole >> 20} MiB of the environment's image")
+
+        await self._call(run)
+
+    async def pull_digest(self, reference: str) -> str:
+        """Pull an image by its digest, NAME@sha256:…; returns its id here.
+
+        Raises:
+            EngineError: the registry cannot be reached from that engine, or has it no more.
+        """
+        name, _, digest = reference.partition("@")
+
+        def run() -> None:
+            for event in self._client.pull(name, tag=digest, stream=True, decode=True):
+                if "error" in event:
+                    raise EngineError(f"The image {reference} could not be pulled: {event['error'].strip()}.")
+
+        await self._call(run)
+        return str((await self.image(reference))["Id"])
+
+    async def save(self, image: str) -> IO[bytes]:
+        """An image as a `docker save` archive, to be read in a thread, and closed."""
+        chunks = await self._call(self._client.get_image, image, 1 << 20)
+        return io.BufferedReader(_ChunkReader(chunks), 1 << 20)
+
+    async def load(self, archive: Iterable[bytes]) -> None:
+        """Load a `docker save` archive that arrives in pieces, which are made in a thread.
+
+        Raises:
+            EngineError: the engine refuses it.
+        """
+
+        def run() -> None:
+            client: Any = self._client
+            for event in client.load_image(archive):
+                if "error" in event:
+                    raise EngineError(f"The engine at {self.url} did not take the image: {event['error'].strip()}.")
+
+        await self._call(run)
+
     async def tag(self, image: str, repository: str, tag: str) -> None:
         await self._call(self._client.tag, image, repository, tag)
 
@@ -712,6 +840,28 @@ class Engine:
             await self._call(self._client.remove_network, name)
         except NotFound:
             return
+
+
+class _ChunkReader(io.RawIOBase):
+    """Pieces of bytes as a stream."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
 
 
 def paths_not_ignored(root: Path, patterns: Sequence[str]) -> set[str]:

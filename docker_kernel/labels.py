@@ -16,6 +16,7 @@ STATE_NAME = "docker-kernel-state-"
 KIND_VOLUME = "kernel-volume"
 KIND_IMAGE = "kernel-image"
 KIND_ENVIRONMENT = "environment"
+KIND_JOB_IMAGE = "job-image"
 KIND_BUILD = "build"
 
 KERNEL_ID = PREFIX + "kernel-id"

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import signal
-import tarfile
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
 from docker_kernel import labels
-from docker_kernel.batch.manifest import ResultManifest, parse
+from docker_kernel.batch.layers import tar_content
+from docker_kernel.batch.manifest import MAX_MANIFEST
+from docker_kernel.batch.result_store import ResultFolder
 from docker_kernel.batch.targets.base import JobTask, Outcome, Record, Target
 from docker_kernel.engine import BindMount, ContainerSpec, Engine, ExecStream, File, VolumeMount
 from docker_kernel.errors import EngineError, EngineUnavailable, JobError, NotFound
@@ -206,10 +206,11 @@ class EngineTarget(Target):
 
     async def result(self, job: Record, digest: str, folder: Path) -> None:
         engine, container = await self.engine(), job["containers"][0]
-        await fetch(engine, container, "manifests", digest, folder)
-        manifest = parse(ResultManifest, (folder / "manifests" / digest[7:]).read_bytes())
-        for blob in manifest.blobs():
-            await fetch(engine, container, "blobs", blob, folder)
+        result = ResultFolder(folder)
+        if not result.file("manifests", digest).exists():
+            await _fetch(engine, container, "manifests", digest, result)
+        for blob in await asyncio.to_thread(result.missing_blobs, digest):
+            await _fetch(engine, container, "blobs", blob, result)
 
     async def clean(self, job: Record) -> None:
         engine = await self.engine()
@@ -233,63 +234,11 @@ async def _create_anew(engine: Engine, spec: ContainerSpec) -> str:
     return await engine.create(spec)
 
 
-async def fetch(engine: Engine, container: str, kind: str, digest: str, folder: Path) -> None:
-    """Bring one file of a container's state folder to a folder of the host, if it is not there yet.
-
-    Raises:
-        JobError: it is gone, is not what its digest says, or there is no room for it.
-    """
-    path = folder / kind / digest[7:]
-    if path.exists():
-        return
+async def _fetch(engine: Engine, container: str, kind: str, digest: str, result: ResultFolder) -> None:
+    """Bring one file of a container's state folder; raises JobError where it is gone, or was changed."""
     try:
         chunks = await engine.get_stream(container, f"{guest_files.STATE}/{kind}/{digest[7:]}")
     except NotFound:
-        raise JobError("the result is gone: its container has it no more.") from None
-    fresh = path.with_suffix(".new")
-
-    def store() -> None:
-        found = hashlib.sha256()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with fresh.open("wb") as file:
-                for data in _content(chunks):
-                    found.update(data)
-                    file.write(data)
-            if found.hexdigest() != digest[7:]:
-                raise JobError(f"the result's {digest[:19]} is not what the job wrote; it is refused.")
-            fresh.replace(path)
-        except OSError as error:
-            raise JobError(f"the result cannot be kept in {folder}: {error.strerror or error}.") from None
-        finally:
-            fresh.unlink(missing_ok=True)
-
-    await asyncio.to_thread(store)
-
-
-def _content(chunks: Iterable[bytes]) -> Iterable[bytes]:
-    """The bytes of the only file of a tar archive that arrives in pieces, none of which is held for long."""
-    with tarfile.open(fileobj=_Reader(chunks), mode="r|") as tar:  # type: ignore[call-overload]
-        member = tar.next()
-        file = tar.extractfile(member) if member is not None and member.isreg() else None
-        if file is None:
-            raise JobError("the result is gone: where it was is no file.")
-        while data := file.read(1 << 20):
-            yield data
-
-
-class _Reader:
-    """Pieces of bytes as a file, for tarfile."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self._rest = b""
-
-    def read(self, size: int) -> bytes:
-        parts, length = [self._rest], len(self._rest)
-        while length < size and (chunk := next(self._chunks, b"")):
-            parts.append(chunk)
-            length += len(chunk)
-        data = b"".join(parts)
-        self._rest = data[size:]
-        return data[:size]
+        raise JobError("The result is gone: its container has it no more.") from None
+    limit = MAX_MANIFEST if kind == "manifests" else None
+    await asyncio.to_thread(result.write, kind, digest, tar_content(chunks), limit)

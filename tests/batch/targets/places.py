@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from docker_kernel import labels
+from tests.engines import OwnRegistry, SecondEngine
 from tests.swarm import TwoNodes
 
 
@@ -79,4 +80,24 @@ def swarm(request: pytest.FixtureRequest) -> Iterator[Place]:
     yield Place(settings, ["", nodes.worker_url], services=True)
 
 
-PLACES: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Place]]] = {"local": local, "swarm": swarm}
+@contextlib.contextmanager
+def docker(request: pytest.FixtureRequest) -> Iterator[Place]:
+    engine: SecondEngine = request.getfixturevalue("second_engine")
+    yield Place(f'kind = "docker"\nengine = "{engine.url}"', [engine.url])
+
+
+@contextlib.contextmanager
+def docker_registry(request: pytest.FixtureRequest) -> Iterator[Place]:
+    engine: SecondEngine = request.getfixturevalue("second_engine")
+    registry: OwnRegistry = request.getfixturevalue("own_registry")
+    registry.serve_to(engine)
+    settings = f'kind = "docker"\nengine = "{engine.tcp}"\ntls = "{engine.tls}"\nregistry = "{registry.address}/team"'
+    yield Place(settings, [engine.url])
+
+
+PLACES: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Place]]] = {
+    "local": local,
+    "docker": docker,
+    "docker-registry": docker_registry,
+    "swarm": swarm,
+}

@@ -1,0 +1,329 @@
+"""A job's image: its environment's image and our layers on top, brought to where it runs with nothing sent twice.
+
+No commit and no build: a registry gets the layers it lacks and a manifest that names all of them (OCI image spec); an
+engine without a registry gets an archive for `docker load` that has only the layers it lacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import platformdirs
+
+from docker_kernel import labels
+from docker_kernel.batch.layers import CHUNK, Layer
+from docker_kernel.batch.registry import Pulled, Registry
+from docker_kernel.config import format_size
+from docker_kernel.engine import Engine
+from docker_kernel.errors import ImageMissing, JobError
+
+log = logging.getLogger(__name__)
+
+LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+"""What engines call their machine, as images call it."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """An image in a registry: its reference, by digest, and how many bytes were sent for it."""
+
+    reference: str
+    sent: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An image on an engine: its id, and how many bytes were sent for it."""
+
+    image: str
+    sent: int
+
+
+async def check_architecture(engine: Engine, image: str, there: str, target: str) -> None:
+    """Refuse an image that cannot run on a target.
+
+    Args:
+        there: the target's architecture, as its engine or image names call it; "" where nobody knows.
+
+    Raises:
+        JobError: it is for another one.
+    """
+    found = await engine.image(image)
+    ours = str(found.get("Architecture", ""))
+    wanted = ARCHITECTURES.get(there, there)
+    if ours and wanted and ours != wanted:
+        raise JobError(
+            f"This kernel's image is for {ours}, and the target {target} runs {wanted}: choose a kernel whose image is "
+            f"built for {wanted} (`docker-kernel install --image …` with such an image), or another target."
+        )
+
+
+async def push(
+    engine: Engine, image: str, layers: Sequence[Layer], registry: Registry, name: str, progress: Progress
+) -> Pushed:
+    """Bring a job's image to a registry.
+
+    Args:
+        image: the environment's image on the engine, by id.
+        name: of the repository below the registry's prefix; all jobs' images share it, and with it their layers.
+
+    Raises:
+        JobError, EngineError: with a sentence for the user.
+    """
+    base = await _base_in(engine, image, registry, name, progress)
+    return await asyncio.to_thread(_push, base, layers, registry, name, progress)
+
+
+async def bytes_to_push(engine: Engine, image: str, layers: Sequence[Layer], registry: Registry, name: str) -> int:
+    """How many bytes `push` would send: of an environment's image that is not there, as many as it has here."""
+    repository = registry.repository(name)
+    there = await asyncio.to_thread(registry.manifest, repository, _base_tag(image))
+    size = 0 if there is not None else int((await engine.image(image))["Size"])
+
+    def missing() -> int:
+        return sum(layer.size for layer in _distinct(layers) if not registry.has_blob(repository, layer.digest))
+
+    return size + await asyncio.to_thread(missing)
+
+
+def _base_tag(image: str) -> str:
+    return f"base-{image.removeprefix('sha256:')[:20]}"
+
+
+async def _base_in(engine: Engine, image: str, registry: Registry, name: str, progress: Progress) -> Pulled:
+    """The environment's image in the registry: pushed by the engine, once."""
+    repository, tag = registry.repository(name), _base_tag(image)
+
+    def complete() -> Pulled | None:
+        found = registry.manifest(repository, tag)
+        if found is None:
+            return None
+        parts = [found.content["config"], *found.content["layers"]]
+        return found if all(registry.has_blob(repository, part["digest"]) for part in parts) else None
+
+    found = await asyncio.to_thread(complete)
+    if found is not None:
+        return found
+    progress("sends the environment's image")
+    await engine.tag(image, f"{registry.host}/{repository}", tag)
+    try:
+        await engine.push(f"{registry.host}/{repository}", tag, progress)
+    finally:
+        await engine.remove_image(f"{registry.host}/{repository}:{tag}")
+    found = await asyncio.to_thread(complete)
+    if found is None:
+        raise JobError(f"The registry {registry.host} lost the image {repository}:{tag} right after it was pushed.")
+    return found
+
+
+def _push(base: Pulled, layers: Sequence[Layer], registry: Registry, name: str, progress: Progress) -> Pushed:
+    repository = registry.repository(name)
+    missing = [layer for layer in _distinct(layers) if not registry.has_blob(repository, layer.digest)]
+    total, sent = sum(layer.size for layer in missing), 0
+
+    def told(pieces: Iterator[bytes]) -> Iterator[bytes]:
+        nonlocal sent
+        for piece in pieces:
+            sent += len(piece)
+            progress(f"sends {format_size(min(sent, total))} of {format_size(total)}")
+            yield piece
+
+    for layer in missing:
+        registry.upload(repository, layer.digest, layer.size, lambda layer=layer: told(layer.open()))  # type: ignore[misc]
+    config = _config(json.loads(registry.blob(repository, base.content["config"]["digest"])), layers)
+    digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
+    if not registry.has_blob(repository, digest):
+        registry.upload(repository, digest, len(config), lambda: iter([config]))
+        sent += len(config)
+    oci = "oci" in base.media_type
+    ours = [{"mediaType": OCI_LAYER if oci else LAYER, "size": layer.size, "digest": layer.digest} for layer in layers]
+    content = {
+        **base.content,
+        "config": {**base.content["config"], "size": len(config), "digest": digest},
+        "layers": [*base.content["layers"], *ours],
+    }
+    data = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+    manifest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    registry.put_manifest(repository, f"state-{manifest[7:27]}", content, base.media_type)
+    return Pushed(f"{registry.host}/{repository}@{manifest}", sent + len(data))
+
+
+def _distinct(layers: Sequence[Layer]) -> list[Layer]:
+    return list({layer.digest: layer for layer in layers}.values())
+
+
+def _config(base: dict[str, Any], layers: Sequence[Layer]) -> bytes:
+    """The environment image's config with our layers in it (OCI image spec, "Image Configuration")."""
+    made = {key: value for key, value in base.items() if key not in ("container", "container_config")}
+    made["rootfs"] = {**base["rootfs"], "diff_ids": [*base["rootfs"]["diff_ids"], *(one.digest for one in layers)]}
+    created = base.get("created", "1970-01-01T00:00:00Z")
+    made["history"] = [*base.get("history", []), *({"created": created, "created_by": "docker-kernel"} for _ in layers)]
+    inner = dict(base.get("config") or {})
+    kept = {key: value for key, value in (inner.get("Labels") or {}).items() if key == labels.PYTHON}
+    inner["Labels"] = {**kept, labels.KIND: labels.KIND_JOB_IMAGE}
+    made["config"] = inner
+    return json.dumps(made, sort_keys=True, separators=(",", ":")).encode()
+
+
+async def load(
+    source: Engine, image: str, layers: Sequence[Layer], destination: Engine, name: str, progress: Progress
+) -> Loaded:
+    """Bring a job's image from one engine to another, without a registry.
+
+    An archive for `docker load` need not have the layers that the engine has: it looks them up by their chain id, and
+    opens the file of no layer that it finds (moby, image/tarexport/load.go; seen so with 20.10).
+
+    Args:
+        name: REPOSITORY:TAG that the image gets there.
+    """
+    base = await _base_config(source, image)
+    config = _config(base, layers)
+    diff_ids: list[str] = json.loads(config)["rootfs"]["diff_ids"]
+    there = await _layers_there(destination, diff_ids)
+    base_count = len(base["rootfs"]["diff_ids"])
+    with tempfile.TemporaryDirectory(prefix="docker-kernel-") as folder:
+        files: dict[int, Path] = {}
+        if there < base_count:
+            progress("reads the environment's image")
+            files = await _saved_layers(source, image, there, base_count, Path(folder))
+        sent = await _load(destination, config, layers, base_count, there, files, name, progress)
+    digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
+    try:
+        await destination.image(digest)
+    except ImageMissing:
+        raise JobError(f"The engine at {destination.url} did not take the job's image.") from None
+    return Loaded(digest, sent)
+
+
+async def bytes_to_load(source: Engine, image: str, layers: Sequence[Layer], destination: Engine) -> int:
+    """How many bytes `load` would send: of an environment's image that is not there, as many as it has here."""
+    found = await source.image(image)
+    base: list[str] = found["RootFS"]["Layers"]
+    there = await _layers_there(destination, [*base, *(layer.digest for layer in layers)])
+    size = int(found["Size"]) if there < len(base) else 0
+    return size + sum(layer.size for layer in layers[max(0, there - len(base)) :])
+
+
+async def _layers_there(engine: Engine, diff_ids: list[str]) -> int:
+    """How many of an image's layers, from the bottom up, an engine has already."""
+    most = 0
+    for one in await engine.all_images():
+        try:
+            found: list[str] = (await engine.image(one))["RootFS"].get("Layers") or []
+        except ImageMissing:
+            continue
+        same = next((at for at, pair in enumerate(zip(found, diff_ids, strict=False)) if pair[0] != pair[1]), None)
+        most = max(most, min(len(found), len(diff_ids)) if same is None else same)
+    return most
+
+
+async def _base_config(engine: Engine, image: str) -> dict[str, Any]:
+    """An image's config, whole: an engine gives it only with the image, so that it is kept once it was seen."""
+    digest = str((await engine.image(image))["Id"])
+    kept = platformdirs.user_cache_path("docker-kernel") / "configs" / digest.removeprefix("sha256:")
+    try:
+        data = kept.read_bytes()
+    except OSError:
+        data = b""
+    if hashlib.sha256(data).hexdigest() != digest.removeprefix("sha256:"):
+        data = await asyncio.to_thread(_config_in, await engine.save(digest), digest)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(data)
+    found: dict[str, Any] = json.loads(data)
+    return found
+
+
+def _config_in(archive: IO[bytes], digest: str) -> bytes:
+    with archive, tarfile.open(fileobj=archive, mode="r|") as tar:
+        for member in tar:
+            if member.isreg() and member.size < CHUNK and (file := tar.extractfile(member)) is not None:
+                data = file.read()
+                if hashlib.sha256(data).hexdigest() == digest.removeprefix("sha256:"):
+                    return data
+    raise JobError(f"The engine gives no config for its image {digest[:19]}.")
+
+
+async def _saved_layers(engine: Engine, image: str, first: int, count: int, folder: Path) -> dict[int, Path]:
+    """The layers of an image from one up, as files."""
+
+    def spool(archive: IO[bytes]) -> dict[int, Path]:
+        names: dict[str, Path] = {}
+        listed: list[str] = []
+        with archive, tarfile.open(fileobj=archive, mode="r|") as tar:
+            for member in tar:
+                file = tar.extractfile(member) if member.isreg() else None
+                if member.issym():
+                    names[member.name] = folder / member.linkname.replace("../", "").replace("/", "_")
+                elif file is not None and member.name == "manifest.json":
+                    listed = json.loads(file.read())[0]["Layers"]
+                elif file is not None and member.size > 0:
+                    path = names[member.name] = folder / member.name.replace("/", "_")
+                    with path.open("wb") as copy:
+                        while data := file.read(CHUNK):
+                            copy.write(data)
+        return {number: names[listed[number]] for number in range(first, count)}
+
+    try:
+        return await asyncio.to_thread(spool, await engine.save(image))
+    except OSError as error:
+        raise JobError(f"The environment's image cannot be copied to {folder}: {error.strerror or error}.") from None
+
+
+async def _load(
+    engine: Engine,
+    config: bytes,
+    layers: Sequence[Layer],
+    base_count: int,
+    there: int,
+    files: dict[int, Path],
+    name: str,
+    progress: Progress,
+) -> int:
+    total = base_count + len(layers)
+    names = [f"{number:03}/layer.tar" for number in range(total)]
+    listing = [{"Config": "config.json", "RepoTags": [name], "Layers": names}]
+    sizes = {number: path.stat().st_size for number, path in files.items()}
+    sizes |= {base_count + number: layer.size for number, layer in enumerate(layers) if base_count + number >= there}
+    whole, sent = sum(sizes.values()), 0
+
+    def archive() -> Iterator[bytes]:
+        nonlocal sent
+        for path, data in (("config.json", config), ("manifest.json", json.dumps(listing).encode())):
+            yield _header(path, len(data)) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+        for number in sorted(sizes):
+            yield _header(names[number], sizes[number])
+            for piece in _file(files[number]) if number < base_count else layers[number - base_count].open():
+                sent += len(piece)
+                progress(f"sends {format_size(sent)} of {format_size(whole)}")
+                yield piece
+            yield bytes(-sizes[number] % tarfile.BLOCKSIZE)
+        yield bytes(2 * tarfile.BLOCKSIZE)
+
+    await engine.load(archive())
+    return sent
+
+
+def _header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+def _file(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while data := file.read(CHUNK):
+            yield data

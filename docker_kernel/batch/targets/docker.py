@@ -1,0 +1,125 @@
+"""Jobs on another engine: a Docker context, ssh://, tcp:// with TLS, or another socket of this machine.
+
+With a registry, images go through it by digest. Without one, the engine is sent what it lacks, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from docker_kernel.batch.layers import Layer, job_layers
+from docker_kernel.batch.registry import Registry
+from docker_kernel.batch.state_image import bytes_to_load, bytes_to_push, check_architecture, load, push
+from docker_kernel.batch.targets.base import Check, JobTask, Package, Progress, Record
+from docker_kernel.batch.targets.containers import EngineTarget
+from docker_kernel.config import DockerTargetConfig, format_size
+from docker_kernel.engine import ContainerSpec, Engine, registry_credentials
+from docker_kernel.errors import DockerKernelError, EngineError
+from docker_kernel.kernel.handle import KernelHandle
+
+NAME = "docker-kernel-jobs"
+"""The repository of all jobs' images."""
+
+
+class DockerTarget(EngineTarget):
+    """One engine that is not the kernel's own."""
+
+    kind = "docker"
+
+    def __init__(self, name: str, config: Any) -> None:
+        super().__init__(name, config)
+        assert isinstance(config, DockerTargetConfig)
+        self._settings = config
+        self._engine: Engine | None = None
+        self._connecting = asyncio.Lock()
+
+    async def engine(self) -> Engine:
+        async with self._connecting:
+            if self._engine is None:
+                self._engine = await Engine.connect(self._settings.engine, tls=self._settings.tls)
+        return self._engine
+
+    def _registry(self) -> Registry | None:
+        return None if self._settings.registry is None else Registry(self._settings.registry, registry_credentials)
+
+    async def check(self) -> list[Check]:
+        try:
+            engine = await self.engine()
+            info = await engine.info()
+            found = [Check("engine", f"{info.product} {info.version} at {engine.url}, {info.cpus} CPUs", True)]
+        except DockerKernelError as error:
+            return [Check("engine", "none", False, str(error))]
+        found.append(Check("memory", format_size(info.memory), True))
+        registry = self._registry()
+        if registry is None:
+            found.append(Check("registry", "none: images go straight to the engine", True))
+            return found
+        try:
+            said = await asyncio.to_thread(registry.check)
+            found.append(Check("registry", f"{self._settings.registry} {said}", True))
+        except DockerKernelError as error:
+            found.append(Check("registry", str(self._settings.registry), False, str(error)))
+        return found
+
+    async def _layers(self, kernel: KernelHandle, package: Package) -> list[Layer]:
+        engine = await self.engine()
+        await check_architecture(kernel.engine, package.image, await engine.architecture(), self.name)
+        return await job_layers(kernel, package)
+
+    async def missing(self, kernel: KernelHandle, package: Package) -> int:
+        layers, registry = await self._layers(kernel, package), self._registry()
+        if registry is not None:
+            return await bytes_to_push(kernel.engine, package.image, layers, registry, NAME)
+        return await bytes_to_load(kernel.engine, package.image, layers, await self.engine())
+
+    async def prepare(self, kernel: KernelHandle, package: Package, progress: Progress) -> Record:
+        layers, registry, engine = await self._layers(kernel, package), self._registry(), await self.engine()
+        if registry is not None:
+            pushed = await push(kernel.engine, package.image, layers, registry, NAME, progress)
+            progress("the engine pulls the image")
+            image, sent = await engine.pull_digest(pushed.reference), pushed.sent
+        else:
+            tag = f"{NAME}:{package.package_id}"
+            loaded = await load(kernel.engine, package.image, layers, engine, tag, progress)
+            image, sent = loaded.image, loaded.sent
+        config = kernel.config
+        return {
+            "image": image,
+            "package": package.package_id,
+            "sent": sent,
+            "kernel_id": kernel.kernel_id,
+            "python": kernel.python,
+            "user": kernel.user,
+            "network": "none" if config.network == "none" else "bridge",
+            "memory": config.memory,
+            "cpus": config.cpus,
+            "pids": config.pids,
+            "shm": config.shm,
+            "capabilities": config.capabilities,
+        }
+
+    def _spec(self, task: JobTask, prepared: Record) -> ContainerSpec:
+        return ContainerSpec(
+            image=prepared["image"],
+            command=[],
+            user=prepared["user"],
+            network=prepared["network"],
+            working_dir="/",
+            memory=task.memory or prepared["memory"],
+            cpus=task.cpus or prepared["cpus"],
+            pids=prepared["pids"],
+            shm_size=prepared["shm"],
+            gpus=task.gpus,
+            cap_add=prepared["capabilities"],
+        )
+
+    async def release(self, prepared: Record) -> None:
+        engine = await self.engine()
+        reference = prepared["image"] if self._settings.registry else f"{NAME}:{prepared['package']}"
+        try:
+            await engine.remove_image(reference)
+        except EngineError as error:
+            # Another dispatch of the same content, or a job that still runs, has it.
+            if "conflict" not in str(error).lower() and "being used" not in str(error):
+                raise

@@ -1,0 +1,226 @@
+"""A second real engine on this machine, in a network namespace of its own; over a socket, or TCP with TLS; a registry.
+
+The registry is served on 127.0.0.1 of both sides, from one store, so that an image has one reference on both engines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGES = {"docker-registry": "docker-registry", "ip": "iproute2", "dockerd": "docker.io", "openssl": "openssl"}
+
+
+def need(*commands: str) -> None:
+    """Skip where a program is missing and cannot be installed."""
+    missing = [PACKAGES[command] for command in commands if shutil.which(command) is None]
+    if os.geteuid() != 0:
+        pytest.skip("a second engine needs root")
+    if missing:
+        if shutil.which("apt-get") is None:
+            pytest.skip(f"{', '.join(missing)} not installed")
+        command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode:
+            pytest.skip(f"{', '.join(missing)} could not be installed: {done.stderr.strip()[-200:]}")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise RuntimeError(f"{what} did not happen within {seconds:.0f} s")
+        time.sleep(0.05)
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+class SecondEngine:
+    """A dockerd with its own network, data and socket.
+
+    Attributes:
+        url: its socket's address; tcp: its TLS address, with the certificates in `tls`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = f"unix://{folder}/docker.sock"
+        self.tls = folder / "tls"
+        self.namespace = f"dk{os.getpid()}"
+        self._links = (f"dka{os.getpid() % 10**7}", f"dkb{os.getpid() % 10**7}")
+        taken = subprocess.run(["ip", "-4", "-o", "addr"], capture_output=True, text=True, check=True).stdout
+        subnet = next(f"10.98.{third}" for third in range(1, 255) if f" 10.98.{third}." not in taken)
+        self._here, self.address = f"{subnet}.1", f"{subnet}.2"
+        self.tcp = f"tcp://{self.address}:2376"
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def inside(self) -> list[str]:
+        """What runs a command in its network."""
+        return ["nsenter", f"--net=/run/netns/{self.namespace}"]
+
+    def up(self) -> None:
+        _make_certificates(self.tls, self.address)
+        here, there = self._links
+        for command in (
+            ["ip", "netns", "add", self.namespace],
+            ["ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", self.namespace],
+            ["ip", "addr", "add", f"{self._here}/24", "dev", here],
+            ["ip", "link", "set", here, "up"],
+            [*self.inside, "ip", "addr", "add", f"{self.address}/24", "dev", there],
+            [*self.inside, "ip", "link", "set", there, "up"],
+            [*self.inside, "ip", "link", "set", "lo", "up"],
+            [*self.inside, "ip", "route", "add", "default", "via", self._here],
+        ):
+            subprocess.run(command, check=True)
+        self.start()
+
+    def start(self) -> None:
+        """Start it, or start it again."""
+        (self.folder / "daemon.json").write_text("{}")
+        command = [
+            *self.inside, "dockerd", "-H", self.url, "-H", self.tcp, "--data-root", f"{self.folder}/data",
+            "--exec-root", f"{self.folder}/exec", "--pidfile", f"{self.folder}/pid", "--config-file",
+            f"{self.folder}/daemon.json", "--tlsverify", "--tlscacert", f"{self.tls}/ca.pem",
+            "--tlscert", f"{self.tls}/server.pem", "--tlskey", f"{self.tls}/server-key.pem",
+        ]  # fmt: skip
+        (self.folder / "pid").unlink(missing_ok=True)
+        with (self.folder / "log").open("ab") as log:
+            self._child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        until(lambda: "Server Version" in self.docker("info"), 60, "the second engine's start")
+
+    def docker(self, *arguments: str) -> str:
+        command = ["docker", "-H", self.url, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
+
+    def kill(self) -> None:
+        """End dockerd at once; its containers run on, as their shims do."""
+        assert self._child is not None
+        self._child.kill()
+        self._child.wait(20)
+
+    def down(self) -> None:
+        if self._child is not None and self._child.poll() is None:
+            for container in self.docker("ps", "-aq").split():
+                self.docker("rm", "-f", container)
+            self._child.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(30)
+            self._child.kill()
+        subprocess.run(["pkill", "-KILL", "-f", str(self.folder)], check=False)
+        subprocess.run(["ip", "link", "del", self._links[0]], check=False, capture_output=True)
+        subprocess.run(["ip", "netns", "del", self.namespace], check=False, capture_output=True)
+        for mounted in Path("/proc/self/mounts").read_text().splitlines():
+            if str(self.folder) in mounted.split()[1]:
+                subprocess.run(["umount", "-l", mounted.split()[1]], check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _make_certificates(folder: Path, address: str) -> None:
+    """A CA of our own, a server's and a client's certificate."""
+    folder.mkdir()
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test CA", "-keyout",
+            "ca-key.pem", "-out", "ca.pem")  # fmt: skip
+    for name, extra in (("server", f"subjectAltName=IP:{address}"), ("client", "extendedKeyUsage=clientAuth")):
+        (folder / "extra").write_text(extra)
+        openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", f"{name}-key.pem", "-out",
+                f"{name}.csr")  # fmt: skip
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial",
+                "-days", "2", "-extfile", "extra", "-out", f"{name}.pem")  # fmt: skip
+    shutil.copy(folder / "client.pem", folder / "cert.pem")
+    shutil.copy(folder / "client-key.pem", folder / "key.pem")
+
+
+class OwnRegistry:
+    """A registry on 127.0.0.1."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._also: list[list[str]] = []
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, or start it again with what it has."""
+        (self.folder / "registry.yml").write_text(
+            f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {self.folder}/data}}, delete: {{enabled: true}}}}\n"
+            f"http: {{addr: 127.0.0.1:{self.port}}}\n"
+        )
+        with (self.folder / "log").open("ab") as log:
+            for inside in [[], *self._also]:
+                command = [*inside, "docker-registry", "serve", str(self.folder / "registry.yml")]
+                self._children.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
+        until(lambda: answers(self.port), 20, "the registry's start")
+
+    def serve_to(self, engine: SecondEngine) -> None:
+        """Be on 127.0.0.1 of that engine's network, too."""
+        if engine.inside not in self._also:
+            self._also.append(engine.inside)
+            self.kill()
+            self.start()
+
+    def kill(self) -> None:
+        for child in self._children:
+            child.kill()
+            child.wait(20)
+        self._children.clear()
+
+    def collect_garbage(self) -> None:
+        command = ["docker-registry", "garbage-collect", "--delete-untagged", str(self.folder / "registry.yml")]
+        subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def second_engine() -> Iterator[SecondEngine]:
+    """Another engine for the whole run."""
+    need("dockerd", "ip", "openssl")
+    # Sockets have short names.
+    engine = SecondEngine(Path(tempfile.mkdtemp(prefix="dk-engine-", dir="/tmp")))
+    try:
+        engine.up()
+        yield engine
+    finally:
+        engine.down()
+
+
+@pytest.fixture(scope="session")
+def own_registry() -> Iterator[OwnRegistry]:
+    """A registry for the whole run."""
+    need("docker-registry")
+    with tempfile.TemporaryDirectory(prefix="dk-registry-") as folder:
+        registry = OwnRegistry(Path(folder))
+        try:
+            registry.start()
+            yield registry
+        finally:
+            registry.kill()
