@@ -176,3 +176,21 @@ def test_two_hundred_jobs_are_light(lab: Lab, page: Page) -> None:
     expect(notebook.cell("print(6 * 7)")).to_contain_text("42", timeout=START_MS)
     button(output, "Cancel all").click()
     expect(output).to_contain_text("200 cancelled", timeout=2 * START_MS)
+
+
+def test_a_lab_without_widgets_shows_html(lab: Lab, page: Page) -> None:
+    config = lab.folder / "config" / "labconfig" / "page_config.json"
+    config.parent.mkdir(exist_ok=True)
+    config.write_text(json.dumps({"disabledExtensions": {"@jupyter-widgets/jupyterlab-manager": True}}))
+    try:
+        notebook = opened(lab, page, "plain.ipynb")
+        output = notebook.cell(TRAIN)
+        drawn = output.locator("progress")
+        expect(drawn).to_be_visible(timeout=START_MS)
+        expect(notebook.cell("print('the notebook goes on')")).to_contain_text("goes on", timeout=START_MS)
+        expect(output).to_contain_text("epoch 30 of 60", timeout=START_MS)
+        assert float(drawn.get_attribute("value") or 0) >= 0.5
+        expect(output.locator("button")).to_have_count(0)
+        expect(output).to_contain_text("succeeded", timeout=START_MS)
+    finally:
+        config.unlink()

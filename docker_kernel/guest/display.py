@@ -52,6 +52,7 @@ PRE = (
     "overflow-wrap:anywhere;background:none;color:inherit;line-height:1.35;"
     "font-family:var(--jp-code-font-family, monospace);font-size:var(--jp-code-font-size, 13px)"
 )
+TABLE = "table-layout:fixed;width:100%;margin:0;border-collapse:collapse;font-size:var(--jp-ui-font-size1, 13px)"
 CELL = "text-align:left;padding:.1em .6em .1em 0;overflow:hidden;text-overflow:ellipsis;white-space:nowrap"
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)|[\x00-\x08\x0b-\x1f\x7f]")
@@ -160,7 +161,6 @@ class LiveDisplay:
         self._kernel = getattr(shell, "kernel", None)
         self._parent = dict(shell.parent_header) if hasattr(shell, "parent_header") else {}
         self._id = "docker-kernel-job-%s" % uuid.uuid4().hex
-        self._lock = threading.Lock()
         self.outputs = Outputs()
         self._placed: list[dict[str, Any] | None] = []
         self.notes: dict[str, str] = {}
@@ -500,6 +500,13 @@ def sweep_progress(jobs: Sequence[Job]) -> float:
     return sum(1.0 if job.over else job.progress or 0.0 for job in jobs) / len(jobs)
 
 
+def sweep_colour(jobs: Sequence[Job]) -> str:
+    states = counts(jobs)
+    if any(not job.over for job in jobs):
+        return UNDER_WAY
+    return colour("failed" if "failed" in states or "lost" in states else next(iter(states)))
+
+
 def sweep_left(jobs: Sequence[Job]) -> str:
     """How long the rest of a sweep takes, if it goes on as it has."""
     done = sweep_progress(jobs)
@@ -522,7 +529,7 @@ def sweep_head_html(jobs: Sequence[Job]) -> str:
     )  # fmt: skip
 
 
-SWEEP_COLUMNS = (("job", 17), ("parameters", 24), ("state", 16), ("done", 7), ("metrics and reason", 36))
+SWEEP_COLUMNS = (("job", 17), ("parameters", 24), ("state", 16), ("done", 8), ("metrics and reason", 35))
 
 
 def sweep_row(job: Job) -> list[str]:
@@ -535,7 +542,7 @@ def sweep_row(job: Job) -> list[str]:
 def table(columns: Sequence[tuple[str, int]], rows: Sequence[list[str]], head: bool = True) -> str:
     """An HTML table of cells that are HTML; columns have names and widths in per cent, so that tables below each other
     align."""
-    parts = ['<table style="table-layout:fixed;width:100%;margin:0;border-collapse:collapse;font-size:.95em">']
+    parts = ['<table style="%s">' % TABLE]
     parts += ["<colgroup>", *('<col style="width:%d%%">' % width for _, width in columns), "</colgroup>"]
     if head:
         cells = "".join('<th style="%s">%s</th>' % (CELL, html.escape(name)) for name, _ in columns)
@@ -560,9 +567,8 @@ def render_sweep(jobs: Sequence[Job]) -> dict[str, str]:
     bar = ""
     if not over:
         bar = '<div><progress value="%.3f" max="1"></progress> %s</div>' % (sweep_progress(jobs), sweep_left(jobs))
-    tone = UNDER_WAY if not over else colour("succeeded" if len(counts(jobs)) == 1 else "cancelled")
     body = table(SWEEP_COLUMNS, [sweep_row(job) for job in jobs])
-    parts = (FRAME % tone, sweep_head_html(jobs), bar, body)
+    parts = (FRAME % sweep_colour(jobs), sweep_head_html(jobs), bar, body)
     found = '<div style="%s">%s%s<div style="max-height:24em;overflow:auto">%s</div></div>' % parts
     return {"text/plain": clean("\n".join(lines)), "text/html": found}
 

@@ -202,8 +202,7 @@ class SweepPanel(Panel):
             rows = [shown.sweep_row(job) for job in jobs[number * ROWS_A_PART : (number + 1) * ROWS_A_PART]]
             table = shown.table(shown.SWEEP_COLUMNS, rows, head=False)
             self._set(part, value='<div style="line-height:1.5">%s</div>' % table)
-        tone = shown.UNDER_WAY if not over else shown.colour("failed" if failed else "succeeded")
-        self._set(self.root.layout, border_left="3px solid %s" % tone)
+        self._set(self.root.layout, border_left="3px solid %s" % shown.sweep_colour(jobs))
         self._update_buttons(over, failed)
 
 

@@ -372,12 +372,28 @@ def test_a_sweep_is_one_table_that_sends_changed_rows(frontend: Frontend) -> Non
     assert frontend.button("Retry failed")
 
 
+def test_two_hundred_jobs_are_light(frontend: Frontend) -> None:
+    frontend.send("%%dispatch --sweep n=range(200)\nimport time\ntime.sleep(600)")
+    frontend.until(lambda: bool(frontend.of("display_data")))
+    frontend.show()
+    opened = frontend.of("comm_open")
+    assert len(opened) < 50
+    assert sum(len(str(one["content"])) for one in opened) < 150_000
+    began = time.monotonic()
+    frontend.until(lambda: "running" in frontend.values() and time.monotonic() > began + 3)
+    frontend.comm("comm_msg", frontend.button("Cancel all"), method="custom", content={"event": "click"})
+    frontend.until(lambda: "200 cancelled" in frontend.latest(), timeout=120)
+    sent = sum(len(str(one["content"])) for one in frontend.of("comm_msg"))
+    assert sent < 250_000 * (time.monotonic() - began)
+    assert len(frontend.of("comm_msg")) < 60 * (time.monotonic() - began)
+
+
 def test_a_display_is_attached_again_after_a_restart(start: NotebookMaker) -> None:
     notebook = start()
     notebook.run("from docker_kernel import job, jobs")
     notebook.run(
         "%%dispatch --name long\nimport time\nimport IPython.display as d\nd.display(d.HTML('<i>early</i>'))\n"
-        + "for step in range(60):\n    job.progress(step / 60)\n    print('step', step)\n    time.sleep(0.5)"
+        + "for step in range(60):\n    job.progress(step / 60)\n    print('step', step)\n    time.sleep(1.5)"
     )
     notebook.run("while not jobs['long'].tail():\n    pass")
     notebook.restart()
@@ -388,7 +404,7 @@ def test_a_display_is_attached_again_after_a_restart(start: NotebookMaker) -> No
     frontend.show()
     frontend.until(lambda: "step 0\n" in frontend.values() and "early" in str(frontend.models()))
     last = max(int(number) for number in re.findall(r"step (\d+)", frontend.values()))
-    frontend.until(lambda: f"step {last + 4}\n" in frontend.values())
+    frontend.until(lambda: f"step {last + 2}\n" in frontend.values())
     notebook.run("jobs['long'].cancel()\njobs['long'].wait(30)")
 
 
