@@ -575,14 +575,15 @@ class JobManager:
         """Conclude the jobs that ended while no process followed them: for a process that does not stay itself.
 
         Args:
-            seconds: how long to look after those that may still run; jobs that wait for their turn go on waiting.
+            seconds: how long to look after those that may still run, or whose target may not answer; results may take
+                ten times as long. Jobs that wait for their turn go on waiting.
         """
-        await self.adopt(start=False)
+        await asyncio.wait([self._spawn(self.adopt(start=False))], timeout=seconds)
         runners = [one.runner for one in self._running.values() if one.runner is not None]
         if runners:
             await asyncio.wait(runners, timeout=seconds)
-        for under_way in (self._collecting, self._closing):
-            await asyncio.gather(*(asyncio.shield(one) for one in under_way.values()), return_exceptions=True)
+        if ending := [*self._collecting.values(), *self._closing.values()]:
+            await asyncio.wait(ending, timeout=10 * seconds)
 
     async def _take_over(self, record: JobRecord) -> None:
         folder = JobFolder(record.id)

@@ -17,7 +17,7 @@ def load(name: str, config: TargetConfig) -> Target:
     """A target of the user's config.
 
     Raises:
-        ConfigError: nothing that is installed knows its kind.
+        ConfigError: nothing that is installed knows its kind, or what does cannot be imported.
     """
     kinds = {entry.name: entry for entry in entry_points(group=GROUP)}
     if config.kind not in kinds:
@@ -25,7 +25,14 @@ def load(name: str, config: TargetConfig) -> Target:
             f"[targets.{name}]: there is no kind {config.kind!r} of target: there are {', '.join(sorted(kinds))}, and "
             f"plugins can add more (entry-point group {GROUP})."
         )
-    made: Target = kinds[config.kind].load()(name, config)
+    entry = kinds[config.kind]
+    try:
+        kind = entry.load()
+    except Exception as error:
+        raise ConfigError(
+            f"[targets.{name}]: the kind {config.kind!r} cannot be used: {entry.value} fails with {error!r}."
+        ) from None
+    made: Target = kind(name, config)
     return made
 
 
