@@ -13,8 +13,8 @@ from docker_kernel.engine import Engine
 from docker_kernel.errors import EngineError
 from docker_kernel.kernel import running
 
-CATCH_UP_SECONDS = 3.0
-"""How long jobs that nobody follows are looked after: enough to conclude those that have ended."""
+CATCH_UP_SECONDS = 20.0
+"""How long jobs that nobody follows are looked after, or a target may not answer."""
 
 
 @dataclass(frozen=True)

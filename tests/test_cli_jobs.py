@@ -182,9 +182,11 @@ def test_a_retry_goes_on_when_its_command_is_interrupted(notebook: Notebook) -> 
 
 def test_what_went_with_its_kernel_cannot_be_retried(start: NotebookMaker) -> None:
     one = start()
-    one.run("%%dispatch --name gone\n1 / 0")
+    one.run("%%dispatch --name gone\nraise ValueError('a \\x1b]0;title\\x07 of its own')")
     wait_for("gone", "failed")
     one.close()
+    shown = run("jobs", "show", "gone").stdout + run("jobs", "list").stdout
+    assert "a \N{REPLACEMENT CHARACTER}]0;title" in shown and "\x1b" not in shown
     refused = run("jobs", "retry", "gone")
     assert refused.returncode == 1 and "went with its kernel: run its cell again" in refused.stderr, refused.stderr
     assert "Traceback" not in refused.stderr
@@ -288,6 +290,28 @@ def test_targets_are_listed_and_checked(tmp_path: Path) -> None:
     assert checked.returncode == 1 and "there is no kind 'rocket' of target" in " ".join(checked.stdout.split())
     diagnosis = run("doctor", **env).stdout
     assert "small (local), mars (rocket)" in diagnosis
+
+
+def test_a_plugin_as_the_docs_write_it_is_a_target(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "targets.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    (tmp_path / "my_package.py").write_text(f"{code}\nRocketTarget.__abstractmethods__ = frozenset()\n")
+    about = tmp_path / "my_package-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(
+        "[docker_kernel.targets]\nrocket = my_package:RocketTarget\nbroken = no_such_package:Target\n"
+    )
+    config = tmp_path / "config.toml"
+    env = {"DOCKER_KERNEL_CONFIG": str(config), "PYTHONPATH": str(tmp_path)}
+    config.write_text('[targets.moon]\nkind = "rocket"\nlaunch_pad = "Kourou"\nmemory = "1g"\n')
+    checked = run("targets", "check", "moon", **env)
+    assert checked.returncode == 0 and "Kourou" in checked.stdout, checked
+    config.write_text('[targets.moon]\nkind = "rocket"\nlaunchpad = "Kourou"\n[targets.bad]\nkind = "broken"\n')
+    refused = " ".join(run("targets", "check", "moon", **env).stdout.replace("│", " ").split())
+    assert "there is no setting 'launchpad' (did you mean 'launch_pad'?)" in refused
+    broken = run("targets", "check", "bad", **env)
+    assert broken.returncode == 1 and "'broken' cannot be used" in broken.stdout and not broken.stderr
 
 
 def test_targets_that_cannot_be_reached_fail_the_check(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -75,15 +75,27 @@ def mark(state: str) -> Text:
     return Text(state, style=colours.get(state, ""))
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[Any]], box: bool = True) -> None:
-    """Print a table; texts are shown as they are, without what would steer a terminal."""
+def print_table(
+    headings: Sequence[str], rows: Sequence[Sequence[Any]], box: bool = True, whole: Collection[str] = ()
+) -> None:
+    """Print a table; texts are shown as they are, without what would steer a terminal.
+
+    Args:
+        whole: headings of columns whose texts are not broken, however narrow the terminal.
+
+    A column without any text is left out.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*headings) if box else Table.grid(padding=(0, 2))
+    table = Table() if box else Table.grid(padding=(0, 2))
+    filled = [number for number in range(len(headings)) if any(str(row[number]) for row in rows)]
+    for number in filled:
+        table.add_column(headings[number], no_wrap=headings[number] in whole)
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(printable(str(cell))) for cell in row))
+        cells = [row[number] for number in filled]
+        table.add_row(*(cell if isinstance(cell, Text) else Text(printable(str(cell))) for cell in cells))
     Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
 
 
@@ -92,18 +104,18 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
-def format_seconds(seconds: float) -> str:
-    """A duration for a reader: 0.8 s, 42 s, 3 min 20 s, 2 h 5 min, 4 d 3 h."""
+def format_seconds(seconds: float, units: int = 2) -> str:
+    """A duration for a reader: 0.8 s, 42 s, 3 min 20 s, 2 h 5 min, 4 d 3 h; in one unit, or two."""
     if seconds < 9.95:
         return f"{max(0.0, seconds):.1f} s"
-    units = [("d", 86400), ("h", 3600), ("min", 60), ("s", 1)]
+    known = [("d", 86400), ("h", 3600), ("min", 60), ("s", 1)]
     left = round(seconds)
     parts: list[str] = []
-    for name, length in units:
+    for name, length in known:
         count, left = divmod(left, length)
         if count or parts:
             parts.append(f"{count} {name}" if count else "")
-    return " ".join(part for part in parts[:2] if part)
+    return " ".join(part for part in parts[:units] if part)
 
 
 @contextmanager

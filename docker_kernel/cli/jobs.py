@@ -43,7 +43,7 @@ UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 def add(commands: Subparsers) -> None:
     actions = group(commands, "jobs", "list, show, follow, cancel, retry and forget jobs")
-    named = {"metavar": "JOB", "help": "the start of its id, or its name (the latest that has it)"}
+    named = {"metavar": "JOB", "help": "its name (the latest that has it), or the start of its id"}
 
     listing = command(actions, "list", _list, "list jobs, the newest first")
     listing.add_argument("--all", action="store_true", help="all, not only the latest")
@@ -85,7 +85,7 @@ def with_manager(use: Callable[[JobManager], Awaitable[T]]) -> T:
 
 
 async def find(jobs: JobManager, *names: str) -> list[JobRecord]:
-    """The jobs that a user means, each by its id, the start of it, or its name.
+    """The jobs that a user means, each by its id, its name (the latest that has it), or the start of its id.
 
     Raises:
         JobError: there is none, or several ids begin so.
@@ -95,12 +95,12 @@ async def find(jobs: JobManager, *names: str) -> list[JobRecord]:
 
 
 def _named(known: Sequence[JobRecord], name: str) -> JobRecord:
-    called = [one for one in known if one.name == name]
     begin = [one for one in known if name and one.id.startswith(name)]
-    if name in [one.id for one in begin] or len(begin) == 1:
-        return next(one for one in begin if one.id == name or len(begin) == 1)
-    if called:
-        return called[0]
+    exact = [one for one in begin if one.id == name] or [one for one in known if name and one.name == name]
+    if exact:
+        return exact[0]
+    if len(begin) == 1:
+        return begin[0]
     problem = f"Several jobs' ids begin with {name!r}" if begin else f"There is no job {name!r}"
     raise JobError(f"{problem}: `docker-kernel jobs list` shows them.")
 
@@ -128,13 +128,13 @@ def _list(arguments: argparse.Namespace) -> int:
             Path(record.notebook).name,
             record.target,
             mark(record.state),
-            f"{format_seconds(now - record.created)} ago",
+            f"{format_seconds(now - record.created, units=1)} ago",
             _took(record, now),
             _news(record),
         )
         for record in found[:limit]
     ]
-    print_table(["job", "name", "notebook", "target", "state", "sent", "ran", ""], rows)
+    print_table(["job", "name", "notebook", "target", "state", "sent", "ran", ""], rows, whole=("job", "state", "sent"))
     if len(found) > limit:
         print("There are older ones: --all or --limit N.")
     return 0

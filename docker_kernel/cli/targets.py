@@ -71,6 +71,4 @@ async def _checks(name: str, target: TargetConfig) -> list[Check]:
     except DockerKernelError as error:
         return [Check("target", "not usable", False, str(error))]
     except asyncio.TimeoutError:
-        return [
-            Check("target", "no answer", False, f"It took over {CHECK_SECONDS} s: can its machine be reached?")
-        ]
+        return [Check("target", "no answer", False, f"It took over {CHECK_SECONDS} s: can its machine be reached?")]
