@@ -15,7 +15,9 @@ import pytest
 
 from docker_kernel import background, labels, prune
 from docker_kernel.batch.job_folder import MAX_OUTPUT, JobFolder, root
+from docker_kernel.batch.ledger import Ledger
 from docker_kernel.batch.output_tail import OutputTail
+from docker_kernel.batch.record import JobRecord
 from docker_kernel.engine import Engine
 from tests.conftest import NotebookMaker
 from tests.notebook import KERNEL_IDS, Notebook
@@ -237,6 +239,28 @@ def test_jobs_that_wait_are_not_started_by_a_command_that_ends(server: Server, e
     assert left() == []
     states = background.run_blocking(engine.containers({labels.KIND: labels.KIND_STATE}))
     assert server.kernel_id not in [one.labels.get(labels.KERNEL_ID) for one in states]
+
+
+def test_a_job_that_nobody_can_look_at_now_is_not_lost(own_folders: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[targets.far]\nkind = "docker"\nengine = "tcp://127.0.0.1:1"\n')
+    placed = {"containers": ["0" * 64], "network": ""}
+    far = JobRecord(
+        group="0" * 12, owner="notebook:/x", kernel_id="x", name="far", target="far", state="running", placed=placed
+    )
+    ledger = Ledger(root() / "jobs.sqlite")
+    ledger.save(far)
+    try:
+        listed = run("jobs", "list", "--json", DOCKER_KERNEL_CONFIG=str(config))
+        found = next(one for one in json.loads(listed.stdout) if one["name"] == "far")
+        assert found["state"] == "running" and "No engine answers at" in found["reason"]
+        refused = run("jobs", "cancel", "far", DOCKER_KERNEL_CONFIG=str(config))
+        assert refused.returncode == 1 and "No engine answers at" in refused.stderr, refused
+        assert ledger.get(far.id).state == "running"
+        # The config file does not name its target any more.
+        assert "There is no target 'far'" in run("jobs", "cancel", "far").stderr
+    finally:
+        ledger.delete(far.id)
 
 
 def test_old_jobs_are_forgotten(notebook: Notebook) -> None:

@@ -26,7 +26,7 @@ from docker_kernel.batch.record import JobRecord, State
 from docker_kernel.batch.targets.base import JobTask, Outcome, Package, Record, Target
 from docker_kernel.config import TargetConfig, format_size
 from docker_kernel.engine import Engine
-from docker_kernel.errors import DockerKernelError, EngineError, JobError
+from docker_kernel.errors import DockerKernelError, EngineError, EngineUnavailable, JobError
 from docker_kernel.kernel.handle import KernelHandle
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,9 @@ KILLED_EXIT = 137
 TIMEOUT_SLACK = 30.0
 """Seconds that a job's own runner, which watches the timeout, may be late before the host side stops the job."""
 
+OUT_OF_REACH_SECONDS = 30.0
+"""How often a job is looked for whose target could not be reached when it was taken over."""
+
 WATCH_SECONDS = 1.0
 """How often the ledger is read for a job that another process follows: between processes there is no event."""
 
@@ -45,6 +48,10 @@ KEPT_DISPATCHES = 8
 
 Listener = Callable[[JobRecord, dict[str, Any]], Awaitable[None]]
 """Gets a job's events, on the background loop."""
+
+
+class _OutOfReach(Exception):
+    """A job was taken over whose target cannot be reached now."""
 
 
 @dataclass
@@ -228,6 +235,10 @@ class JobManager:
             await self._change(record, state, reason)
             if record.live or not record.result:
                 await self._clean(running)
+        except _OutOfReach as error:
+            # It may well run, or have a result: nothing is lost before somebody has looked.
+            await self._change(record, record.state, str(error))
+            self._watching[record.id] = self._spawn(self._watch(record, OUT_OF_REACH_SECONDS))
         finally:
             self._running.pop(record.id, None)
             running.dispatch.under_way.discard(record.id)
@@ -241,8 +252,9 @@ class JobManager:
     async def _attempt(self, running: Running) -> tuple[State, str]:
         """Start a job, unless it runs already, and follow it: how it ended, and why."""
         record, dispatch = running.record, running.dispatch
+        taken_over = record.placed is not None
         try:
-            if record.placed is not None:
+            if taken_over:
                 return await self._follow(running)
             prepared = await asyncio.shield(dispatch.prepared)
             if record.live:
@@ -252,6 +264,8 @@ class JobManager:
                 await self._start(running, prepared)
                 return await self._follow(running)
         except DockerKernelError as error:
+            if taken_over and isinstance(error, EngineUnavailable):
+                raise _OutOfReach(str(error)) from None
             return "failed" if record.placed is None else "lost", str(error)
         except asyncio.CancelledError:
             if running.end != "cancelled":
@@ -631,12 +645,12 @@ class JobManager:
         record.settled = True
         await asyncio.to_thread(self.ledger.save, record)
 
-    async def _watch(self, record: JobRecord) -> None:
+    async def _watch(self, record: JobRecord, every: float = WATCH_SECONDS) -> None:
         """Pass on the states of a job that another process follows; follow it when that process has gone."""
         state = record.state
         try:
             while True:
-                await asyncio.sleep(WATCH_SECONDS)
+                await asyncio.sleep(every)
                 record = await asyncio.to_thread(self.ledger.get, record.id)
                 if record.state != state:
                     state = record.state
