@@ -23,6 +23,7 @@ from typing import IO, Any, TypeVar
 
 import docker
 import docker.auth
+import docker.constants
 import docker.errors
 import requests
 import requests.exceptions
@@ -298,6 +299,10 @@ def explain(error: Exception, url: str) -> EngineError:
             "`sudo usermod -aG docker $USER` and log in again."
         )
     if isinstance(error, (docker.errors.DockerException, requests.exceptions.ConnectionError)):
+        if url.startswith(("tcp://", "ssh://", "https://", "http://")):
+            return EngineUnavailable(
+                f"No engine answers at {url}: is its machine up, and are address, keys and certificates right? ({text})"
+            )
         return EngineUnavailable(
             f"No engine answers at {url}: start Docker (`sudo systemctl start docker`, or `scripts/engine up` in a "
             "checkout), or point DOCKER_HOST at one."
@@ -354,6 +359,22 @@ class ExecStream:
         self._writer.close()
 
 
+def _client(url: str, timeout: int, tls: TLSConfig | bool) -> docker.APIClient:
+    client: Any = docker.APIClient(
+        base_url=url,
+        version=docker.constants.MINIMUM_DOCKER_API_VERSION,
+        timeout=timeout,
+        tls=tls,
+        max_pool_size=64,
+        use_ssh_client=url.startswith("ssh://"),
+    )
+    # requests lets REQUESTS_CA_BUNDLE win over the CA that an engine's own certificates name (requests issue 3829).
+    client.trust_env = False
+    client._version = client._retrieve_server_version()
+    made: docker.APIClient = client
+    return made
+
+
 class Engine:
     """One engine. Make it with `await Engine.connect()`; it is safe to use from several tasks at once."""
 
@@ -382,16 +403,7 @@ class Engine:
             else:
                 url, secured = context_url(url)
             target = url
-            client = await asyncio.to_thread(
-                lambda: docker.APIClient(
-                    base_url=target,
-                    version="auto",
-                    timeout=timeout,
-                    tls=secured,
-                    max_pool_size=64,
-                    use_ssh_client=target.startswith("ssh://"),
-                )
-            )
+            client = await asyncio.to_thread(_client, target, timeout, secured)
         except ConfigError:
             raise
         except Exception as error:
@@ -741,7 +753,7 @@ class Engine:
         """Remove an image that no container uses; raises EngineError if one does."""
         try:
             await self._call(self._client.remove_image, reference)
-        except NotFound:
+        except (NotFound, ImageMissing):
             return
 
     async def import_tar(self, path: Path, repository: str, tag: str, changes: Sequence[str] = ()) -> None:
