@@ -1,7 +1,8 @@
 """`python -m benchmarks.swarm_sweep 40`: a sweep of so many jobs on two Swarm nodes, against the engine's own time.
 
-The engine's own: as many services of one task each from the same kernel image, created, awaited and removed through
-docker-py alone, as many at once. They run `python3 -c "import IPython"`, the least that a job has to do, or `true`.
+The engine's own: as many services of one task each, created, awaited and removed through docker-py alone, as many at
+once. They run the very same job (its image, its spec as a secret), or the least that a job has to do, `python3 -c
+"import IPython"`, or `true`.
 Also measured: a job by itself, and again with one small variable changed.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import secrets
 import subprocess
@@ -17,13 +19,17 @@ import time
 from pathlib import Path
 
 import docker
-from docker.types import ContainerSpec, RestartPolicy, ServiceMode, TaskTemplate
+from docker.types import ContainerSpec, RestartPolicy, SecretReference, ServiceMode, TaskTemplate
 
 from benchmarks import contenders
 from benchmarks.contenders import IMAGE, OURS, end, execute
 from benchmarks.table import Row, at_most, compared, markdown
 from docker_kernel import background
+from docker_kernel.batch.job_folder import JobFolder
+from docker_kernel.batch.manager import manager as manager_of_jobs
+from docker_kernel.batch.targets.swarm import SPEC
 from docker_kernel.engine import Engine
+from docker_kernel.kernel import guest_files
 from tests.swarm import TwoNodes, running_swarm
 
 LABEL = "io.docker-kernel.benchmark"
@@ -32,7 +38,7 @@ OVER = ("complete", "failed", "rejected", "shutdown")
 FIRST = "%%dispatch --on cluster --wait\nanswer = small + 1"
 
 
-async def own_services(image: str, command: list[str], count: int, at_once: int) -> float:
+async def own_services(image: str, command: list[str], count: int, at_once: int, secret: bytes = b"") -> float:
     """Seconds that the engine itself takes for so many services of one task."""
     client = docker.APIClient(version="auto", max_pool_size=64)
     slots = asyncio.Semaphore(at_once)
@@ -48,14 +54,19 @@ async def own_services(image: str, command: list[str], count: int, at_once: int)
 
     async def one() -> None:
         async with slots:
-            task = TaskTemplate(ContainerSpec(image, command=command), restart_policy=RestartPolicy("none"))
             name = f"benchmark-{secrets.token_hex(6)}"
+            kept = await asyncio.to_thread(client.create_secret, name, secret) if secret else {"ID": ""}
+            files = [SecretReference(kept["ID"], name, SPEC)] if secret else None
+            container = ContainerSpec(image, command=command, secrets=files)
+            task = TaskTemplate(container, restart_policy=RestartPolicy("none"))
             made = await asyncio.to_thread(
                 client.create_service, task, name=name, mode=ServiceMode("replicated", 1), labels={LABEL: "1"}
             )
             ends[made["ID"]] = asyncio.get_running_loop().create_future()
             assert await ends[made["ID"]] == "complete"
             await asyncio.to_thread(client.remove_service, made["ID"])
+            if secret:
+                await asyncio.to_thread(client.remove_secret, kept["ID"])
 
     polling = asyncio.create_task(poll())
     begin = time.perf_counter()
@@ -77,18 +88,26 @@ async def measure(nodes: TwoNodes, reference: str, count: int, at_once: int) -> 
         second = await execute(client, FIRST)
         await execute(client, "assert answer == 3")
         alone = await own_services(reference, ["python3", "-c", "import IPython"], 1, 1)
+        await execute(client, "del block")
         sweep = f"found = dispatch('small + i', on='cluster', sweep={{'i': range({count})}}).result(3600)"
         ours = await execute(client, sweep)
         await execute(client, f"assert found == [2 + i for i in range({count})], found")
     finally:
         await end(manager, client)
+    job = next(one for one in manager_of_jobs().jobs() if one.params)
+    spec = {**JobFolder(job.id).read("task.json")["spec"], "secrets": {}, "result": {"inline": 48_000, "store": None}}
+    runner = f"{guest_files.LIB}/docker_kernel/guest/run_job.py"
+    command = [spec["python"], "-I", "-S", runner, f"/run/secrets/{SPEC}"]
+    assert job.placed is not None
+    same = await own_services(job.placed["image"], command, count, at_once, json.dumps(spec).encode())
     least = await own_services(reference, ["python3", "-c", "import IPython"], count, at_once)
     empty = await own_services(reference, ["true"], count, at_once)
     what = f"a sweep of {count} jobs, {at_once} at once"
     return [
         Row("a first `%%dispatch --wait` (20 MB state)", f"{first:.2f} s", ""),
         compared("a second, one small variable changed", second, alone, "one service with `import IPython`"),
-        compared(what, ours, least, f"{count} services with `import IPython`", at_most(1.3)),
+        compared(what, ours, same, f"{count} services that run the same job", at_most(1.3)),
+        compared(what, ours, least, f"{count} services with `import IPython`"),
         compared(what, ours, empty, f"{count} services with `true`"),
     ]
 

@@ -591,6 +591,50 @@ def test_a_rank_that_fails_ends_the_others_and_is_named(cluster: Cluster) -> Non
     assert done.seconds < 20
 
 
+def test_a_second_dispatch_sends_what_changed(cluster: Cluster) -> None:
+    before = cluster.digest
+    place = cluster.target()
+    try:
+        cluster.notebook.run("large = __import__('os').urandom(20_000_000)\nsmall = 1")
+        first = cluster.prepare(place)
+        cluster.notebook.run("small = 2")
+        missing = background.run_blocking(place.missing(cluster.notebook.container, cluster.package()))
+        second = cluster.prepare(place)
+        assert first["sent"] > 20_000_000
+        assert 0 < missing <= second["sent"] < 100_000
+        assert background.run_blocking(place.missing(cluster.notebook.container, cluster.package())) == 0
+    finally:
+        cluster.notebook.run("del large, small")
+        cluster.digest = before
+        background.run_blocking(place.release(first))
+        background.run_blocking(place.release(first))
+        background.run_blocking(place.close())
+
+
+def test_check_says_what_is_there_and_what_to_do(cluster: Cluster) -> None:
+    url = f"oci+http://{cluster.nodes.address}:{cluster.nodes.port}/team"
+    good = background.run_blocking(cluster.target(result_url=url).check())
+    assert [(one.name, one.ok) for one in good] == [
+        ("manager", True), ("nodes", True), ("registry", True), ("results", True),
+    ]  # fmt: skip
+    assert WORKER in good[1].found
+    bad = cluster.target(registry="127.0.0.1:1/team", result_url="oci+http://127.0.0.1:1/team")
+    found = {one.name: one for one in background.run_blocking(bad.check())}
+    assert not found["registry"].ok and "127.0.0.1:1 cannot be reached" in found["registry"].fix
+    assert not found["results"].ok and "cannot be reached from here" in found["results"].fix
+    worker = background.run_blocking(cluster.target(engine=cluster.nodes.worker_url).check())
+    assert [one.ok for one in worker] == [False] and "is a worker of its Swarm" in worker[0].fix
+
+
+def test_a_kernel_without_network_gets_no_job_with_one(
+    cluster: Cluster, make_spec: SpecMaker, start: NotebookMaker
+) -> None:
+    notebook = start(make_spec(network="none"))
+    alone = Cluster(cluster.nodes, notebook, cluster.folder)
+    with pytest.raises(JobError, match="may have no network, and a Swarm gives every job one"):
+        alone.prepare(alone.target())
+
+
 def test_an_image_that_the_registry_lost_is_named_at_once(cluster: Cluster) -> None:
     """The registry lost it between push and pull: all of it, or a part."""
     cluster.notebook.run("fresh = 1")
