@@ -31,7 +31,7 @@ for epoch in range(1, 61):
     loss = 1.8 * 0.93 ** epoch
     job.progress(epoch / 60, f"epoch {epoch} of 60", loss=loss, accuracy=1 - loss / 2)
     print(f"epoch {epoch:2}  loss {loss:.4f}")
-    time.sleep(0.25)"""
+    time.sleep(0.5)"""
 
 SWEEP = """\
 %%dispatch --name rates --sweep rate=0.001,0.01,0.1,1.0,10.0 --sweep width=8,16
@@ -94,7 +94,7 @@ def test_a_job_goes_on_after_its_cell_and_after_a_reload(lab: Lab, page: Page, d
     expect(notebook.cell("print('the notebook goes on')")).to_contain_text("goes on", timeout=START_MS)
     moves(output)
     expect(output).to_contain_text("left")
-    expect(output).to_contain_text("epoch 12 of 60", timeout=START_MS)
+    expect(output).to_contain_text(re.compile(r"epoch [1-4]\d of 60"), timeout=START_MS)
     keep(page, "job_dark" if dark else "job")
     saved_and_reloaded(page)
     output = output_of(page, 1)
@@ -108,7 +108,7 @@ def test_a_job_goes_on_after_its_cell_and_after_a_reload(lab: Lab, page: Page, d
 
 def test_a_job_that_ends_needs_no_kernel_to_be_read(lab: Lab, page: Page) -> None:
     notebook = opened(lab, page, "short.ipynb")
-    output = notebook.cell(TRAIN.replace("0.25", "0.03"))
+    output = notebook.cell(TRAIN.replace("0.5)", "0.03)"))
     expect(output).to_contain_text("succeeded", timeout=START_MS)
     expect(output.locator(".jp-RenderedHTMLCommon")).to_contain_text("epoch 60  loss")
     expect(output.locator("button")).to_have_count(0)
@@ -188,8 +188,8 @@ def test_a_lab_without_widgets_shows_html(lab: Lab, page: Page) -> None:
         drawn = output.locator("progress")
         expect(drawn).to_be_visible(timeout=START_MS)
         expect(notebook.cell("print('the notebook goes on')")).to_contain_text("goes on", timeout=START_MS)
-        expect(output).to_contain_text("epoch 30 of 60", timeout=START_MS)
-        assert float(drawn.get_attribute("value") or 0) >= 0.5
+        expect(output).to_contain_text(re.compile(r"epoch [2-5]\d of 60"), timeout=START_MS)
+        assert float(drawn.get_attribute("value") or 0) >= 0.3
         expect(output.locator("button")).to_have_count(0)
         expect(output).to_contain_text("succeeded", timeout=START_MS)
     finally:
