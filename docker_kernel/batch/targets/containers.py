@@ -8,24 +8,28 @@ import json
 import os
 import signal
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from docker_kernel import labels
 from docker_kernel.batch.layers import tar_content
 from docker_kernel.batch.manifest import MAX_MANIFEST
 from docker_kernel.batch.result_store import ResultFolder
 from docker_kernel.batch.targets.base import JobTask, Outcome, Record, Target
-from docker_kernel.engine import BindMount, ContainerSpec, Engine, ExecStream, File, VolumeMount
+from docker_kernel.engine import BindMount, ContainerSpec, ContainerState, Engine, ExecStream, File, VolumeMount
 from docker_kernel.errors import EngineError, EngineUnavailable, JobError, NotFound
 from docker_kernel.kernel import guest_files
+
+T = TypeVar("T")
 
 STOP_SECONDS = 10
 """How long a cancelled job may take to end by itself."""
 
 BACK_SECONDS = 30
 """How long an engine that does not answer may take to come back."""
+
+BACK_PAUSE = 0.5
 
 MASTER_PORT = 29500
 """Where rank 0 listens for the others: torch.distributed's own default."""
@@ -63,7 +67,9 @@ class EngineTarget(Target):
             for rank in range(task.replicas):
                 made["containers"].append(await self._create(engine, task, prepared, rank, made["network"]))
             for container in made["containers"]:
-                self._streams[container] = await engine.attach(container)
+                # Faster than its log, but what is attached to must be this machine's: TLS and ssh have no such socket.
+                if (await engine.info()).local:
+                    self._streams[container] = await engine.attach(container)
                 await engine.start(container)
         except BaseException:
             await asyncio.shield(self.clean(made))
@@ -139,15 +145,47 @@ class EngineTarget(Target):
             finally:
                 attached.close()
             return
-        try:
-            stream = await (await self.engine()).follow_logs(container)
-        except NotFound:
-            return
-        try:
-            while data := await stream.read():
-                yield data
-        finally:
-            stream.close()
+        given = 0
+        while True:
+            skip = given
+            try:
+                stream = await self._patiently(lambda engine: engine.follow_logs(container))
+            except NotFound:
+                return
+            try:
+                while data := await stream.read():
+                    data, skip = data[skip:], max(0, skip - len(data))
+                    given += len(data)
+                    if data:
+                        yield data
+            finally:
+                stream.close()
+            # A stream also ends with its engine's connection.
+            try:
+                state = await self._patiently(lambda engine: engine.inspect(container))
+            except NotFound:
+                return
+            if not state.running:
+                return
+
+    async def _patiently(self, ask: Callable[[Engine], Awaitable[T]]) -> T:
+        """Ask an engine, which may only be starting again.
+
+        Raises:
+            EngineError: it does not answer for too long.
+        """
+        engine = await self.engine()
+        end = asyncio.get_running_loop().time() + BACK_SECONDS
+        while True:
+            try:
+                return await ask(engine)
+            except EngineUnavailable as error:
+                if asyncio.get_running_loop().time() > end:
+                    raise EngineError(
+                        f"the engine went away and did not come back within {BACK_SECONDS} s ({error}); a retry starts "
+                        "it anew"
+                    ) from None
+                await asyncio.sleep(BACK_PAUSE)
 
     async def _end_with_the_first_failure(self, job: Record) -> None:
         """Tasks that wait for one that has failed would wait for ever."""
@@ -176,20 +214,9 @@ class EngineTarget(Target):
         reason = f"its rank {rank} ended with exit code {state.exit_code}" if failed and len(states) > 1 else ""
         return Outcome(state.exit_code, state.oom_killed, reason=reason or state.error)
 
-    async def _ended(self, container: str) -> Any:
-        engine = await self.engine()
-        end = asyncio.get_running_loop().time() + BACK_SECONDS
-        while True:
-            try:
-                await engine.wait(container)
-                return await engine.inspect(container)
-            except EngineUnavailable as error:
-                # The engine may only be starting again.
-                if asyncio.get_running_loop().time() > end:
-                    raise EngineError(
-                        f"the engine went away and did not come back within {BACK_SECONDS} s ({error}); retry it"
-                    ) from None
-                await asyncio.sleep(0.5)
+    async def _ended(self, container: str) -> ContainerState:
+        await self._patiently(lambda engine: engine.wait(container))
+        return await self._patiently(lambda engine: engine.inspect(container))
 
     async def cancel(self, job: Record) -> None:
         await asyncio.gather(*(self._stop(container) for container in job["containers"]))

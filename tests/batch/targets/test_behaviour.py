@@ -52,7 +52,7 @@ def send(kernel: Notebook, options: str, cell: str) -> str:
     return str(kernel.value("sent[0].id if hasattr(sent, '__len__') else sent.id"))
 
 
-def ended(kernel: Notebook, seconds: float = 90) -> str:
+def ended(kernel: Notebook, seconds: float = 45) -> str:
     assert kernel.run(f"over = sent.wait({seconds})", timeout=seconds + 20).status == "ok"
     assert kernel.value("over"), kernel.run("print(sent)").text
     return str(kernel.value("sent.state"))
