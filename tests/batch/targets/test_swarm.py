@@ -36,13 +36,15 @@ from tests.swarm import WORKER, TwoNodes, two_nodes
 __all__ = ["two_nodes"]
 
 CAPTURE = """
-import json as _json
-from docker_kernel.guest import snapshot as _snapshot
-_shell = get_ipython()
-_one = _snapshot.capture(
-    _snapshot.user_variables(_shell), _shell.user_ns, "/opt/docker-kernel/state", env={}, cwd="/tmp", sys_path=[]
-)
-print(_json.dumps([_one.digest, _one.manifest]))
+def _capture():
+    import json
+    from docker_kernel.guest import snapshot
+    shell = get_ipython()
+    variables = {name: value for name, value in snapshot.user_variables(shell).items() if name != "_capture"}
+    context = {"env": {}, "cwd": "/tmp", "sys_path": []}
+    one = snapshot.capture(variables, shell.user_ns, "/opt/docker-kernel/state", **context)
+    print(json.dumps([one.digest, one.manifest]))
+_capture()
 """
 ON_WORKER = [f"node.hostname == {WORKER}"]
 SLEEP = "import time; print('goes on', flush=True); time.sleep(100)"
