@@ -333,3 +333,25 @@ def test_one_failing_replica_ends_the_others(notebook: Notebook) -> None:
     notebook.run("sent.wait(50)")
     assert time.monotonic() - started < 45
     assert notebook.value("[sent.state, sent.reason]") == ["failed", "its rank 2 ended with exit code 5"]
+
+
+def test_a_job_has_its_kernels_random_states_and_warnings_filters(notebook: Notebook) -> None:
+    notebook.run("import random, warnings\nrandom.seed(7); warnings.simplefilter('error', DeprecationWarning)")
+    cell = "import warnings\ndrawn = random.random()\ntry: warnings.warn('x', DeprecationWarning); loud = False\nexcept DeprecationWarning: loud = True"
+    assert notebook.run(f"%%local\n{cell}").status == "ok"
+    assert notebook.value("[drawn == random.random(), loud]") == [True, True]
+    notebook.run("warnings.resetwarnings()")
+
+
+def test_what_no_job_needs_leaves_the_kernel_volume(notebook: Notebook) -> None:
+    folder = "/opt/docker-kernel/state"
+    notebook.run("%%dispatch --name first\nx_first = bytearray(100_000)")
+    notebook.run("kept = _; kept.wait(30)")
+    notebook.run("import docker_kernel.guest.garbage as garbage\ngarbage.YOUNG_SECONDS = 0")
+    for number in range(20):
+        notebook.run(f"changing = bytes([{number}]) * 300_000")
+        assert notebook.run("%local len(changing)").shown == "300000"
+    count = notebook.value(f"len(__import__('os').listdir('{folder}/manifests'))")
+    assert count < 40, "20 snapshots and 20 results, but what was let go of"
+    assert notebook.run("kept.result(); print(len(x_first))").text == "100000\n", "it came from the host's copy"
+    notebook.run("del changing, x_first")

@@ -106,8 +106,12 @@ class RetryRequest(JobRequest):
 
 
 class FetchRequest(JobRequest):
-    """Bring a job's result into the kernel volume: its variables, or one of the files it wrote."""
+    """Bring a job's result into the kernel volume: its variables, or one of the files it wrote.
 
+    `bring`: also where it was there once; the guest may have let go of it.
+    """
+
+    bring: bool = False
     file: Annotated[str, Field(max_length=4096)] | None = None
 
 
@@ -437,7 +441,7 @@ class Broker:
     async def _fetch(self, request: FetchRequest) -> dict[str, Any]:
         """See to it that the result is in the kernel volume; answers with its digest."""
         record = await self._own(request)
-        if record.volume != self._kernel.volume or not record.result:
+        if record.volume != self._kernel.volume or not record.result or (request.bring and not record.live):
             folder = await self._manager.collected(record)
             names = await asyncio.to_thread(_result_files, folder, record.result, request.file)
             await self._bring(folder, names)

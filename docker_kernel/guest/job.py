@@ -13,13 +13,15 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
 from docker_kernel.guest import snapshot
 from docker_kernel.guest.worker import ERROR, VALUE
 
 if TYPE_CHECKING:
     from docker_kernel.guest.session import Session
+
+T = TypeVar("T")
 
 STATE = "/opt/docker-kernel/state"
 FINAL = ("succeeded", "failed", "cancelled", "lost")
@@ -131,7 +133,8 @@ class Job:
         self._past: collections.deque[dict[str, Any]] = collections.deque(maxlen=1000)
         self._listeners: list[Callable[[Job, dict[str, Any]], None]] = []
         self._bindings: dict[str, Any] | None = None
-        self._variables: dict[str, Any] | None = None
+        self._value: Any = None
+        self._fetched = False
         self._take(record)
 
     def _take(self, record: dict[str, Any]) -> None:
@@ -187,7 +190,7 @@ class Job:
             JobFailed: it is under way, or what it started from is gone.
         """
         self._over.clear()
-        self._text, self._size, self._variables = [], 0, None
+        self._text, self._size, self._fetched = [], 0, False
         try:
             self._take(
                 self._session.request("job.retry", {"job": self.id, "secrets": self._session.kept_secrets(self)})
@@ -237,13 +240,16 @@ class Job:
             Exception: what the cell raised, of its original type, with the job's traceback.
         """
         self._ended(timeout)
-        values = self._fetch()
-        if self.record["kind"] == "notebook":
-            with open(self.files["output.ipynb"], encoding="utf-8") as file:
-                return json.load(file)
-        if not self.record["swept"]:
-            self._bind(values)
-        return values.get(VALUE)
+        if not self._fetched:
+            values = self._fetch()
+            self._value = values.get(VALUE)
+            if self.record["kind"] == "notebook":
+                with open(self.files["output.ipynb"], encoding="utf-8") as file:
+                    self._value = json.load(file)
+            elif not self.record["swept"]:
+                self._bind(values)
+            self._fetched = True
+        return self._value
 
     def __await__(self) -> Generator[Any, None, Any]:
         yield from asyncio.get_running_loop().run_in_executor(None, self.wait).__await__()
@@ -323,26 +329,29 @@ class Job:
         if not digest:
             tail = self.tail() or (self.logs()[-2000:].strip())
             raise JobFailed("The job %s %s: %s.%s" % (self.id, self.state, self.reason, tail and "\n" + tail))
-        digest = str(self._session.request("job.fetch", {"job": self.id})["result"])
-        try:
-            return snapshot.read_manifest(STATE, digest)
-        except snapshot.SnapshotError as error:
-            raise JobFailed("The result of the job %s is refused: %s" % (self.id, error)) from None
+        return self._with_result(lambda: snapshot.read_manifest(STATE, digest))
+
+    def _with_result(self, read: Callable[[], T]) -> T:
+        """Read from the result, which is brought here if it is not."""
+        for bring in (False, True):
+            self._session.request("job.fetch", {"job": self.id, "bring": bring})
+            try:
+                return read()
+            except snapshot.SnapshotError as error:
+                refusal = str(error)
+        raise JobFailed("The result of the job %s is refused: %s" % (self.id, refusal))
 
     def _fetch(self) -> dict[str, Any]:
-        """The values that came back; raises what the cell raised."""
-        if self._variables is None:
-            manifest = self._manifest()
-            try:
-                values, failed = snapshot.restore(STATE, manifest, self._session.shell.user_ns)
-            except snapshot.SnapshotError as error:
-                raise JobFailed("The result of the job %s is refused: %s" % (self.id, error)) from None
-            if manifest.get("error"):
-                raise _original(manifest["error"], values.get(ERROR), self.id)
-            for one in [*manifest["left_out"], *(one._asdict() for one in failed)]:
-                print("Not brought back: %(name)s (%(type)s): %(reason)s; %(hint)s." % one)
-            self._variables, self._deleted = values, list(manifest.get("deleted", []))
-        return self._variables
+        """The values that came back, read anew each time, so that nothing is held; raises what the cell raised."""
+        manifest = self._manifest()
+        namespace = self._session.shell.user_ns
+        values, failed = self._with_result(lambda: snapshot.restore(STATE, manifest, namespace))
+        if manifest.get("error"):
+            raise _original(manifest["error"], values.get(ERROR), self.id)
+        for one in [*manifest["left_out"], *(one._asdict() for one in failed)]:
+            print("Not brought back: %(name)s (%(type)s): %(reason)s; %(hint)s." % one)
+        self._deleted = list(manifest.get("deleted", []))
+        return values
 
     def _bind(self, values: dict[str, Any]) -> None:
         """Assign what came back, once; but names that were bound anew since the job was sent."""

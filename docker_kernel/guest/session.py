@@ -11,15 +11,23 @@ from typing import Any
 
 from docker_kernel.guest import environment, snapshot
 from docker_kernel.guest.credentials import looks_secret
+from docker_kernel.guest.garbage import collect_garbage
 from docker_kernel.guest.job import _UNBOUND, STATE, Job, JobFailed, Sweep
 from docker_kernel.guest.link import Channel, LinkFailed, RemoteError
 from docker_kernel.guest.options import OptionError, Options
+from docker_kernel.guest.process_state import NAME as PROCESS
+from docker_kernel.guest.process_state import process_state
+from docker_kernel.guest.reach import needed_names
 
 MAX_MANIFEST = 8 << 20
 """Characters of a manifest that the host side takes: about 400,000 variables."""
 
-KEPT_SNAPSHOTS = 800
+KEPT_SNAPSHOTS = 8
 """How many of the latest snapshots stay in the kernel volume, so that jobs can be retried from them."""
+
+
+KEPT_RESULTS = 20
+"""How many of the latest results of %%local stay there."""
 
 
 class Session:
@@ -176,7 +184,10 @@ class Session:
 
         variables = {name: value for name, value in found.items() if not isinstance(value, (Job, Sweep, Jobs, Ports))}
         # A notebook starts from nothing, unless it is told.
-        variables = {} if kind == "notebook" and options.only is None else self._chosen(variables, source, options)
+        if kind == "notebook" and options.only is None:
+            variables = {}
+        else:
+            variables = {**self._chosen(variables, source, options), PROCESS: process_state()}
         try:
             captured = snapshot.capture(variables, self.shell.user_ns, STATE, **self._context(options.live))
         except snapshot.SnapshotError as error:
@@ -205,18 +216,20 @@ class Session:
                     raise OptionError("--%s: there is no variable %s%s." % (option, name, closest(name, variables)))
         chosen = set(variables) if options.only is None else set(options.only)
         if options.needed:
-            chosen &= snapshot.needed_names(self.shell.transform_cell(source), self.shell.user_ns)
+            chosen &= needed_names(self.shell.transform_cell(source), self.shell.user_ns)
         return {name: value for name, value in variables.items() if name in chosen and name not in options.exclude}
 
     def _collect_garbage(self, digest: str) -> None:
-        """Let go of what no job needs: snapshots but the last few, and results that have been fetched."""
+        """Let go of what no job needs, now and then."""
         self._snapshots = [*(one for one in self._snapshots if one != digest), digest]
-        keep = set(self._snapshots[-KEPT_SNAPSHOTS:])
-        for job in self._jobs.values():
-            keep |= {str(job.record.get("result") or ""), "" if job.over else str(job.record.get("snapshot") or "")}
-        if len(self._snapshots) > KEPT_SNAPSHOTS:
-            del self._snapshots[:-KEPT_SNAPSHOTS]
-            snapshot.collect_garbage(STATE, keep - {""})
+        if len(self._snapshots) <= 2 * KEPT_SNAPSHOTS:
+            return
+        del self._snapshots[:-KEPT_SNAPSHOTS]
+        jobs = self.jobs()
+        keep = {*self._snapshots, *(job.record["snapshot"] for job in jobs if not job.over)}
+        # Only those that work beside the kernel have no copy of their result on the host.
+        keep |= {job.record["result"] for job in jobs[:KEPT_RESULTS] if job.record["live"]}
+        collect_garbage(STATE, keep - {""})
 
     def _context(self, live: bool) -> dict[str, Any]:
         changed: dict[str, str | None] = {
@@ -311,7 +324,8 @@ def _plan_text(plan: dict[str, Any], captured: snapshot.Snapshot, options: Optio
     for pack in manifest["packs"]:
         buffers = sum(size for _, size in pack["buffers"])
         for names, size in zip(pack["groups"], pack["sizes"]):
-            sizes.append((size + buffers, ", ".join(names)))
+            if names != [PROCESS]:
+                sizes.append((size + buffers, ", ".join(names)))
     sizes.sort(key=lambda pair: (-pair[0], pair[1]))
     lines = ["To the target %s would travel:" % options.on, "variables (together where they share objects):"]
     lines += ["  %10s  %s" % (_size(size), names) for size, names in sizes] or ["  none"]

@@ -191,6 +191,8 @@ def mentioned_names(source: str, variables: dict[str, Any]) -> list[str]:
 def run(spec: dict[str, Any], events: Events) -> int:
     from docker_kernel.guest import inputs, snapshot
     from docker_kernel.guest.in_job import job
+    from docker_kernel.guest.process_state import NAME as PROCESS
+    from docker_kernel.guest.process_state import restore_process_state
 
     state = spec["state"]
     manifest = snapshot.read_manifest(state, spec["manifest"])
@@ -200,6 +202,9 @@ def run(spec: dict[str, Any], events: Events) -> int:
     if manifest.get("sys_path"):
         sys.path[:] = manifest["sys_path"]
     restored, failed = snapshot.restore(state, manifest, shell.user_ns)
+    process = restored.pop(PROCESS, None)
+    if process is not None:
+        restore_process_state(process)
     shell.user_ns.update(restored)
     for one in failed:
         print("docker-kernel: %s is not here: %s" % (one.name, one.reason), file=sys.stderr)
