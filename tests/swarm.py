@@ -212,6 +212,8 @@ class TwoNodes:
 
 def tear_down() -> None:
     """Take down what this or a killed run has left."""
+    with contextlib.suppress(OSError):
+        _remove_images(json.loads((FOLDER / "registry.yml").read_text())["http"]["addr"].rpartition(":")[2])
     if (FOLDER / "joined").exists():
         _run("docker", "swarm", "leave", "--force", check=False)
     for file in FOLDER.glob("*.pid"):
@@ -229,6 +231,13 @@ def tear_down() -> None:
         for folder in sorted(controller.glob("**/"), reverse=True):
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def _remove_images(port: str) -> None:
+    """Remove from the manager what it pulled from, or tagged for, the registry; a task's container may yet be going."""
+    names = _run("docker", "images", "--digests", "--format", "{{.Repository}} {{.Tag}} {{.Digest}}", check=False)
+    for name, tag, digest in (line.split() for line in names.splitlines() if line.startswith(f"127.0.0.1:{port}/")):
+        _run("docker", "rmi", f"{name}@{digest}" if tag == "<none>" else f"{name}:{tag}", check=False)
 
 
 def _alive(pid: int) -> bool:
