@@ -118,7 +118,7 @@ def nothing_left_behind(engine: Engine, own_folders: Path) -> Iterator[None]:
     """Fails the run if its kernels or jobs left a container or a volume on the engine."""
     yield
     runtime = str(own_folders / "runtime")
-    kinds = (labels.KIND_KERNEL, labels.KIND_JOB)
+    kinds = (labels.KIND_KERNEL, labels.KIND_JOB, labels.KIND_STATE)
     containers = [state for kind in kinds for state in background.run_blocking(engine.containers({labels.KIND: kind}))]
     volumes = background.run_blocking(engine.volumes(f"{labels.KIND}={labels.KIND_VOLUME}"))
     left = [state.name for state in containers if state.labels.get(labels.CONNECTION_FILE, "").startswith(runtime)]

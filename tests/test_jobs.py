@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import NotebookMaker
 from tests.notebook import Notebook
 
 
@@ -83,20 +84,20 @@ def test_the_same_code_in_the_notebook_says_once_that_it_is_no_job(notebook: Not
 
 
 def test_a_job_says_what_it_cost(notebook: Notebook) -> None:
-    send(
-        notebook,
-        "%%dispatch\nimport time\nblock = bytearray(200 << 20)\nend = time.time() + 1\nwhile time.time() < end: pass\ndel block",
-    )
+    cell = "import time\nblock = bytearray(200 << 20)\nend = time.time() + 1\nwhile time.time() < end: pass"
+    send(notebook, f"%%dispatch\n{cell}\ndel block")
     notebook.run("sent.result(60)")
     cpu, memory, seconds = notebook.value("list(sent.cost)")
     assert 0.8 < cpu < 30 and 200 << 20 < memory < 2 << 30 and 1 <= seconds < 60
 
 
 def test_files_that_a_job_writes_come_back(notebook: Notebook) -> None:
-    cell = (
-        "%%dispatch\nfrom docker_kernel import job\nimport os\nos.makedirs(job.outputs + '/deep')\n"
-        "open(job.outputs + '/deep/a.txt', 'w').write('hello')\nopen(os.path.join(job.outputs, 'b.bin'), 'wb').write(bytes(3_000_000))"
-    )
+    cell = """%%dispatch
+from docker_kernel import job
+import os
+os.makedirs(job.outputs + '/deep')
+open(job.outputs + '/deep/a.txt', 'w').write('hello')
+open(os.path.join(job.outputs, 'b.bin'), 'wb').write(bytes(3_000_000))"""
     send(notebook, cell)
     notebook.run("sent.wait(60)")
     assert notebook.value("sorted(sent.files)") == ["b.bin", "deep/a.txt"]
@@ -337,7 +338,10 @@ def test_one_failing_replica_ends_the_others(notebook: Notebook) -> None:
 
 def test_a_job_has_its_kernels_random_states_and_warnings_filters(notebook: Notebook) -> None:
     notebook.run("import random, warnings\nrandom.seed(7); warnings.simplefilter('error', DeprecationWarning)")
-    cell = "import warnings\ndrawn = random.random()\ntry: warnings.warn('x', DeprecationWarning); loud = False\nexcept DeprecationWarning: loud = True"
+    cell = (
+        "import warnings\ndrawn = random.random()\n"
+        "try: warnings.warn('x', DeprecationWarning); loud = False\nexcept DeprecationWarning: loud = True"
+    )
     assert notebook.run(f"%%local\n{cell}").status == "ok"
     assert notebook.value("[drawn == random.random(), loud]") == [True, True]
     notebook.run("warnings.resetwarnings()")
@@ -355,3 +359,43 @@ def test_what_no_job_needs_leaves_the_kernel_volume(notebook: Notebook) -> None:
     assert count < 40, "20 snapshots and 20 results, but what was let go of"
     assert notebook.run("kept.result(); print(len(x_first))").text == "100000\n", "it came from the host's copy"
     notebook.run("del changing, x_first")
+
+
+def test_an_input_comes_from_a_url_or_from_where_the_target_allows(
+    notebook: Notebook, start: NotebookMaker, own_folders: Path, tmp_path: Path
+) -> None:
+    reply = notebook.run("%%dispatch --input data=http://127.0.0.1:9/none --wait\n1")
+    assert "The input data cannot be fetched from http://127.0.0.1:9/none" in reply.value, reply.traceback
+    assert "is not among the `inputs`" in notebook.run("%%dispatch --input data=/etc\n1").value
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.csv").write_text("1,2\n")
+    config = own_folders / "config.toml"
+    before = config.read_text()
+    config.write_text(f'{before}\n[targets.local]\ninputs = ["{data}"]\n')
+    try:
+        one = start(cwd=tmp_path)
+    finally:
+        config.write_text(before)
+    cell = (
+        f"%%dispatch --wait --input csv={data}/a.csv --input all={data}\n"
+        "seen = open('/inputs/csv').read(), open('/inputs/all/a.csv').read()\n"
+        "try: open('/inputs/all/b', 'w'); kept = False\nexcept OSError: kept = True"
+    )
+    assert one.run(cell).status == "ok"
+    assert one.value("[seen, kept]") == [["1,2\n", "1,2\n"], True]
+    code = (
+        "import http.server, threading, functools\n"
+        f"serve = functools.partial(http.server.SimpleHTTPRequestHandler, directory={str(data)!r})\n"
+        "server = http.server.ThreadingHTTPServer(('0.0.0.0', 0), serve)\n"
+        "threading.Thread(target=server.serve_forever, daemon=True).start()\n"
+        "import socket; print(socket.gethostbyname(socket.gethostname()), server.server_port)"
+    )
+    address, port = one.run(code).text.split()
+    reply = one.run(
+        f"%%dispatch --exclude server,serve --input web=http://{address}:{port}/a.csv --name web --wait\n"
+        "fetched = open('/inputs/web').read()"
+    )
+    assert one.value("fetched") == "1,2\n", reply.traceback
+    assert "http://" in one.value("__import__('docker_kernel').jobs['web'].record['inputs']['web'].split()[0]")
+    assert "GMT" in one.value("__import__('docker_kernel').jobs['web'].record['inputs']['web']"), "its version is told"

@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 KILLED_EXIT = 137
 """Of a container whose runner was killed: for memory, as far as experience goes, also where the engine does not say."""
 
+CANNOT_START = 3
+"""Of a job that could not begin, or not keep its result (guest/worker.py): what it raised says why."""
+
 TIMEOUT_SLACK = 30.0
 """Seconds that a job's own runner, which watches the timeout, may be late before the host side stops the job."""
 
@@ -352,7 +355,7 @@ class JobManager:
                 record.inputs[marker.name] = f"{record.inputs.get(marker.name, '')} {marker.version}".strip()
             elif isinstance(marker, Raised):
                 record.error = marker.name
-                running.raised = f"{marker.name}: {marker.value}" if marker.value else marker.name
+                running.raised = ": ".join(filter(None, [marker.name, marker.value]))
                 return
             event = marker.model_dump()
             if not isinstance(marker, (Progress, Clear)):
@@ -376,6 +379,8 @@ class JobManager:
             return "succeeded", ""
         if outcome.exit_code == 1 and record.result and said is not None and said.code == 1:
             return "failed", f"its cell raised {running.raised or 'an exception'}"
+        if outcome.exit_code == CANNOT_START and running.raised:
+            return "failed", running.raised
         if outcome.out_of_memory or (said is None and outcome.exit_code == KILLED_EXIT):
             limit = f"its {format_size(record.memory)}" if record.memory else "the engine has"
             return "failed", f"out of memory: it used more than {limit}; raise it with --memory"

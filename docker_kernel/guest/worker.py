@@ -282,6 +282,7 @@ def main() -> int:
     try:
         return run(spec, events)
     except (SnapshotError, InputFailed) as error:
+        events.send({"event": "raised", "name": "", "value": str(error)[:500]})
         print("docker-kernel: %s" % error, file=sys.stderr)
         return CANNOT_START
     except KeyboardInterrupt:
