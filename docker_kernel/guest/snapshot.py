@@ -4,6 +4,9 @@ A state folder (the kernel volume) has `blobs/` and `manifests/`; each file is n
 one protocol-5 pickle whose large buffers are blobs of their own (PEP 574). Variables that share a mutable object are in
 one group, so that aliases survive; an unchanged group is never written again; a variable that cannot be pickled costs
 only itself. Tiny groups share a few blobs, as thousands of files would cost more than what they save.
+
+That large content is unchanged is found by comparing it with the blobs of its size, which is several times faster than
+a digest and as sure: a blob's name is trusted for this, as `restore` checks it against the content anyway.
 """
 
 from __future__ import annotations
@@ -19,10 +22,15 @@ import os
 import pickle
 import re
 import sys
+import threading
+import time
 import types
 import weakref
+from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, Callable, NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, compress
+from typing import Any, NamedTuple
 
 import cloudpickle
 
@@ -30,16 +38,33 @@ VERSION = 1
 OUT_OF_BAND = 1 << 16
 """Bytes from which a buffer becomes a blob of its own; smaller ones are cheaper inside the pickle."""
 
+LARGE = 1 << 20
+"""Bytes from which content is stored by a thread, while what follows is pickled."""
+
+PENDING = 1 << 30
+"""Bytes that may wait for those threads."""
+
+_CHUNK = 1 << 18
+_MAX_CANDIDATES = 64
+"""How many blobs of its size content is compared with; by chance there are not even two."""
+
+_RECENT_SECONDS = 60
+"""A blob that is used again counts as new after these, so that nobody takes it for garbage."""
+
+_MANY_OBJECTS = 1000
+"""From as many elements, an array of texts is stored in a faster form than a list of them."""
+
 _ATOMS = frozenset(
     {
-        str, bytes, int, float, complex, bool, type(None), range, slice, type, types.ModuleType, tuple, frozenset,
+        str, bytes, int, float, complex, bool, type(None), type(...), type(NotImplemented), range, slice, type,
+        types.ModuleType, tuple, frozenset,
         property, classmethod, staticmethod, types.MappingProxyType, types.BuiltinFunctionType, types.FunctionType,
         types.CodeType, types.GenericAlias, datetime.timezone, datetime.timedelta,
     }
 )  # fmt: skip
 """Immutable, or a shell around what is in the memo, too. A notebook's own functions link groups by `memory`."""
 
-_ATOM_MODULES = ("typing", "dataclasses")
+_ATOM_MODULES = ("typing", "dataclasses", "pandas._libs.missing", "pandas._libs.tslibs.nattype")
 _CACHED = type(functools.lru_cache(None)(len))
 
 TINY = 1 << 10
@@ -54,6 +79,7 @@ HINTS = {
     "socket": "connect in the cell",
     "thread": "start it in the cell",
     "weakref": "keep the object itself",
+    "cuda": "move it to the CPU first, or ask for a GPU",
 }
 
 
@@ -96,34 +122,99 @@ class _Cell:
         self.cell = cell
 
 
+class _Content:
+    """Bytes that are stored apart from the pickle that they belong to, and then known by their digest only."""
+
+    def __init__(self, raw: Any, settled: bool) -> None:
+        self.raw: Any = raw
+        self.size: int = raw.nbytes
+        self.settled = settled
+        """Whether it is stored in any case: not so the memory of an array that may be another's view."""
+        self.digest = ""
+        self.future: Future[None] | None = None
+
+
+class _Marker(bytearray):
+    """Stands for content in a PickleBuffer."""
+
+    def __init__(self, content: _Content) -> None:
+        super().__init__(1)
+        self.content = content
+
+
+class _File:
+    """What a pickler writes to: large bytes and bytearrays do not become part of the pickle, but buffers.
+
+    A pickler hands them over as they are, after their opcode and size; in the pickle, these give way to the next buffer
+    (for bytes: to a call of `bytes` with it).
+    """
+
+    def __init__(self, buffers: list[_Content]) -> None:
+        self._file = io.BytesIO()
+        self._buffers = buffers
+
+    def write(self, data: Any) -> None:
+        if type(data) in (bytes, bytearray) and len(data) >= OUT_OF_BAND:
+            with self._file.getbuffer() as written:
+                head = bytes(written[-9:])
+            size = len(data).to_bytes(8, "little")
+            if type(data) is bytearray:
+                length, instead = 9, pickle.NEXT_BUFFER
+                known = head == pickle.BYTEARRAY8 + size
+            else:
+                length, instead = 5, b"cbuiltins\nbytes\n" + pickle.NEXT_BUFFER + pickle.TUPLE1 + pickle.REDUCE
+                known = head[-5:] == pickle.BINBYTES + size[:4] and not any(size[4:])
+                if head == pickle.BINBYTES8 + size:
+                    length, known = 9, True
+            if known:
+                self._file.seek(-length, 1)
+                self._file.truncate()
+                self._file.write(instead)
+                self._buffers.append(_Content(memoryview(data), settled=True))
+                return
+        self._file.write(data)
+
+    def value(self) -> bytes:
+        return self._file.getvalue()
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles a notebook's functions as code that runs in the live namespace, not with a copy of what they use.
 
     Args:
         namespace: the notebook's; functions whose globals it is are restored with the other side's in its place.
+        blobs: where content is to be stored; None for nowhere.
         views: ids of the arrays whose views are to be restored as views of one memory.
         classes: ids of the classes that are variables themselves, and so are brought up to date where they exist.
     """
 
     def __init__(
         self,
-        file: Any,
         namespace: dict[str, Any],
-        buffers: list[Any],
+        blobs: _Blobs | None = None,
         views: frozenset[int] = frozenset(),
         classes: frozenset[int] = frozenset(),
     ) -> None:
-        super().__init__(file, protocol=5, buffer_callback=_collector(buffers))
+        self.buffers: list[_Content] = []
+        self.file = _File(self.buffers)
+        super().__init__(self.file, protocol=5, buffer_callback=self._collect)
+        self.objects: list[Any] = []
+        """All that was pickled, temporary objects too: while they live, no id is another object's."""
+        # Called with each object, in C; that it returns None means that the object is pickled as usual.
+        self.persistent_id = self.objects.append
         self._namespace = namespace
+        self._blobs = blobs
         self._views = views
         self._classes = classes
         self._cells: dict[int, _Cell] = {}
         self.memory: set[int] = set()
-        """The ids of what the memo does not show: memory of arrays, functions, cells that closures share."""
+        """The ids of what no object stands for, or one of an atomic type: memory, functions, cells of closures."""
         self.ignored: set[int] = set()
         """The ids of what belongs to a class: by these, all its instances would be one group."""
         self.arrays: dict[int, set[int]] = {}
         """The ids of the arrays that show the memory of one, by that one's id."""
+        self._storages: dict[int, Any] = {}
+        """Storages of tensors by their address."""
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, types.FunctionType) and value.__globals__ is self._namespace:
@@ -141,16 +232,54 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             raise pickle.PicklingError("it is an open file")
         numpy = sys.modules.get("numpy")
         if numpy is not None and type(value) is numpy.ndarray:
-            owner = value
-            while type(owner.base) is numpy.ndarray:
-                owner = owner.base
-            self.memory.add(id(owner if owner.base is None else owner.base))
-            # The memory of objects cannot be shown by another array, and that of permuted axes is pickled in order.
-            if not owner.dtype.hasobject and owner.flags.forc:
-                self.arrays.setdefault(id(owner), set()).add(id(value))
-                if owner is not value and id(owner) in self._views:
-                    return _reduce_view(value, owner)
+            return self._reduce_array(numpy, value)
+        torch = sys.modules.get("torch")
+        if torch is not None and numpy is not None:
+            if type(value) is torch.storage.TypedStorage:
+                storage = value._untyped_storage
+                if storage.device.type == "cpu" and storage.nbytes():
+                    storage = self._storages.setdefault(storage.data_ptr(), storage)
+                    return _make_typed_storage, (storage, value.dtype)
+            elif type(value) is torch.UntypedStorage and value.device.type == "cpu" and value.nbytes():
+                self.memory.add(value.data_ptr())
+                memory = torch.empty(0, dtype=torch.uint8).set_(value).numpy()
+                return _make_storage, (pickle.PickleBuffer(memory),)
         return super().reducer_override(value)
+
+    def _reduce_array(self, numpy: Any, array: Any) -> Any:
+        owner = array
+        while type(owner.base) is numpy.ndarray:
+            owner = owner.base
+        self.memory.add(id(owner if owner.base is None else owner.base))
+        # The memory of objects cannot be shown by another array, and that of permuted axes is pickled in order.
+        if not owner.dtype.hasobject and owner.flags.forc:
+            self.arrays.setdefault(id(owner), set()).add(id(array))
+            if owner is not array and id(owner) in self._views:
+                return _reduce_view(array, owner)
+        if array.dtype.kind == "O" and array.size >= _MANY_OBJECTS and array.ndim:
+            content = _packed_texts(numpy, array, owner, self._blobs)
+            if content is not None:
+                marker = pickle.PickleBuffer(_Marker(content))
+                return _make_texts, (marker, array.shape, "F" if array.flags.fnc else "C")
+        return super().reducer_override(array)
+
+    def _collect(self, buffer: pickle.PickleBuffer) -> bool:
+        """Whether a buffer is to be part of the pickle."""
+        try:
+            raw = buffer.raw()
+        except BufferError:
+            return True
+        if type(raw.obj) is _Marker:
+            content = raw.obj.content
+            # It is a copy, the sooner gone the better.
+            if self._blobs is not None:
+                self._blobs.store(content)
+        elif raw.nbytes < OUT_OF_BAND:
+            return True
+        else:
+            content = _Content(raw, settled=getattr(raw.obj, "base", None) is None)
+        self.buffers.append(content)
+        return False
 
     def _reduce_function(self, function: types.FunctionType) -> Any:
         self.memory.add(id(function))
@@ -204,20 +333,6 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 self.ignored.update((id(part.__dict__), id(part.__annotations__)))
                 for cell in cells:
                     self._ignore(cell.cell_contents)
-
-
-def _collector(buffers: list[Any]) -> Callable[[pickle.PickleBuffer], bool]:
-    def collect(buffer: pickle.PickleBuffer) -> bool:
-        try:
-            raw = buffer.raw()
-        except BufferError:
-            return True
-        if raw.nbytes < OUT_OF_BAND:
-            return True
-        buffers.append(raw)
-        return False
-
-    return collect
 
 
 _target: list[dict[str, Any]] = [{}]
@@ -276,26 +391,122 @@ def _make_view(owner: Any, offset: int, shape: Any, strides: Any, dtype: Any, wr
     return view
 
 
+class _Texts(NamedTuple):
+    """An array of texts, as it was captured last."""
+
+    owner: weakref.ref[Any]
+    elements: Any
+    content: _Content
+
+
+_texts: dict[tuple[int, int], _Texts] = {}
+"""By the address and the number of their elements. They go when the memory goes that they are about."""
+
+
+def _packed_texts(numpy: Any, array: Any, owner: Any, blobs: _Blobs | None) -> _Content | None:
+    """The content of an array of texts and other simple immutable values; None for other arrays.
+
+    An array that has the very same elements as when it was last captured, which were kept since, has the same content.
+    """
+    flat = array.ravel("F" if array.flags.fnc else "C")
+    key = (array.__array_interface__["data"][0], array.size)
+    known = _texts.get(key)
+    if known is not None and (_pointers(numpy, flat) == _pointers(numpy, known.elements)).all():
+        digest = known.content.digest
+        if not digest or blobs is None or blobs.has(digest, known.content.size):
+            return known.content
+    data = _pack_texts(numpy, flat.tolist())
+    if data is None:
+        return None
+    content = _Content(memoryview(data), settled=True)
+    try:
+        owner = weakref.ref(owner, lambda _: _texts.pop(key, None))
+    except TypeError:
+        return content
+    _texts[key] = _Texts(owner, flat.copy(), content)
+    return content
+
+
+class _Pointers:
+    def __init__(self, array: Any) -> None:
+        self.__array_interface__ = {**array.__array_interface__, "typestr": "u%d" % array.itemsize, "descr": []}
+        self.array = array
+
+
+def _pointers(numpy: Any, array: Any) -> Any:
+    """The addresses of an array's elements, as an array."""
+    return numpy.asarray(_Pointers(array))
+
+
+_SIMPLE = frozenset({str, bytes, int, float, bool, type(None)})
+
+
+def _pack_texts(numpy: Any, values: list[Any]) -> bytes | None:
+    kinds = set(map(type, values))
+    missing = getattr(sys.modules.get("pandas"), "NA", None)
+    if str not in kinds or not kinds - {type(missing)} <= _SIMPLE:
+        return None
+    packed: tuple[list[Any], bytes | None, str] = (values, None, "")
+    sample = values[:: len(values) // _MANY_OBJECTS]
+    if kinds <= {str, float, type(None), type(missing)} and len(set(sample)) < len(sample) // 2:
+        codes: defaultdict[Any, int] = defaultdict()
+        codes.default_factory = codes.__len__
+        array = numpy.fromiter(map(codes.__getitem__, values), "u4", len(values))
+        # 0.0 and -0.0 would be one.
+        if len(codes) < len(values) // 2 and all(value != value for value in codes if type(value) is float):
+            kind = "u1" if len(codes) <= 1 << 8 else "u2" if len(codes) <= 1 << 16 else "u4"
+            packed = (list(codes), array.astype(kind).tobytes(), kind)
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, protocol=5)
+    pickler.fast = True  # No memo, which takes most of the time, for what is flat.
+    pickler.dump(packed)
+    return file.getvalue()
+
+
+def _make_texts(data: Any, shape: tuple[int, ...], order: str) -> Any:
+    numpy = importlib.import_module("numpy")
+    values, codes, kind = pickle.loads(data)
+    array: Any = numpy.empty(len(values), object)
+    array[:] = values
+    if codes is not None:
+        array = array[numpy.frombuffer(codes, kind)]
+    return array.reshape(shape, order=order)
+
+
+def _make_typed_storage(storage: Any, dtype: Any) -> Any:
+    torch = importlib.import_module("torch")
+    return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
+
+
+def _make_storage(data: Any) -> Any:
+    torch = importlib.import_module("torch")
+    return torch.frombuffer(bytearray(data) if type(data) is bytes else data, dtype=torch.uint8).untyped_storage()
+
+
 class _Pickled(NamedTuple):
     data: bytes
-    buffers: list[Any]
+    buffers: list[_Content]
     shared: set[int]
     arrays: dict[int, set[int]]
     keep: Any
 
 
-def _pickle(values: dict[str, Any], namespace: dict[str, Any], views: frozenset[int] = frozenset()) -> _Pickled:
-    file = io.BytesIO()
-    buffers: list[Any] = []
+def _pickle(
+    values: dict[str, Any],
+    namespace: dict[str, Any],
+    blobs: _Blobs | None = None,
+    views: frozenset[int] = frozenset(),
+) -> _Pickled:
     classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
-    pickler = _Pickler(file, namespace, buffers, views, classes)
+    pickler = _Pickler(namespace, blobs, views, classes)
     pickler.dump(values)
-    # The memo keeps temporary objects alive, so that no id in it is another object's, too.
-    memo = pickler.memo.copy()
-    atoms = {kind for kind in {type(value) for _, value in memo.values()} if _is_atom(kind)}
-    shared = {key for key, (_, value) in memo.items() if type(value) not in atoms}
-    shared = (shared | pickler.memory) - pickler.ignored - {id(values)}
-    return _Pickled(file.getvalue(), buffers, shared, pickler.arrays, (memo, values))
+    objects = pickler.objects
+    linking = {kind for kind in set(map(type, objects)) if not _is_atom(kind)}
+    keep = list(compress(objects, map(linking.__contains__, map(type, objects))))
+    shared = set(map(id, keep)) | pickler.memory
+    shared -= pickler.ignored
+    shared.discard(id(values))
+    return _Pickled(pickler.file.value(), pickler.buffers, shared, pickler.arrays, (keep, values))
 
 
 def _is_atom(kind: type) -> bool:
@@ -306,7 +517,7 @@ def _is_atom(kind: type) -> bool:
 
 
 def _pickle_group(
-    names: list[str], pickled: dict[str, _Pickled], variables: dict[str, Any], namespace: Any
+    names: list[str], pickled: dict[str, _Pickled], variables: dict[str, Any], namespace: Any, blobs: _Blobs
 ) -> _Pickled:
     """What is stored for a group: together where it has several variables or arrays that share memory."""
     arrays: dict[int, set[int]] = {}
@@ -316,7 +527,7 @@ def _pickle_group(
     shared = frozenset(owner for owner, views in arrays.items() if len(views) > 1)
     if len(names) == 1 and not shared:
         return pickled[names[0]]
-    return _pickle({name: variables[name] for name in names}, namespace, shared)
+    return _pickle({name: variables[name] for name in names}, namespace, blobs, shared)
 
 
 def _groups(pickled: dict[str, _Pickled]) -> list[list[str]]:
@@ -361,45 +572,74 @@ def capture(variables: dict[str, Any], namespace: dict[str, Any], state: str, **
     modules: dict[str, str] = {}
     left_out: list[LeftOut] = []
     pickled: dict[str, _Pickled] = {}
-    for name, value in variables.items():
-        if isinstance(value, types.ModuleType) and value.__spec__ and sys.modules.get(value.__name__) is value:
-            modules[name] = value.__name__
-            continue
-        try:
-            pickled[name] = _pickle({name: value}, namespace)
-        except Exception as error:
-            left_out.append(_why(name, value, error))
-    packs = []
+    packs: list[tuple[list[tuple[list[str], int]], list[_Content], _Content]] = []
     tiny: dict[str, list[tuple[list[str], bytes]]] = {}
+
+    def pack(groups: list[tuple[list[str], bytes]], buffers: list[_Content]) -> None:
+        data = groups[0][1] if len(groups) == 1 else b"".join(data for _, data in groups)
+        content = _Content(memoryview(data), settled=True)
+        for one in (content, *buffers):
+            blobs.store(one)
+        packs.append(([(names, len(data)) for names, data in groups], buffers, content))
+
     try:
-        for group in _groups(pickled):
-            try:
-                one = _pickle_group(group, pickled, variables, namespace)
-            except Exception as error:
-                left_out += [_why(name, variables[name], error) for name in group]
-                continue
-            if len(one.data) <= TINY and not one.buffers:
-                key = hashlib.sha256(group[0].encode(errors="surrogatepass")).hexdigest()[0]
-                tiny.setdefault(key, []).append((group, one.data))
-            else:
-                packs.append(_write_pack(state, [(group, one.data)], one.buffers))
-        packs += [_write_pack(state, tiny[key], []) for key in sorted(tiny)]
+        with _Blobs(state) as blobs:
+            for name, value in variables.items():
+                if isinstance(value, types.ModuleType) and value.__spec__ and sys.modules.get(value.__name__) is value:
+                    modules[name] = value.__name__
+                    continue
+                try:
+                    pickled[name] = _pickle({name: value}, namespace, blobs)
+                except SnapshotError:
+                    raise
+                except Exception as error:
+                    left_out.append(_why(name, value, error))
+                    continue
+                for content in pickled[name].buffers:
+                    if content.settled:
+                        blobs.store(content)
+            for group in _groups(pickled):
+                try:
+                    one = _pickle_group(group, pickled, variables, namespace, blobs)
+                except SnapshotError:
+                    raise
+                except Exception as error:
+                    left_out += [_why(name, variables[name], error) for name in group]
+                    continue
+                if len(one.data) <= TINY and not one.buffers:
+                    key = hashlib.sha256(group[0].encode(errors="surrogatepass")).hexdigest()[0]
+                    tiny.setdefault(key, []).append((group, one.data))
+                else:
+                    pack([(group, one.data)], one.buffers)
+            for key in sorted(tiny):
+                pack(tiny[key], [])
+            blobs.finish()
         manifest = json.dumps(
             {
                 "version": VERSION,
                 "python": "%d.%d.%d" % sys.version_info[:3],
                 "cloudpickle": cloudpickle.__version__,
-                "packs": packs,
+                "packs": [
+                    {
+                        "groups": [names for names, _ in groups],
+                        "sizes": [size for _, size in groups],
+                        "blob": content.digest,
+                        "buffers": [[buffer.digest, buffer.size] for buffer in buffers],
+                    }
+                    for groups, buffers, content in packs
+                ],
                 "modules": modules,
                 "left_out": [one._asdict() for one in left_out],
                 **context,
             },
             sort_keys=True,
         )
-        digest = _write(state, "manifests", manifest.encode())
+        return Snapshot(_write(os.path.join(state, "manifests"), memoryview(manifest.encode())), manifest, left_out)
     except OSError as error:
-        raise SnapshotError("The state cannot be written: %s." % (error.strerror or error)) from None
-    return Snapshot(digest, manifest, left_out)
+        raise _not_written(error) from None
+    finally:
+        for unstored in [key for key, known in _texts.items() if not known.content.digest]:
+            _texts.pop(unstored, None)
 
 
 def fingerprints(variables: dict[str, Any], namespace: dict[str, Any]) -> dict[str, str]:
@@ -413,8 +653,10 @@ def fingerprints(variables: dict[str, Any], namespace: dict[str, Any]) -> dict[s
         except Exception:
             continue
         digest = hashlib.sha256(one.data)
-        for raw in one.buffers:
-            digest.update(raw)
+        for content in one.buffers:
+            if content.raw is not None:
+                content.digest, content.raw = _digest(content.raw), None
+            digest.update(content.digest.encode())
         found[name] = digest.hexdigest()
     return found
 
@@ -429,34 +671,167 @@ def _why(name: str, value: Any, error: Exception) -> LeftOut:
     return LeftOut(name, kind, reason, hint)
 
 
-def _write_pack(state: str, groups: list[tuple[list[str], bytes]], buffers: list[Any]) -> dict[str, Any]:
-    return {
-        "groups": [names for names, _ in groups],
-        "sizes": [len(data) for _, data in groups],
-        "blob": _write(state, "blobs", b"".join(data for _, data in groups)),
-        "buffers": [[_write(state, "blobs", raw), raw.nbytes] for raw in buffers],
-    }
+def _not_written(error: OSError) -> SnapshotError:
+    return SnapshotError("The state cannot be written: %s." % (error.strerror or error))
 
 
-def _write(state: str, folder: str, data: Any) -> str:
-    """Store bytes under their digest, atomically; what is there already is not written again."""
-    digest = hashlib.sha256(data).hexdigest()
-    path = os.path.join(state, folder, digest)
-    if not os.path.exists(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        # Not the process's id: jobs that write to one volume at once have the same.
-        fresh = "%s.%s.new" % (path, os.urandom(8).hex())
-        try:
-            with open(fresh, "wb") as file:
-                file.write(data)
-            os.replace(fresh, path)
-        except BaseException:
+class _Blobs:
+    """Stores content in a state folder, what is large beside what else is done, and nothing twice."""
+
+    def __init__(self, state: str) -> None:
+        self._folder = os.path.join(state, "blobs")
+        self._pool: ThreadPoolExecutor | None = None
+        self._waiting: list[_Content] = []
+        self._lock = threading.Lock()
+        self._names: dict[int, list[str]] | None = None
+
+    def __enter__(self) -> _Blobs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for content in self._waiting:
+            if content.future is not None:
+                content.future.cancel()
+                content.future = None
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def has(self, digest: str, size: int) -> bool:
+        return _has(os.path.join(self._folder, digest[7:]), size)
+
+    def store(self, content: _Content) -> None:
+        """Begin to store content, if nothing did; its digest is known when `finish` has returned.
+
+        Raises:
+            SnapshotError: this, or what came before it, cannot be written.
+        """
+        if content.raw is None or content.future is not None:
+            return
+        if content.size < LARGE:
             try:
-                os.unlink(fresh)
-            except OSError:
-                pass
-            raise
-    return "sha256:" + digest
+                content.digest, content.raw = _write(self._folder, content.raw), None
+            except OSError as error:
+                raise _not_written(error) from None
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(2)
+        while self._waiting and sum(one.size for one in self._waiting) + content.size > PENDING:
+            self._wait()
+        content.future = self._pool.submit(self._store, content)
+        self._waiting.append(content)
+
+    def finish(self) -> None:
+        while self._waiting:
+            self._wait()
+
+    def _wait(self) -> None:
+        content = self._waiting.pop(0)
+        future, content.future = content.future, None
+        try:
+            assert future is not None
+            future.result()
+        except OSError as error:
+            raise _not_written(error) from None
+
+    def _store(self, content: _Content) -> None:
+        raw = content.raw
+        alike = self._alike(content.size)
+        for name in alike[:_MAX_CANDIDATES]:
+            path = os.path.join(self._folder, name)
+            if _equal(path, raw) and _has(path, content.size):
+                content.digest, content.raw = "sha256:" + name, None
+                return
+        # What is not there for sure is written while its digest is made.
+        content.digest = _write(self._folder, raw, new=len(alike) <= _MAX_CANDIDATES)
+        content.raw = None
+        with self._lock:
+            alike.insert(0, content.digest[7:])
+
+    def _alike(self, size: int) -> list[str]:
+        """The names of the blobs of a size, the newest first."""
+        with self._lock:
+            if self._names is None:
+                self._names = {}
+                found = []
+                try:
+                    found = [(entry.stat(), entry.name) for entry in os.scandir(self._folder)]
+                except OSError:
+                    pass
+                for status, name in sorted(found, key=lambda pair: -pair[0].st_mtime_ns):
+                    if len(name) == 64:
+                        self._names.setdefault(status.st_size, []).append(name)
+            return self._names.setdefault(size, [])
+
+
+def _equal(path: str, raw: memoryview) -> bool:
+    """Whether a file has the same content."""
+    size = raw.nbytes
+    try:
+        with open(path, "rb", buffering=0) as file:
+            # What differs mostly does so somewhere in the middle, if not at once.
+            for offset in chain([size // 2], range(0, size, _CHUNK)):
+                chunk = bytearray(min(_CHUNK, size - offset))
+                file.seek(offset)
+                # A bytearray, since a memoryview compares item by item.
+                if file.readinto(chunk) != len(chunk) or chunk != raw[offset : offset + len(chunk)]:
+                    return False
+    except OSError:
+        return False
+    return True
+
+
+def _has(path: str, size: int) -> bool:
+    """Whether a file is there, and whole; it is then as good as just written."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    if status.st_mtime < time.time() - _RECENT_SECONDS:
+        try:
+            os.utime(path)
+        except OSError:
+            pass  # Another user's.
+    return status.st_size == size
+
+
+def _digest(raw: Any) -> str:
+    return "sha256:" + hashlib.sha256(raw).hexdigest()
+
+
+def _write(folder: str, raw: memoryview, new: bool = False) -> str:
+    """Store bytes under their digest, atomically; what is there already is not written again.
+
+    Args:
+        new: they are known not to be there, so that there is no need to wait for the digest.
+    """
+    digests: list[str] = []
+    if not new:
+        digests.append(_digest(raw))
+        if _has(os.path.join(folder, digests[0][7:]), raw.nbytes):
+            return digests[0]
+    hasher = threading.Thread(target=lambda: digests.append(_digest(raw)))
+    os.makedirs(folder, exist_ok=True)
+    # Not the process's id: jobs that write to one volume at once have the same.
+    fresh = os.path.join(folder, os.urandom(8).hex() + ".new")
+    try:
+        if new:
+            hasher.start()
+        try:
+            with open(fresh, "wb", buffering=0) as file:
+                written = 0
+                while written < raw.nbytes:
+                    written += file.write(raw[written:])
+        finally:
+            if new:
+                hasher.join()
+        os.replace(fresh, os.path.join(folder, digests[0][7:]))
+    except BaseException:
+        try:
+            os.unlink(fresh)
+        except OSError:
+            pass
+        raise
+    return digests[0]
 
 
 def _read(state: str, folder: str, digest: str) -> bytearray:
@@ -525,5 +900,6 @@ def restore(
                 found.update(pickle.loads(group, buffers=buffers))
             except Exception as error:
                 reason = "%s: %s" % (type(error).__name__, error)
-                failed += [LeftOut(name, "", reason, "is its package installed there?") for name in names_here]
+                hint = HINTS["cuda"] if "cuda" in reason.lower() else "is its package installed there?"
+                failed += [LeftOut(name, "", reason, hint) for name in names_here]
     return found, failed
