@@ -228,13 +228,13 @@ class SigningStore(ResultStore):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         try:
-            import fsspec  # type: ignore[import-untyped]
+            import fsspec
 
             self._files, root = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
         except ImportError as error:
             raise ConfigError(
                 f"result_url = {url!r} needs a package that is not installed here ({error}): "
-                "`pip install docker-kernel[inputs]` has fsspec, and the store's own package, such as s3fs, beside it."
+                "`pip install docker-kernel[stores]` has fsspec, and the store's own package, such as s3fs, beside it."
             ) from None
         except ValueError as error:
             raise ConfigError(f"result_url = {url!r}: {error}.") from None
