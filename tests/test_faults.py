@@ -1,0 +1,205 @@
+"""Real faults: killed processes, a killed engine and registry, full disks, flipped bits, hostile jobs.
+
+Not tested: a job's clock that differs from the host's. The engines of the tests have no time namespaces, and a clock is
+the machine's own. It does not matter: started, ended and every limit are by the host's clock, and what a job itself
+tells the time of (the `time` of its metrics) is shown, and compared with other times of the same job only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docker_kernel.batch.job_folder import JobFolder
+from docker_kernel.guest import snapshot
+from tests.conftest import NotebookMaker
+from tests.notebook import Notebook
+
+SLOW = bool(os.environ.get("DOCKER_KERNEL_SLOW"))
+"""Let the job that prints a lot print 1 GB."""
+
+root = pytest.mark.skipif(os.geteuid() != 0, reason="it needs root")
+
+
+def send(kernel: Notebook, options: str, cell: str) -> str:
+    """Dispatch a cell; `sent` is the job. Returns its id."""
+    reply = kernel.run(f"%%dispatch {options}\n{cell}")
+    assert reply.status == "ok", reply.traceback
+    kernel.run("sent = _")
+    return str(kernel.value("sent.id"))
+
+
+def ended(kernel: Notebook, seconds: float = 60) -> tuple[str, str]:
+    """The state and the reason of `sent` when it has ended."""
+    kernel.run(f"over = sent.wait({seconds})", timeout=seconds + 20)
+    assert kernel.value("over"), kernel.run("print(sent)").text
+    state, reason = kernel.value("[sent.state, sent.reason]")
+    return state, reason
+
+
+def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
+
+
+@contextlib.contextmanager
+def full_disk(folder: Path, size: str) -> Iterator[None]:
+    """A small filesystem of its own over a folder."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def flip(path: Path) -> None:
+    """Flip one bit in the middle of a file."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        (byte,) = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 4]))
+
+
+def largest(folder: Path) -> Path:
+    return max(folder.iterdir(), key=lambda path: path.stat().st_size)
+
+
+def memory() -> int:
+    """Bytes of memory that this process, in which the host side of its kernels is, has now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@root
+def test_a_job_goes_on_when_its_kernels_process_is_killed(start: NotebookMaker) -> None:
+    one = start()
+    job = send(one, "--name lasting", "import time; time.sleep(4); kept = list(range(10))")
+    command = ["docker", "top", one.container.container_id, "-eo", "pid,ppid"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    parents = {int(pid): int(parent) for pid, parent in map(str.split, listed.splitlines()[1:])}
+    (pid,) = [pid for pid, parent in parents.items() if parent in parents]
+    os.kill(pid, signal.SIGKILL)
+    assert until(lambda: not one.manager.is_alive()), listed
+    one.restart(now=True)
+    reply = one.run("from docker_kernel import jobs\nsent = jobs['lasting']; sent.result(30); print(kept)")
+    assert reply.text == f"{list(range(10))}\n", reply.traceback
+    assert one.value("[sent.id, sent.state, sent.reason]") == [job, "succeeded", ""]
+
+
+@root
+def test_a_full_disk_stops_a_capture_with_a_reason(tmp_path: Path) -> None:
+    variables = {"large": bytearray(os.urandom(3_000_000)), "small": 1}
+    with full_disk(tmp_path, "1m"):
+        with pytest.raises(snapshot.SnapshotError, match="The state cannot be written: No space left on device"):
+            snapshot.capture(variables, variables, str(tmp_path))
+        taken = snapshot.capture({"small": 1}, variables, str(tmp_path))
+        assert snapshot.restore(str(tmp_path), snapshot.read_manifest(str(tmp_path), taken.digest), {})[0] == {
+            "small": 1
+        }
+
+
+def test_a_result_with_a_flipped_bit_is_refused(start: NotebookMaker, tmp_path: Path) -> None:
+    env = {**os.environ, "JPY_SESSION_NAME": str(tmp_path / "study.ipynb")}
+    first = start(env=env)
+    job = send(first, "--name early", "import os; fragile = bytearray(os.urandom(300_000))")
+    assert ended(first) == ("succeeded", "")
+    first.close()
+    blobs = JobFolder(job).result / "blobs"
+    assert until(lambda: blobs.exists() and any(blobs.iterdir()))
+    flip(largest(blobs))
+    second = start(env=env)
+    reply = second.run("from docker_kernel import jobs\njobs['early'].result(30)")
+    digest = largest(blobs).name[:12]
+    assert digest in reply.value and "changed" in reply.value, reply.traceback
+    assert second.value("'fragile' in globals()") is False
+
+
+def test_the_host_never_runs_what_a_result_wants_to_run(start: NotebookMaker, tmp_path: Path) -> None:
+    marker = tmp_path / "outside" / "ran"
+    marker.parent.mkdir()
+    env = {**os.environ, "JPY_SESSION_NAME": str(tmp_path / "study.ipynb")}
+    workspace = tmp_path / "inside"
+    workspace.mkdir()
+    cell = (
+        "class Trap:\n    def __reduce__(self):\n"
+        f'        code = "import os; os.makedirs({str(marker.parent)!r}, exist_ok=True); " \\\n'
+        f"            \"open({str(marker)!r}, 'w').write(os.uname().nodename)\"\n"
+        "        return exec, (code,)\n"
+        "trap = Trap()"
+    )
+    first = start(cwd=workspace, env=env)
+    job = send(first, "--name trap", cell)
+    assert ended(first) == ("succeeded", "")
+    first.close()
+    assert until(lambda: (JobFolder(job).result / "blobs").exists())
+    second = start(cwd=workspace, env=env)
+    look = f"open({str(marker)!r}).read() if __import__('os').path.exists({str(marker)!r}) else ''"
+    assert second.value(look) == "", "nothing has run before it is asked for"
+    assert second.run("from docker_kernel import jobs\njobs['trap'].result(30)").status == "ok"
+    assert second.value(look) == second.value("__import__('os').uname().nodename"), "it has run in the kernel's sandbox"
+    assert not marker.exists(), "and there only"
+
+
+def test_two_dispatches_at_once_from_one_kernel(start: NotebookMaker) -> None:
+    one = start()
+    one.run("shared = list(range(1000))")
+    cell = (
+        "import threading\nfrom docker_kernel import dispatch\nsent, raised = {}, []\n"
+        "def go(n):\n    try: sent[n] = dispatch(f'import time; time.sleep(1); sum_{n} = sum(shared) + {n}')\n"
+        "    except BaseException as error: raised.append(repr(error))\n"
+        "threads = [threading.Thread(target=go, args=(n,)) for n in range(2)]\n"
+        "for thread in threads: thread.start()\nfor thread in threads: thread.join(30)\n"
+        "for n in range(2): sent[n].result(30)"
+    )
+    reply = one.run(cell)
+    assert reply.status == "ok", reply.traceback + str(one.value("raised"))
+    assert one.value("[sum_0, sum_1]") == [499500, 499501]
+
+
+def test_a_job_that_prints_a_lot_costs_the_host_little(start: NotebookMaker) -> None:
+    one = start()
+    count = 1000 if SLOW else 100
+    before, most, over = memory(), 0, threading.Event()
+
+    def look() -> None:
+        nonlocal most
+        while not over.wait(0.02):
+            most = max(most, memory())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        job = send(one, "", f"line = 'x' * 99 + chr(10)\nfor i in range({count}): print(line * 10_000, end='')\nn = i")
+        assert ended(one, 500) == ("succeeded", "")
+    finally:
+        over.set()
+        watcher.join()
+    assert most - before < 100 << 20, f"{(most - before) >> 20} MiB"
+    kept = sum(path.stat().st_size for path in JobFolder(job).path.glob("output.*"))
+    assert 30 << 20 < kept < 70 << 20
+    assert JobFolder(job).output(100) == b"x" * 99 + b"\n"
+    assert one.run("sent.result(30); print(n)").text == f"{count - 1}\n"
+
+
+def test_output_that_looks_like_our_markers_is_output(start: NotebookMaker) -> None:
+    one = start()
+    false = '{"event":"end","code":0,"oom":false,"result":"sha256:%s"}' % ("0" * 64)
+    lines = [f"##docker-kernel {nonce} {false}" for nonce in ("", "0" * 32, "f" * 16, "NONCE")]
+    lines += ["##docker-kernel", "##docker-kernel 1 not json", '##docker-kernel 1 {"event":"progress","value":1}']
+    cell = f"import time\nfor line in {lines!r}: print(line, flush=True)\ntime.sleep(1); print('after'); real = 5"
+    job = send(one, "", cell)
+    assert ended(one) == ("succeeded", "")
+    assert JobFolder(job).output().decode().splitlines() == [*lines, "after"]
+    assert one.run("sent.result(30); print(real)").text == "5\n"
