@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from docker_kernel import labels
+from docker_kernel.batch import job_folder
 from docker_kernel.config import format_size
 from docker_kernel.engine import ContainerSpec, Engine, File, paths_not_ignored
 from docker_kernel.errors import JobError, NotFound
@@ -217,6 +218,9 @@ def workspace_files(folder: str, budget: int = WORKSPACE_BUDGET) -> Workspace:
     except (OSError, UnicodeDecodeError):
         rules = []
     rules = [rule for rule in rules if rule.strip() and not rule.startswith("#")]
+    ours = job_folder.root()
+    if ours.is_relative_to(root):
+        rules.append(str(ours.relative_to(root)))  # what jobs left here grows with each of them
     secret = [pattern for name in FILES for pattern in (name, f"**/{name}")]
     copied = paths_not_ignored(root, [*NOT_COPIED, *secret, *rules])
     held_back = paths_not_ignored(root, [*NOT_COPIED, *rules]) - copied

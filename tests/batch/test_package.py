@@ -106,3 +106,12 @@ def test_installed_packages_are_read_off_a_diff() -> None:
     site = "/opt/docker-kernel/user/lib/python3.11/site-packages"
     diff = [(f"{site}/shade", ADDED), (f"{site}/shade-1.0.dist-info", ADDED), ("/usr/x/old-2.1.dist-info", DELETED)]
     assert installed_packages(diff) == ["-old 2.1", "shade 1.0"]
+
+
+def test_what_jobs_left_in_a_home_folder_is_no_part_of_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder / ".local" / "share"))
+    kept = folder / ".local" / "share" / "docker-kernel" / "jobs"
+    kept.mkdir(parents=True)
+    (kept / "large").write_text("")
+    found = workspace_files(str(folder))
+    assert not [name for name in found.names + found.held_back if "docker-kernel" in name]
