@@ -1,4 +1,4 @@
-"""Capture of a large state, against one cloudpickle dump of the same; `python -m benchmarks.capture` prints the rows."""
+"""Capture of a large state, against one cloudpickle dump of it; `python -m benchmarks.capture` prints the rows."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain, compress
+from itertools import compress
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -40,9 +40,6 @@ OUT_OF_BAND = 1 << 16
 
 LARGE = 1 << 20
 """Bytes from which content is stored by a thread, while what follows is pickled."""
-
-PENDING = 1 << 30
-"""Bytes that may wait for those threads."""
 
 _CHUNK = 1 << 18
 _MAX_CANDIDATES = 64
@@ -703,7 +700,7 @@ class _Blobs:
         """Begin to store content, if nothing did; its digest is known when `finish` has returned.
 
         Raises:
-            SnapshotError: this, or what came before it, cannot be written.
+            SnapshotError: it cannot be written.
         """
         if content.raw is None or content.future is not None:
             return
@@ -715,23 +712,17 @@ class _Blobs:
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(2)
-        while self._waiting and sum(one.size for one in self._waiting) + content.size > PENDING:
-            self._wait()
         content.future = self._pool.submit(self._store, content)
         self._waiting.append(content)
 
     def finish(self) -> None:
-        while self._waiting:
-            self._wait()
-
-    def _wait(self) -> None:
-        content = self._waiting.pop(0)
-        future, content.future = content.future, None
-        try:
-            assert future is not None
-            future.result()
-        except OSError as error:
-            raise _not_written(error) from None
+        """Wait until all is stored; raises SnapshotError where that fails."""
+        for content in self._waiting:
+            try:
+                if content.future is not None:
+                    content.future.result()
+            except OSError as error:
+                raise _not_written(error) from None
 
     def _store(self, content: _Content) -> None:
         raw = content.raw
@@ -766,13 +757,28 @@ class _Blobs:
 def _equal(path: str, raw: memoryview) -> bool:
     """Whether a file has the same content."""
     size = raw.nbytes
+    # What differs mostly does so somewhere in the middle, if not at once.
+    middle = size // 2 // _CHUNK * _CHUNK
+    if not all(_equal_part(path, raw, start, min(start + _CHUNK, size)) for start in (0, middle)):
+        return False
+    found: list[bool] = []
+    other = threading.Thread(target=lambda: found.append(_equal_part(path, raw, middle, size)))
+    other.start()
+    try:
+        found.append(_equal_part(path, raw, 0, middle))
+    finally:
+        other.join()
+    return found == [True, True]
+
+
+def _equal_part(path: str, raw: memoryview, start: int, stop: int) -> bool:
+    chunk = bytearray(_CHUNK)  # Not a memoryview: that compares item by item.
     try:
         with open(path, "rb", buffering=0) as file:
-            # What differs mostly does so somewhere in the middle, if not at once.
-            for offset in chain([size // 2], range(0, size, _CHUNK)):
-                chunk = bytearray(min(_CHUNK, size - offset))
-                file.seek(offset)
-                # A bytearray, since a memoryview compares item by item.
+            file.seek(start)
+            for offset in range(start, stop, _CHUNK):
+                if stop - offset < _CHUNK:
+                    del chunk[stop - offset :]
                 if file.readinto(chunk) != len(chunk) or chunk != raw[offset : offset + len(chunk)]:
                     return False
     except OSError:
