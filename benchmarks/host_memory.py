@@ -62,7 +62,12 @@ def grown(folder: Path, settings: str) -> float:
         "XDG_DATA_HOME": str(folder / "data"),
     }
     done = subprocess.run(
-        [sys.executable, "-c", SERVER, str(workspace)], env=env, capture_output=True, text=True, timeout=1800, check=False
+        [sys.executable, "-c", SERVER, str(workspace)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
