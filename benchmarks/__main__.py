@@ -5,19 +5,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from benchmarks import contenders, local_cells, messages, server_loop, startup
-from benchmarks.table import Row, markdown
+from benchmarks.table import Row, machine, markdown, save
 from docker_kernel import background
-from docker_kernel.config import format_size
 from docker_kernel.engine import Engine
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 
 
@@ -40,15 +37,6 @@ async def measure(engine: Engine, count: int, only: str) -> list[Row]:
     return rows
 
 
-def machine(engine: Engine) -> str:
-    info = background.run_blocking(engine.info())
-    load = os.getloadavg()
-    return (
-        f"{info.cpus} CPUs, {format_size(info.memory)} of memory; {info.product} {info.version}; "
-        f"load {load[0]:.1f} before the run"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--count", type=int, default=12, help="measurements of each value (default 12)")
@@ -68,8 +56,7 @@ def main() -> None:
     text = f"{about}; medians of {count}.\n\n{markdown(rows)}\n"
     print(f"\n{text}")
     if options.save:
-        before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
-        DOCUMENT.write_text(f"{before}{BEGIN}\n{text}{END}{rest.partition(END)[2]}", encoding="utf-8")
+        save(text, BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -31,4 +31,4 @@ async def local_cells(count: int) -> list[Row]:
     finally:
         await end(manager, client)
     floor = "`docker run --rm IMAGE python3 -c 'import IPython'`"
-    return [compared("`%%local` of a trivial cell", median(found["ours"]), median(found["floor"]), floor, at_most(2))]
+    return [compared("`%%local` of a trivial cell", median(found["ours"]), median(found["floor"]), floor, at_most(1.5))]

@@ -118,6 +118,11 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=16)
     options = parser.parse_args()
     engine = background.run_blocking(Engine.connect())
+    print(markdown(sweep(engine, options.count, options.at_once)))
+
+
+def sweep(engine: Engine, count: int, at_once: int) -> list[Row]:
+    """The rows of a sweep of so many jobs, so many of them at once."""
     contenders.PATIENCE = 3600
     with tempfile.TemporaryDirectory() as folder, running_swarm() as nodes:
         contenders.prepare(engine, Path(folder))
@@ -125,7 +130,7 @@ def main() -> None:
         for command in (["tag", IMAGE, reference], ["push", "-q", reference]):
             subprocess.run(["docker", *command], check=True, capture_output=True)
         nodes.on_worker("pull", "-q", reference)
-        print(markdown(asyncio.run(measure(nodes, reference, options.count, options.at_once))))
+        return asyncio.run(measure(nodes, reference, count, at_once))
 
 
 if __name__ == "__main__":

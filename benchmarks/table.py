@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from docker_kernel import background
+from docker_kernel.config import format_size
+from docker_kernel.engine import Engine
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 Measure = Callable[[], Awaitable[float]]
 
@@ -89,3 +97,19 @@ def compared(
     ratio = ours / other
     text, met = target(ratio) if target else ("", None)
     return Row(what, show(ours), f"{other_name}: {show(other)}", ratio, text, met)
+
+
+def machine(engine: Engine) -> str:
+    """What it was measured on."""
+    info = background.run_blocking(engine.info())
+    load = os.getloadavg()
+    return (
+        f"{info.cpus} CPUs, {format_size(info.memory)} of memory; {info.product} {info.version}; "
+        f"load {load[0]:.1f} before the run"
+    )
+
+
+def save(text: str, begin: str, end: str) -> None:
+    """Put a table into docs/benchmarks.md, between two comments."""
+    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(begin)
+    DOCUMENT.write_text(f"{before}{begin}\n{text}{end}{rest.partition(end)[2]}", encoding="utf-8")
