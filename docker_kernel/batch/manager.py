@@ -34,6 +34,12 @@ log = logging.getLogger(__name__)
 KILLED_EXIT = 137
 """Of a container whose runner was killed: for memory, as far as experience goes, also where the engine does not say."""
 
+STOPPED_EXIT = 143
+"""Of a container that was told to end, as an engine tells all of its own when it starts again."""
+
+CUT_OFF_EXIT = 255
+"""Of a container that an engine finds dead when it starts: its machine went down (moby, daemon/restore)."""
+
 CANNOT_START = 3
 """Of a job that could not begin, or not keep its result (guest/worker.py): what it raised says why."""
 
@@ -381,6 +387,9 @@ class JobManager:
             return "failed", f"its cell raised {running.raised or 'an exception'}"
         if outcome.exit_code == CANNOT_START and running.raised:
             return "failed", running.raised
+        if outcome.exit_code == STOPPED_EXIT or (said is None and outcome.exit_code == CUT_OFF_EXIT):
+            why = "its engine or its machine started again, or someone stopped it"
+            return "lost", f"its container was stopped while it ran: {why}; a retry starts it anew"
         if outcome.out_of_memory or (said is None and outcome.exit_code == KILLED_EXIT):
             limit = f"its {format_size(record.memory)}" if record.memory else "the engine has"
             return "failed", f"out of memory: it used more than {limit}; raise it with --memory"
