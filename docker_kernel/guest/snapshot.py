@@ -30,7 +30,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import compress
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import cloudpickle
 
@@ -76,6 +76,7 @@ HINTS = {
     "socket": "connect in the cell",
     "thread": "start it in the cell",
     "weakref": "keep the object itself",
+    "library": "load it in the cell",
     "cuda": "move it to the CPU first, or ask for a GPU",
 }
 
@@ -194,7 +195,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     ) -> None:
         self.buffers: list[_Content] = []
         self.file = _File(self.buffers)
-        super().__init__(self.file, protocol=5, buffer_callback=self._collect)
+        super().__init__(self.file, protocol=5, buffer_callback=_collector(self.buffers, blobs))
         self.objects: list[Any] = []
         """All that was pickled, temporary objects too: while they live, no id is another object's."""
         # Called with each object, in C; that it returns None means that the object is pickled as usual.
@@ -227,6 +228,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _make_exception, (type(value), value.args), value.__dict__ or None
         if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
             raise pickle.PicklingError("it is an open file")
+        ctypes = sys.modules.get("ctypes")
+        if ctypes is not None and isinstance(value, ctypes.CDLL):
+            raise pickle.PicklingError("it is a library in this process's memory")
         numpy = sys.modules.get("numpy")
         if numpy is not None and type(value) is numpy.ndarray:
             return self._reduce_array(numpy, value)
@@ -259,24 +263,6 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 marker = pickle.PickleBuffer(_Marker(content))
                 return _make_texts, (marker, array.shape, "F" if array.flags.fnc else "C")
         return super().reducer_override(array)
-
-    def _collect(self, buffer: pickle.PickleBuffer) -> bool:
-        """Whether a buffer is to be part of the pickle."""
-        try:
-            raw = buffer.raw()
-        except BufferError:
-            return True
-        if type(raw.obj) is _Marker:
-            content = raw.obj.content
-            # It is a copy, the sooner gone the better.
-            if self._blobs is not None:
-                self._blobs.store(content)
-        elif raw.nbytes < OUT_OF_BAND:
-            return True
-        else:
-            content = _Content(raw, settled=getattr(raw.obj, "base", None) is None)
-        self.buffers.append(content)
-        return False
 
     def _reduce_function(self, function: types.FunctionType) -> Any:
         self.memory.add(id(function))
@@ -330,6 +316,28 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 self.ignored.update((id(part.__dict__), id(part.__annotations__)))
                 for cell in cells:
                     self._ignore(cell.cell_contents)
+
+
+def _collector(buffers: list[_Content], blobs: _Blobs | None) -> Callable[[pickle.PickleBuffer], bool]:
+    def collect(buffer: pickle.PickleBuffer) -> bool:
+        """Whether a buffer is to be part of the pickle."""
+        try:
+            raw = buffer.raw()
+        except BufferError:
+            return True
+        if type(raw.obj) is _Marker:
+            content = raw.obj.content
+            # It is a copy, the sooner gone the better.
+            if blobs is not None:
+                blobs.store(content)
+        elif raw.nbytes < OUT_OF_BAND:
+            return True
+        else:
+            content = _Content(raw, settled=getattr(raw.obj, "base", None) is None)
+        buffers.append(content)
+        return False
+
+    return collect
 
 
 _target: list[dict[str, Any]] = [{}]
@@ -510,7 +518,7 @@ def _is_atom(kind: type) -> bool:
     """Whether it makes no difference that two variables hold the same object of a type, or equal ones."""
     if kind in _ATOMS or issubclass(kind, (type, enum.Enum)) or kind.__module__ in _ATOM_MODULES:
         return True
-    return any(base.__name__ == "dtype" for base in kind.__mro__)
+    return any(base.__name__ in ("dtype", "ufunc") for base in kind.__mro__)
 
 
 def _pickle_group(
