@@ -46,6 +46,7 @@ def prepare(engine: Engine, folder: Path) -> None:
     for name, path in (("JUPYTER_DATA_DIR", "data"), ("JUPYTER_RUNTIME_DIR", "runtime"), ("IPYTHONDIR", "ipython")):
         os.environ[name] = str(folder / path)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "0"
+    os.environ["XDG_DATA_HOME"] = str(folder / "share")
     (folder / "config.toml").write_text("")
     os.environ["DOCKER_KERNEL_CONFIG"] = str(folder / "config.toml")
     kernels.mkdir(parents=True)
