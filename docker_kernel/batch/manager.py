@@ -23,6 +23,7 @@ from docker_kernel.batch.job_folder import DispatchFolder, JobFolder, root
 from docker_kernel.batch.job_log import MARKERS, Blob, Clear, Display, End, Input, JobLog, Metrics, Progress, Raised
 from docker_kernel.batch.ledger import Ledger
 from docker_kernel.batch.record import JobRecord, State
+from docker_kernel.batch.result_store import ResultFolder
 from docker_kernel.batch.targets.base import JobTask, Outcome, Package, Record, Target
 from docker_kernel.config import TargetConfig, format_size
 from docker_kernel.engine import Engine
@@ -42,6 +43,9 @@ CUT_OFF_EXIT = 255
 
 CANNOT_START = 3
 """Of a job that could not begin, or not keep its result (guest/worker.py): what it raised says why."""
+
+NOT_HERE = "its result is not here yet:"
+"""Begins what is said of a result that could not be brought; it goes from the reason when the result has come."""
 
 TIMEOUT_SLACK = 30.0
 """Seconds that a job's own runner, which watches the timeout, may be late before the host side stops the job."""
@@ -452,7 +456,7 @@ class JobManager:
             await target.result(record.placed, record.result, folder.result)
         except DockerKernelError as error:
             if record.state != "lost":
-                text = f"its result is not here yet: {error} `.result()` tries again."
+                text = f"{NOT_HERE} {error} `.result()` tries again."
                 await self._change(record, record.state, f"{record.reason}; {text}" if record.reason else text)
             return
         try:
@@ -469,19 +473,18 @@ class JobManager:
             JobError: it is not there, and cannot be had.
         """
         folder = JobFolder(record.id)
-        here = folder.result / "manifests" / record.result.removeprefix("sha256:")
         if record.id in self._collecting:
             await asyncio.shield(self._collecting[record.id])
         if not record.result or record.placed is None:
             raise JobError(f"The job {record.id} has no result: it {record.state}.")
-        if not here.exists():
+        if not await asyncio.to_thread(ResultFolder(folder.result).complete, record.result):
             if record.live:
                 raise JobError(f"The result of {record.id} went with the kernel that it was made for; run it again.")
             target = self.target(record.target, configuration.load().target(record.target))
             await target.result(record.placed, record.result, folder.result)
             await target.clean(record.placed)
             record.settled = True
-            await self._change(record, record.state)
+            await self._change(record, record.state, record.reason.partition(NOT_HERE)[0].removesuffix("; "))
         return folder
 
     # Stopping, and again
