@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -20,9 +21,14 @@ from typing import Any
 import pytest
 
 from docker_kernel.batch.job_folder import JobFolder
+from docker_kernel.batch.targets.containers import BACK_SECONDS
 from docker_kernel.guest import snapshot
+from tests.batch.targets.places import docker, docker_registry
 from tests.conftest import NotebookMaker
+from tests.engines import OwnRegistry, SecondEngine, own_registry, second_engine
 from tests.notebook import Notebook
+
+__all__ = ["own_registry", "second_engine"]
 
 SLOW = bool(os.environ.get("DOCKER_KERNEL_SLOW"))
 """Let the job that prints a lot print 1 GB."""
@@ -203,3 +209,143 @@ def test_output_that_looks_like_our_markers_is_output(start: NotebookMaker) -> N
     assert ended(one) == ("succeeded", "")
     assert JobFolder(job).output().decode().splitlines() == [*lines, "after"]
     assert one.run("sent.result(30); print(real)").text == "5\n"
+
+
+# On another engine
+
+
+@pytest.fixture(scope="module")
+def engines(request: pytest.FixtureRequest, own_folders: Path) -> Iterator[SecondEngine]:
+    """The targets `plain`, without a registry and by a socket, and `through`, with one and over TLS; one engine."""
+    config = own_folders / "config.toml"
+    before = config.read_text()
+    with docker(request) as plain, docker_registry(request) as through:
+        config.write_text(f"{before}\n[targets.plain]\n{plain.settings}\n[targets.through]\n{through.settings}\n")
+        try:
+            yield request.getfixturevalue("second_engine")
+        finally:
+            config.write_text(before)
+
+
+@pytest.fixture(scope="module")
+def kernel(engines: SecondEngine, spec: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
+    """A kernel whose jobs go there; both targets have its image."""
+    one = Notebook(spec, tmp_path_factory.mktemp("workspace"))
+    try:
+        for target in ("plain", "through"):
+            send(one, f"--on {target}", "1")
+            assert ended(one) == ("succeeded", "")
+        yield one
+    finally:
+        one.close()
+
+
+def running(kernel: Notebook) -> None:
+    """Wait until `sent` has begun."""
+    assert until(lambda: "begun" in kernel.value("sent.logs()")), kernel.value("[sent.state, sent.reason]")
+
+
+@pytest.mark.parametrize("target", ["plain", "through"])
+def test_a_job_whose_engine_starts_again_has_an_end(kernel: Notebook, engines: SecondEngine, target: str) -> None:
+    send(kernel, f"--on {target}", "import time; print('begun', flush=True); time.sleep(8); lasting = 1")
+    running(kernel)
+    engines.kill()
+    time.sleep(2)
+    engines.start()
+    state, reason = ended(kernel, BACK_SECONDS + 20)
+    assert state == "succeeded" or (state == "lost" and "retry" in reason), (state, reason)
+    send(kernel, f"--on {target}", "later = 2")
+    assert ended(kernel) == ("succeeded", ""), "the next one runs"
+
+
+def test_a_registry_that_is_killed_while_it_is_sent_to_fails_the_job(
+    kernel: Notebook, own_registry: OwnRegistry
+) -> None:
+    kernel.run("import os\nlarge = os.urandom(300_000_000)")
+    try:
+        send(kernel, "--on through", "size = len(large)")
+        assert until(lambda: kernel.value("sent.reason").startswith("sends ")), kernel.value(
+            "[sent.state, sent.reason]"
+        )
+        own_registry.kill()
+        state, reason = ended(kernel)
+    finally:
+        own_registry.kill()
+        own_registry.start()
+    assert state == "failed" and f"The registry {own_registry.address} " in reason, reason
+    assert reason.count("\n") == 0 and len(reason) < 500 and "Traceback" not in reason
+    assert "run its cell again" in kernel.run("sent.retry()").value
+    send(kernel, "--on through", "size = len(large)")
+    assert ended(kernel) == ("succeeded", "")
+    assert kernel.run("sent.result(30); print(size)").text == "300000000\n"
+    kernel.run("del large")
+
+
+def test_what_a_registry_has_lost_is_sent_again(
+    kernel: Notebook, own_registry: OwnRegistry, engines: SecondEngine
+) -> None:
+    kernel.run("import os\nstate = os.urandom(1_000_000)")
+    send(kernel, "--on through", "size = len(state)")
+    assert ended(kernel) == ("succeeded", "")
+    kernel.run("sent.result(30)")
+    own_registry.kill()
+    shutil.rmtree(own_registry.folder / "data")
+    own_registry.start()
+    assert until(lambda: not engines.docker("ps", "-aq"))
+    engines.docker("image", "prune", "-af")
+    assert not engines.docker("images", "-aq")
+    send(kernel, "--on through", "size = len(state) + 1")
+    assert ended(kernel) == ("succeeded", "")
+    assert kernel.run("sent.result(30); print(size)").text == "1000001\n"
+
+
+@root
+def test_a_full_disk_on_the_host_keeps_a_result_where_it_is(kernel: Notebook, own_folders: Path) -> None:
+    send(
+        kernel, "--on plain", "import os, time; print('begun', flush=True); time.sleep(2); big = os.urandom(8_000_000)"
+    )
+    job = kernel.value("sent.id")
+    folder = JobFolder(job).result
+    folder.mkdir(parents=True)
+    with full_disk(folder, "1m"):
+        assert ended(kernel)[0] == "succeeded"
+        assert until(lambda: "No space left on device" in kernel.value("sent.reason")), kernel.value("sent.reason")
+        reply = kernel.run("sent.result(30)")
+        assert "No space left on device" in reply.value and str(folder) in reply.value, reply.traceback
+    reply = kernel.run("sent.result(30); print(len(big))")
+    assert reply.text == "8000000\n", reply.traceback
+    assert until(lambda: kernel.value("[sent.state, sent.reason]") == ["succeeded", ""]), kernel.value("sent.reason")
+
+
+@root
+@pytest.mark.parametrize("target", ["plain", "through"])
+def test_state_with_a_flipped_bit_is_not_sent(kernel: Notebook, target: str) -> None:
+    kernel.run("import os\nfragile = bytearray(os.urandom(400_000))\nfrom docker_kernel.guest import snapshot")
+    kernel.run("kept = snapshot.capture({'fragile': fragile}, globals(), '/opt/docker-kernel/state')")
+    name = kernel.value("__import__('json').loads(kept.manifest)['packs'][0]['buffers'][0][0][7:]")
+    command = ["docker", "volume", "inspect", "--format", "{{.Mountpoint}}", kernel.container.volume]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    blob = Path(found) / "blobs" / name
+    flip(blob)
+    try:
+        send(kernel, f"--on {target}", "len(fragile)")
+        state, reason = ended(kernel)
+    finally:
+        flip(blob)
+    assert state == "failed" and f"sha256:{blob.name[:12]}" in reason and "\n" not in reason, (state, reason)
+    send(kernel, f"--on {target}", "length = len(fragile)")
+    assert ended(kernel) == ("succeeded", "")
+
+
+def test_a_job_whose_engine_is_gone_for_good_is_lost(kernel: Notebook, engines: SecondEngine) -> None:
+    send(kernel, "--on plain", "import time; print('begun', flush=True); time.sleep(600)")
+    running(kernel)
+    begun = time.monotonic()
+    engines.kill()
+    try:
+        state, reason = ended(kernel, BACK_SECONDS + 20)
+        assert (state, "retry" in reason and "did not come back" in reason) == ("lost", True), reason
+        assert time.monotonic() - begun < BACK_SECONDS + 15
+        assert reason in kernel.run("sent.result(5)").value
+    finally:
+        engines.start()
