@@ -18,7 +18,11 @@ from docker_kernel import background, images, labels
 from docker_kernel.build_settings import host_settings
 from docker_kernel.engine import Engine, File, archive
 from docker_kernel.errors import EngineError
+from tests.engines import own_registry, second_engine
 from tests.notebook import KERNEL_IDS, Notebook
+from tests.swarm import two_nodes
+
+__all__ = ["own_registry", "second_engine", "two_nodes"]  # fixtures: one of each for the whole run
 
 ImageMaker = Callable[..., str]
 SpecMaker = Callable[..., str]

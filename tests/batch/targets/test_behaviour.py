@@ -15,11 +15,7 @@ from docker_kernel import background
 from docker_kernel.batch.job_folder import JobFolder
 from docker_kernel.batch.manager import manager
 from tests.batch.targets.places import PLACES, Place
-from tests.engines import own_registry, second_engine
 from tests.notebook import Notebook
-from tests.swarm import two_nodes
-
-__all__ = ["own_registry", "second_engine", "two_nodes"]
 
 run = background.run_blocking
 

@@ -31,9 +31,7 @@ from docker_kernel.guest import snapshot
 from docker_kernel.kernel import guest_files
 from tests.conftest import NotebookMaker, SpecMaker
 from tests.notebook import Notebook
-from tests.swarm import WORKER, TwoNodes, two_nodes
-
-__all__ = ["two_nodes"]
+from tests.swarm import WORKER, TwoNodes
 
 CAPTURE = """
 def _capture():
