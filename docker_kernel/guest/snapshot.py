@@ -234,17 +234,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         numpy = sys.modules.get("numpy")
         if numpy is not None and type(value) is numpy.ndarray:
             return self._reduce_array(numpy, value)
-        torch = sys.modules.get("torch")
-        if torch is not None and numpy is not None:
-            if type(value) is torch.storage.TypedStorage:
-                storage = value._untyped_storage
-                if storage.device.type == "cpu" and storage.nbytes():
-                    storage = self._storages.setdefault(storage.data_ptr(), storage)
-                    return _make_typed_storage, (storage, value.dtype)
-            elif type(value) is torch.UntypedStorage and value.device.type == "cpu" and value.nbytes():
-                self.memory.add(value.data_ptr())
-                memory = torch.empty(0, dtype=torch.uint8).set_(value).numpy()
-                return _make_storage, (pickle.PickleBuffer(memory),)
+        if type(value).__module__ == "torch.storage":
+            return self._reduce_storage(value)
         return super().reducer_override(value)
 
     def _reduce_array(self, numpy: Any, array: Any) -> Any:
@@ -263,6 +254,21 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 marker = pickle.PickleBuffer(_Marker(content))
                 return _make_texts, (marker, array.shape, "F" if array.flags.fnc else "C")
         return super().reducer_override(array)
+
+    def _reduce_storage(self, value: Any) -> Any:
+        torch = sys.modules["torch"]
+        if type(value) is torch.storage.TypedStorage:
+            storage = value._untyped_storage
+            if storage.device.type == "cpu" and storage.nbytes():
+                return _make_typed_storage, (self._storages.setdefault(storage.data_ptr(), storage), value.dtype)
+        elif type(value) is torch.UntypedStorage and value.device.type == "cpu" and value.nbytes():
+            self.memory.add(value.data_ptr())
+            tensor = torch.empty(0, dtype=torch.uint8).set_(value)
+            try:
+                return _make_storage, (pickle.PickleBuffer(tensor.numpy()),)
+            except RuntimeError:
+                pass  # This torch has no numpy: the storage pickles itself, with a copy.
+        return super().reducer_override(value)
 
     def _reduce_function(self, function: types.FunctionType) -> Any:
         self.memory.add(id(function))
