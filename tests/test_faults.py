@@ -1,8 +1,9 @@
 """Real faults: killed processes, a killed engine and registry, full disks, flipped bits, hostile jobs.
 
-Not tested: a job's clock that differs from the host's. The engines of the tests have no time namespaces, and a clock is
-the machine's own. It does not matter: started, ended and every limit are by the host's clock, and what a job itself
-tells the time of (the `time` of its metrics) is shown, and compared with other times of the same job only.
+Not tested: a job's clock that differs from the host's, as a container here has its machine's clock (the engine of the
+tests has no time namespaces). By reading: created, started and ended are the host's clock; the runner's timeout is
+monotonic, and watched by itself; ranks' ends are compared only where one engine wrote them; the times that a job itself
+tells (of its metrics) are shown and never compared with the host's.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from typing import Any
 
 import pytest
 
+from docker_kernel import labels
 from docker_kernel.batch.job_folder import JobFolder
 from docker_kernel.batch.targets.containers import BACK_SECONDS
 from docker_kernel.guest import snapshot
 from tests.batch.targets.places import docker, docker_registry
 from tests.conftest import NotebookMaker
-from tests.engines import OwnRegistry, SecondEngine
+from tests.engines import OwnRegistry, SecondEngine, own_registry, second_engine
 from tests.notebook import Notebook
+
+__all__ = ["own_registry", "second_engine"]
 
 SLOW = bool(os.environ.get("DOCKER_KERNEL_SLOW"))
 """Let the job that prints a lot print 1 GB."""
@@ -195,6 +199,9 @@ def test_a_job_that_prints_a_lot_costs_the_host_little(start: NotebookMaker) -> 
     assert 30 << 20 < kept < 70 << 20
     assert JobFolder(job).output(100) == b"x" * 99 + b"\n"
     assert one.run("sent.result(30); print(n)").text == f"{count - 1}\n"
+    command = ["docker", "ps", "-aq", "--filter", f"label={labels.JOB_ID}={job}"]
+    gone = until(lambda: not subprocess.run(command, capture_output=True, check=True).stdout, 60)
+    assert gone, "the engine's log of it has gone with its container"
 
 
 def test_output_that_looks_like_our_markers_is_output(start: NotebookMaker) -> None:
