@@ -27,10 +27,8 @@ from docker_kernel.batch.targets.containers import BACK_SECONDS
 from docker_kernel.guest import snapshot
 from tests.batch.targets.places import docker, docker_registry
 from tests.conftest import NotebookMaker
-from tests.engines import OwnRegistry, SecondEngine, own_registry, second_engine
+from tests.engines import OwnRegistry, SecondEngine
 from tests.notebook import Notebook
-
-__all__ = ["own_registry", "second_engine"]
 
 SLOW = bool(os.environ.get("DOCKER_KERNEL_SLOW"))
 """Let the job that prints a lot print 1 GB."""
