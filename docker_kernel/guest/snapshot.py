@@ -43,7 +43,8 @@ LARGE = 1 << 20
 
 _CHUNK = 1 << 18
 _MAX_CANDIDATES = 64
-"""How many blobs of its size content is compared with; by chance there are not even two."""
+_MAX_COMPARED = 3
+"""How many blobs of its size content is compared with, in part and, where these are alike, as a whole."""
 
 _RECENT_SECONDS = 60
 """A blob that is used again counts as new after these, so that nobody takes it for garbage."""
@@ -741,13 +742,15 @@ class _Blobs:
     def _store(self, content: _Content) -> None:
         raw = content.raw
         alike = self._alike(content.size)
-        for name in alike[:_MAX_CANDIDATES]:
+        likely = [name for name in alike[:_MAX_CANDIDATES] if _similar(os.path.join(self._folder, name), raw)]
+        for name in likely[:_MAX_COMPARED]:
             path = os.path.join(self._folder, name)
             if _equal(path, raw) and _has(path, content.size):
                 content.digest, content.raw = "sha256:" + name, None
                 return
         # What is not there for sure is written while its digest is made.
-        content.digest = _write(self._folder, raw, new=len(alike) <= _MAX_CANDIDATES)
+        new = len(alike) <= _MAX_CANDIDATES and len(likely) <= _MAX_COMPARED
+        content.digest = _write(self._folder, raw, new)
         content.raw = None
         with self._lock:
             alike.insert(0, content.digest[7:])
@@ -768,13 +771,17 @@ class _Blobs:
             return self._names.setdefault(size, [])
 
 
+def _similar(path: str, raw: memoryview) -> bool:
+    """Whether a file has the same content where it is quick to see: at its beginning, middle and end."""
+    last = (raw.nbytes - 1) // _CHUNK * _CHUNK
+    starts = (0, last // 2 // _CHUNK * _CHUNK, last)
+    return all(_equal_part(path, raw, start, min(start + _CHUNK, raw.nbytes)) for start in starts)
+
+
 def _equal(path: str, raw: memoryview) -> bool:
     """Whether a file has the same content."""
     size = raw.nbytes
-    # What differs mostly does so somewhere in the middle, if not at once.
     middle = size // 2 // _CHUNK * _CHUNK
-    if not all(_equal_part(path, raw, start, min(start + _CHUNK, size)) for start in (0, middle)):
-        return False
     found: list[bool] = []
     other = threading.Thread(target=lambda: found.append(_equal_part(path, raw, middle, size)))
     other.start()

@@ -233,6 +233,20 @@ def test_many_blobs_of_one_size(notebook: Notebook) -> None:
     assert len([file for file in blobs(notebook).values() if file.size > 1 << 20]) == len(notebook["arrays"])
 
 
+def test_many_versions_that_differ_little(notebook: Notebook) -> None:
+    np = pytest.importorskip("numpy")
+    notebook.namespace["results"] = results = np.zeros(300_000)
+    digests = []
+    for number in range(2 * snapshot._MAX_COMPARED + 2):
+        results[40_000 + number] = 1
+        digests.append(notebook.capture().digest)
+        assert (notebook.copy()["results"] == results).all()
+    assert len([file for file in blobs(notebook).values() if file.size == 2_400_000]) == len(digests)
+    results[40_001:] = 0
+    before = blobs(notebook)
+    assert notebook.capture().digest == digests[0] and blobs(notebook) == before
+
+
 def test_slices_of_an_array_are_not_stored_beside_it(notebook: Notebook) -> None:
     pytest.importorskip("numpy")
     notebook.run("import numpy as np\na = np.arange(1_000_000); train = a[:800_000]; test = a[800_000:]").capture()
