@@ -21,9 +21,10 @@ from typing import Any
 
 import pytest
 
-from docker_kernel import labels
+from docker_kernel import background, labels
 from docker_kernel.batch.job_folder import JobFolder
 from docker_kernel.batch.targets.containers import BACK_SECONDS
+from docker_kernel.engine import Engine
 from docker_kernel.guest import snapshot
 from tests.batch.targets.places import docker, docker_registry
 from tests.conftest import NotebookMaker
@@ -352,3 +353,26 @@ def test_a_job_whose_engine_is_gone_for_good_is_lost(kernel: Notebook, engines: 
         assert reason in kernel.run("sent.result(5)").value
     finally:
         engines.start()
+
+
+def test_a_host_without_space_refuses_a_job_and_keeps_nothing_of_it(
+    start: NotebookMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Engine
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("a small filesystem needs root")
+    small = tmp_path / "small"
+    small.mkdir()
+    one = start()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], check=True)
+    try:
+        monkeypatch.setenv("XDG_DATA_HOME", str(small))
+        reply = one.run(f"%%dispatch\nx = 1  # {'long ' * 40_000}")
+        assert reply.name == "JobFailed" and "No space left on device" in reply.value, reply.traceback
+        one.run("%%dispatch\nx = 1")
+        one.run("sent = _; sent.wait(20)")
+        assert one.value("sent.state") == "failed" and "No space left" in one.value("sent.reason")
+        filters = {labels.KIND: labels.KIND_STATE, labels.KERNEL_ID: one.container.kernel_id}
+        assert until(lambda: not background.run_blocking(engine.containers(filters)))
+    finally:
+        monkeypatch.undo()
+        subprocess.run(["umount", "-l", str(small)], check=True)

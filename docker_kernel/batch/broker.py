@@ -246,7 +246,11 @@ class Broker:
                 inputs=mounts,
             )
             jobs.append((record, task))
-        await self._manager.submit(kernel, target, package, jobs)
+        try:
+            await self._manager.submit(kernel, target, package, jobs)
+        except BaseException:
+            await asyncio.shield(self._discard(package))
+            raise
         if not live:
             await self._manager.forget_old_dispatches(self._owner, request.target)
         return {"jobs": [record.public() for record, _ in jobs], "held_back": held_back}
@@ -286,6 +290,12 @@ class Broker:
         )
         return Package(group, image, request.manifest, digest, holder, False, archive), held_back
 
+    async def _discard(self, package: Package) -> None:
+        """Let go of a package that no job will start from."""
+        await asyncio.to_thread(DispatchFolder(package.package_id).remove)
+        if package.holder:
+            await self._kernel.engine.remove(package.holder)
+
     async def _plan(self, request: PlanRequest) -> dict[str, Any]:
         live = request.workspace == "live"
         _, target = self._target(request.target, live)
@@ -303,9 +313,7 @@ class Broker:
         try:
             new = await target.missing(kernel, package)
         finally:
-            await asyncio.to_thread(DispatchFolder(package.package_id).remove)
-            if package.holder:
-                await kernel.engine.remove(package.holder)
+            await asyncio.shield(self._discard(package))
         return {
             "packages": packages[:1000],
             "files": files,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shutil
 import threading
@@ -14,11 +15,21 @@ from typing import IO, Any
 
 import platformdirs
 
+log = logging.getLogger(__name__)
+
 MAX_OUTPUT = 64 << 20
 """Bytes of a job's output that are kept; of more, the last half of it."""
 
 MAX_EVENTS = 64 << 20
 """Bytes of rich outputs and metrics that are kept; what comes later is dropped."""
+
+
+@contextlib.contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        log.warning("what a job says cannot be kept in %s: %s", path, error)
 
 
 def root() -> Path:
@@ -100,7 +111,8 @@ class JobFolder(Folder):
         return str(asked["why"])
 
     def add_output(self, data: bytes) -> None:
-        with self._writing:
+        """Keep output. A disk that refuses is logged, never the job's problem."""
+        with self._writing, _logged(self.path):
             current = self.path / "output.1"
             with current.open("ab") as file:
                 file.write(data)
@@ -121,9 +133,9 @@ class JobFolder(Folder):
         return b"".join(parts)
 
     def add_event(self, event: dict[str, Any]) -> None:
-        """Keep a display or a metric."""
+        """Keep a display or a metric; as `add_output`."""
         line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
-        with self._writing, (self.path / "events.jsonl").open("ab") as file:
+        with self._writing, _logged(self.path), (self.path / "events.jsonl").open("ab") as file:
             if file.tell() + len(line) <= MAX_EVENTS:
                 file.write(line)
 

@@ -77,6 +77,8 @@ class Dispatch:
     holder: str = ""
     volume: str = ""
     under_way: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
+    """Those that ended here, also where a full disk kept the ledger from knowing it."""
 
     @property
     def folder(self) -> DispatchFolder:
@@ -163,17 +165,32 @@ class JobManager:
         dispatch = Dispatch(package.package_id, target, loop.create_future(), package.holder, kernel.volume)
         self._dispatches[dispatch.group] = dispatch
         self._engine = kernel.engine
-        if not package.live_workspace:
-            await asyncio.to_thread(self._keep, dispatch, None)
         started = list(jobs)
-        for record, task in started:
-            await self._take(Running(record, dispatch, task, JobFolder(record.id)))
+        try:
+            if not package.live_workspace:
+                await asyncio.to_thread(self._keep, dispatch, None)
+            for record, task in started:
+                await self._take(Running(record, dispatch, task, JobFolder(record.id)))
+        except BaseException as error:
+            await self._drop(dispatch)
+            if isinstance(error, OSError):
+                raise JobError(f"The job cannot be kept in {root()}: {error.strerror or error}.") from None
+            raise
         await asyncio.to_thread(self.ledger.save, *(record for record, _ in started))
         preparing = self._spawn(self._prepare(kernel, dispatch, package))
         for record, _ in started:
             running = self._running[record.id]
             running.runner = self._spawn(self._run(running))
             running.runner.add_done_callback(lambda _: dispatch.under_way or preparing.cancel())
+
+    async def _drop(self, dispatch: Dispatch) -> None:
+        """Forget the jobs of a dispatch that could not be taken over."""
+        self._dispatches.pop(dispatch.group, None)
+        for job in list(dispatch.under_way):
+            running = self._running.pop(job, None)
+            if running is not None and running.lock is not None:
+                running.lock.close()
+            await asyncio.to_thread(JobFolder(job).remove)
 
     def _keep(self, dispatch: Dispatch, prepared: Record | None) -> None:
         """Write down what another process needs to go on with a dispatch."""
@@ -203,17 +220,20 @@ class JobManager:
 
         try:
             prepared = await dispatch.target.prepare(kernel, package, progress)
+            if not package.live_workspace:
+                await asyncio.to_thread(self._keep, dispatch, prepared)
         except asyncio.CancelledError:
             dispatch.prepared.cancel()
             raise
         except DockerKernelError as error:
             dispatch.prepared.set_exception(error)
+        except OSError as error:
+            text = f"What the job starts from cannot be kept in {root()}: {error.strerror or error}."
+            dispatch.prepared.set_exception(JobError(text))
         except Exception as error:
             log.exception("the state of dispatch %s could not be sent", dispatch.group)
             dispatch.prepared.set_exception(JobError(f"its host side failed, whose log has the details ({error!r})"))
         else:
-            if not package.live_workspace:
-                await asyncio.to_thread(self._keep, dispatch, prepared)
             if not dispatch.prepared.done():
                 dispatch.prepared.set_result(prepared)
         dispatch.prepared.exception()  # also where no job waits for it any more
@@ -255,6 +275,7 @@ class JobManager:
         finally:
             self._running.pop(record.id, None)
             running.dispatch.under_way.discard(record.id)
+            running.dispatch.ended.add(record.id)
             if running.lock is not None:
                 running.lock.close()
             if not running.dispatch.under_way:
@@ -414,7 +435,9 @@ class JobManager:
         collecting = [self._collecting[job] for job in list(self._collecting) if self._group_of(job) == dispatch.group]
         await asyncio.gather(*collecting, return_exceptions=True)
         known = await asyncio.to_thread(self.ledger.find, unsettled=True)
-        if dispatch.under_way or any(one.group == dispatch.group and not one.over for one in known):
+        if dispatch.under_way or any(
+            one.group == dispatch.group and not one.over and one.id not in dispatch.ended for one in known
+        ):
             return  # one of them is tried again, or waits for a process that starts it
         self._dispatches.pop(dispatch.group, None)
         try:
