@@ -16,7 +16,7 @@ import socket
 import struct
 import tarfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -269,11 +269,18 @@ def context_url(name: str) -> tuple[str, TLSConfig | bool]:
 
 
 def registry_credentials(host: str) -> tuple[str, str] | None:
-    """The name and password that `docker login` keeps for a registry; None if there are none."""
-    found = docker.auth.load_config().resolve_authconfig(host)
-    if not found or not found.get("Username"):
-        return None
-    return str(found["Username"]), str(found.get("Password", ""))
+    """The name and password that `docker login` keeps for a registry; None if there are none.
+
+    Raises:
+        ConfigError: the credential helper that docker's config names fails.
+    """
+    try:
+        found = docker.auth.load_config().resolve_authconfig(host) or {}
+    except docker.errors.DockerException as error:
+        raise ConfigError(f"Docker's credentials for {host} cannot be read: {error}.") from None
+    # docker-py spells those of config.json in lower case, those of a credential helper not.
+    kept = {key.lower(): value for key, value in found.items()}
+    return (str(kept["username"]), str(kept.get("password") or "")) if kept.get("username") else None
 
 
 def explain(error: Exception, url: str) -> EngineError:
@@ -585,10 +592,22 @@ class Engine:
                 raise NotFound(f"{path} in the container is not a file.")
             return data.read()
 
-    async def get_stream(self, container: str, path: str) -> Iterable[bytes]:
-        """A tar archive of a path in a container, in pieces (to be read in a thread)."""
-        stream: Iterable[bytes] = (await self._call(self._client.get_archive, container, path))[0]
-        return stream
+    async def get_stream(self, container: str, path: str) -> ByteStream:
+        """A tar archive of a path in a container, in pieces (to be read in a thread).
+
+        Close it where it is not read to its end: until then the engine lets nobody else read from that container.
+        """
+        client: Any = self._client
+        url = client._url("/containers/{0}/archive", container)
+
+        def ask() -> requests.Response:
+            # Else it is compressed, which takes the engine five times as long as to send it.
+            plain = {"Accept-Encoding": "identity"}
+            response: requests.Response = client._get(url, params={"path": path}, headers=plain, stream=True)
+            client._raise_for_status(response)
+            return response
+
+        return ByteStream(await self._call(ask), self.url)
 
     async def diff(self, container: str) -> list[tuple[str, int]]:
         """The paths that differ from the image: (path, kind), kind 0 changed, 1 added, 2 deleted."""
@@ -710,8 +729,11 @@ class Engine:
 
         await self._call(run)
 
-    async def pull_digest(self, reference: str) -> str:
+    async def pull_digest(self, reference: str, progress: Callable[[str], None] = lambda text: None) -> str:
         """Pull an image by its digest, NAME@sha256:…; returns its id here.
+
+        Args:
+            progress: gets a few words on how it goes; what it raises ends the pull.
 
         Raises:
             EngineError: the registry cannot be reached from that engine, or has it no more.
@@ -722,14 +744,21 @@ class Engine:
             for event in self._client.pull(name, tag=digest, stream=True, decode=True):
                 if "error" in event:
                     raise EngineError(f"The image {reference} could not be pulled: {event['error'].strip()}.")
+                progress("the engine pulls the image")
 
         await self._call(run)
         return str((await self.image(reference))["Id"])
 
     async def save(self, image: str) -> IO[bytes]:
         """An image as a `docker save` archive, to be read in a thread, and closed."""
-        chunks = await self._call(self._client.get_image, image, 1 << 20)
-        return io.BufferedReader(_ChunkReader(chunks), 1 << 20)
+        client: Any = self._client
+
+        def ask() -> requests.Response:
+            response: requests.Response = client._get(client._url("/images/{0}/get", image), stream=True)
+            client._raise_for_status(response)
+            return response
+
+        return io.BufferedReader(_ChunkReader(ByteStream(await self._call(ask), self.url)), 1 << 20)
 
     async def load(self, archive: Iterable[bytes]) -> None:
         """Load a `docker save` archive that arrives in pieces, which are made in a thread.
@@ -748,6 +777,26 @@ class Engine:
 
     async def tag(self, image: str, repository: str, tag: str) -> None:
         await self._call(self._client.tag, image, repository, tag)
+
+    async def why_not_pullable(self, repository: str) -> str:
+        """Why this engine can pull nothing from a repository, which need not exist; empty if it could.
+
+        It asks the registry for a manifest, with the user's credentials for it, and pulls nothing.
+        """
+        try:
+            await self._call(self._client.inspect_distribution, f"{repository}:none")
+        except NotFound:
+            return ""
+        except EngineError as error:
+            text = str(error)
+            return "" if "manifest unknown" in text or "not found" in text else text
+        return ""
+
+    async def untag(self, image: str, repository: str, tag: str) -> None:
+        """Take a name from an image; the image stays where it has another name, or a running container has it."""
+        names = (await self.image(image)).get("RepoTags") or []
+        with contextlib.suppress(NotFound, ImageMissing):
+            await self._call(self._client.remove_image, f"{repository}:{tag}", force=len(names) == 1, noprune=True)
 
     async def remove_image(self, reference: str) -> None:
         """Remove an image that no container uses; raises EngineError if one does."""
@@ -854,11 +903,38 @@ class Engine:
             return
 
 
-class _ChunkReader(io.RawIOBase):
-    """Pieces of bytes as a stream."""
+class ByteStream:
+    """What an engine sends, in pieces, to be read in a thread.
 
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
+    Raises:
+        EngineUnavailable: it breaks off.
+    """
+
+    def __init__(self, response: requests.Response, url: str) -> None:
+        self._response = response
+        self._chunks = response.iter_content(1 << 20)
+        self._url = url
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            chunk: bytes = next(self._chunks)
+            return chunk
+        except requests.exceptions.RequestException as error:
+            log.debug("the engine broke off", exc_info=error)
+            raise EngineUnavailable(f"The engine at {self._url} broke off while it was read: is it still up?") from None
+
+    def close(self) -> None:
+        self._response.close()
+
+
+class _ChunkReader(io.RawIOBase):
+    """Pieces of bytes as a file."""
+
+    def __init__(self, chunks: ByteStream) -> None:
+        self._chunks = chunks
         self._rest = memoryview(b"")
 
     def readable(self) -> bool:
@@ -874,6 +950,10 @@ class _ChunkReader(io.RawIOBase):
         buffer[:size] = self._rest[:size]
         self._rest = self._rest[size:]
         return size
+
+    def close(self) -> None:
+        self._chunks.close()
+        super().close()
 
 
 def paths_not_ignored(root: Path, patterns: Sequence[str]) -> set[str]:

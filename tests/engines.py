@@ -6,15 +6,18 @@ The registry is served on 127.0.0.1 of both sides, from one store, so that an im
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +56,15 @@ def answers(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
+
+
+def _parent(process: int) -> int | None:
+    """A process's parent; None where it has ended."""
+    try:
+        state, parent, *_ = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else int(parent)
 
 
 class SecondEngine:
@@ -95,9 +107,13 @@ class SecondEngine:
             subprocess.run(command, check=True)
         self.start()
 
-    def start(self) -> None:
-        """Start it, or start it again."""
-        (self.folder / "daemon.json").write_text("{}")
+    def start(self, live_restore: bool = False) -> None:
+        """Start it, or start it again.
+
+        Args:
+            live_restore: whether it goes on with the containers that run, else it ends them.
+        """
+        (self.folder / "daemon.json").write_text(json.dumps({"live-restore": live_restore}))
         command = [
             *self.inside, "dockerd", "-H", self.url, "-H", self.tcp, "--data-root", f"{self.folder}/data",
             "--exec-root", f"{self.folder}/exec", "--pidfile", f"{self.folder}/pid", "--config-file",
@@ -115,11 +131,26 @@ class SecondEngine:
         command = ["docker", "-H", self.url, *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
 
+    def _processes(self) -> list[int]:
+        """All that runs in its network, and what that started: its containers have networks of their own."""
+        found = subprocess.run(["ip", "netns", "pids", self.namespace], capture_output=True, text=True, check=False)
+        processes = [int(one) for one in found.stdout.split()]
+        children: dict[int | None, list[int]] = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            children.setdefault(_parent(int(folder.name)), []).append(int(folder.name))
+        for process in processes:
+            processes += [one for one in children.get(process, []) if one not in processes]
+        return processes
+
     def kill(self) -> None:
         """End dockerd at once; its containers run on, as their shims do."""
         assert self._child is not None
+        children = [one for one in self._processes() if _parent(one) == self._child.pid]
         self._child.kill()
         self._child.wait(20)
+        # Its containerd ends with it, but not at once, and a new dockerd takes even a zombie for one that still runs.
+        until(lambda: not any(_parent(one) is not None for one in children), 10, "the end of its containerd")
+        (self.folder / "exec/containerd/containerd.pid").unlink(missing_ok=True)
 
     def down(self) -> None:
         if self._child is not None and self._child.poll() is None:
@@ -129,7 +160,9 @@ class SecondEngine:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(30)
             self._child.kill()
-        subprocess.run(["pkill", "-KILL", "-f", str(self.folder)], check=False)
+        for process in self._processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         subprocess.run(["ip", "link", "del", self._links[0]], check=False, capture_output=True)
         subprocess.run(["ip", "netns", "del", self.namespace], check=False, capture_output=True)
         for mounted in Path("/proc/self/mounts").read_text().splitlines():
@@ -158,11 +191,16 @@ def _make_certificates(folder: Path, address: str) -> None:
 
 
 class OwnRegistry:
-    """A registry on 127.0.0.1."""
+    """A registry on 127.0.0.1.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        settings: of its configuration, over what it needs.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any] | None = None) -> None:
         self.folder = folder
         self.port = free_port()
+        self._settings = settings or {}
         self._children: list[subprocess.Popen[bytes]] = []
         self._also: list[list[str]] = []
 
@@ -172,10 +210,10 @@ class OwnRegistry:
 
     def start(self) -> None:
         """Start it, or start it again with what it has."""
-        (self.folder / "registry.yml").write_text(
-            f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {self.folder}/data}}, delete: {{enabled: true}}}}\n"
-            f"http: {{addr: 127.0.0.1:{self.port}}}\n"
-        )
+        http = {"addr": f"127.0.0.1:{self.port}", **self._settings.get("http", {})}
+        store = {"filesystem": {"rootdirectory": f"{self.folder}/data"}, "delete": {"enabled": True}}
+        settings = {"version": 0.1, "storage": store, **self._settings, "http": http}
+        (self.folder / "registry.yml").write_text(json.dumps(settings))
         with (self.folder / "log").open("ab") as log:
             for inside in [[], *self._also]:
                 command = [*inside, "docker-registry", "serve", str(self.folder / "registry.yml")]
@@ -198,6 +236,71 @@ class OwnRegistry:
     def collect_garbage(self) -> None:
         command = ["docker-registry", "garbage-collect", "--delete-untagged", str(self.folder / "registry.yml")]
         subprocess.run(command, check=True, capture_output=True)
+
+
+class Relay:
+    """Stands before a server on 127.0.0.1 or a socket, and counts what is sent to it.
+
+    Args:
+        server: a port, or a socket's path; folder: for the relay's own socket, needed for a socket's path.
+
+    Attributes:
+        sent: bytes that went to the server; when: called with it now and then, from a thread.
+    """
+
+    def __init__(self, server: int | str, folder: Path | None = None) -> None:
+        self._server = server
+        self.sent = 0
+        self.when: Callable[[int], None] = lambda sent: None
+        if isinstance(server, int):
+            self._socket = socket.create_server(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        else:
+            assert folder is not None
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.bind(f"{folder}/relay.sock")
+            self._socket.listen(64)
+            self.address = f"unix://{folder}/relay.sock"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._socket.accept()
+                threading.Thread(target=self._serve, args=(near,), daemon=True).start()
+
+    def _serve(self, near: socket.socket) -> None:
+        try:
+            if isinstance(self._server, int):
+                far = socket.create_connection(("127.0.0.1", self._server))
+            else:
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(self._server)
+        except OSError:
+            near.close()
+            return
+        back = threading.Thread(target=self._pump, args=(far, near, False), daemon=True)
+        back.start()
+        self._pump(near, far, True)
+        back.join()
+        near.close()
+        far.close()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, counted: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+                if counted:
+                    self.sent += len(data)
+                    self.when(self.sent)
+        for one, how in ((sink, socket.SHUT_WR), (source, socket.SHUT_RD)):
+            with contextlib.suppress(OSError):
+                one.shutdown(how)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
 
 
 @pytest.fixture(scope="session")

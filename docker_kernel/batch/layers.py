@@ -9,27 +9,29 @@ change the least come first: what an engine has of an image is found by its laye
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
 import sqlite3
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any, TypeVar
 
 import platformdirs
 
 from docker_kernel.batch.manifest import Manifest, parse
 from docker_kernel.batch.targets.base import Package
-from docker_kernel.engine import Engine, File, archive
-from docker_kernel.errors import JobError, NotFound
+from docker_kernel.engine import STREAM_STDOUT, ExecStream, File, archive
+from docker_kernel.errors import DockerKernelError, JobError, NotFound
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CHUNK = 1 << 20
 OWN_LAYER = 1 << 18
@@ -39,6 +41,13 @@ MAX_OWN = 40
 """Blobs with a layer of their own; an image may have 125 layers in all (overlay2's limit)."""
 
 BUCKETS = 16
+
+KEPT = 16 << 20
+"""Bytes of small layers that are kept in memory from when their digest is found until they are sent."""
+
+QUICK_SECONDS = 30
+"""How long the kernel's container may take to give a small blob, before the engine is asked."""
+
 OWN_FILE = 1 << 20
 """Bytes from which a file of the workspace is not in the layer of its small ones, which changes with each of them."""
 
@@ -60,10 +69,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One entry of a layer's archive; a regular file's content comes in pieces from `read`."""
+    """One entry of a layer's archive; a regular file's content comes in pieces."""
 
     info: tarfile.TarInfo
-    read: Callable[[], Iterable[bytes]] | None = None
+    content: Iterable[bytes] | None = None
 
 
 async def job_layers(kernel: KernelHandle, package: Package) -> list[Layer]:
@@ -73,7 +82,7 @@ async def job_layers(kernel: KernelHandle, package: Package) -> list[Layer]:
         JobError: a blob of the snapshot is gone, or was changed.
     """
     uid, _, gid = kernel.user.partition(":")
-    state = _StateFolder(kernel.engine, package.holder or kernel.container_id, int(uid), int(gid))
+    state = _StateFolder(kernel, package.holder or kernel.container_id)
     manifest = parse(Manifest, package.manifest)
     own, buckets = _partition(manifest)
     layers = [await asyncio.to_thread(_layer_of_files, [*kernel.guest_files(), *state.folders()])]
@@ -81,8 +90,9 @@ async def job_layers(kernel: KernelHandle, package: Package) -> list[Layer]:
         layers.append(await asyncio.to_thread(state.layer, blobs))
     if package.workspace is not None:
         layers += await asyncio.to_thread(_workspace_layers, package.workspace)
-    for blobs in buckets:
-        layers.append(await asyncio.to_thread(state.layer, blobs))
+    async with state.kept_open():
+        for blobs in buckets:
+            layers.append(await asyncio.to_thread(state.layer, blobs))
     file = File(
         f"{guest_files.STATE.lstrip('/')}/manifests/{package.digest[7:]}",
         package.manifest.encode(),
@@ -112,13 +122,26 @@ def _partition(manifest: Manifest) -> tuple[list[list[tuple[str, int]]], list[li
 
 
 class _StateFolder:
-    """The kernel volume, read through a container that has it."""
+    """The kernel volume, read through a container that has it; small blobs through the kernel's own while it runs."""
 
-    def __init__(self, engine: Engine, container: str, uid: int, gid: int) -> None:
-        self._engine = engine
+    def __init__(self, kernel: KernelHandle, container: str) -> None:
+        uid, _, gid = kernel.user.partition(":")
+        self._kernel = kernel
         self._container = container
-        self._owner = (uid, gid)
+        self._owner = (int(uid), int(gid))
         self._loop = asyncio.get_running_loop()
+        self._quick: _QuickReader | None = None
+        self._kept = 0
+
+    @contextlib.asynccontextmanager
+    async def kept_open(self) -> AsyncIterator[None]:
+        """Read small blobs of several layers in one go."""
+        self._quick = _QuickReader(self._kernel, self._loop)
+        try:
+            yield
+        finally:
+            self._quick.close()
+            self._quick = None
 
     def folders(self) -> list[File]:
         """The state folder; every layer that has a file in it has these, as the uppermost one's owners count."""
@@ -131,33 +154,132 @@ class _StateFolder:
         ]
 
     def layer(self, blobs: list[tuple[str, int]]) -> Layer:
-        entries = [_Entry(_info(file)) for file in self.folders()]
+        folders = [_info(file) for file in self.folders()]
+        files = []
         for digest, size in blobs:
             info = tarfile.TarInfo(f"{guest_files.STATE.lstrip('/')}/blobs/{digest[7:]}")
             info.size, info.mode, (info.uid, info.gid) = size, 0o644, self._owner
-            entries.append(_Entry(info, lambda digest=digest, size=size: self._blob(digest, size)))  # type: ignore[misc]
-        key = json.dumps([1, self._owner, blobs])
-        return _layer(entries, key)
+            files.append(info)
+
+        def entries() -> Iterator[_Entry]:
+            yield from map(_Entry, folders)
+            contents = self._contents(blobs)
+            with contextlib.closing(contents):
+                for info, content in zip(files, contents, strict=True):
+                    yield _Entry(info, content)
+
+        size = _size([*folders, *files])
+        made = _layer(entries, size, json.dumps([1, self._owner, blobs]), size <= KEPT - self._kept)
+        self._kept += made.kept
+        return made.layer
+
+    def _contents(self, blobs: list[tuple[str, int]]) -> Generator[Iterator[bytes], None, None]:
+        """The blobs' contents, each of which is what its digest says or raises JobError."""
+        shared = self._quick
+        quick = shared or _QuickReader(self._kernel, self._loop)
+        try:
+            small = [(digest, size) for digest, size in blobs if size < OWN_LAYER]
+            given = quick.read(small) if len(small) > 1 else iter(())
+            for digest, size in blobs:
+                data = next(given, None) if size < OWN_LAYER else None
+                yield iter([data]) if data is not None else self._blob(digest, size)
+        finally:
+            if quick is not shared:
+                quick.close()
 
     def _blob(self, digest: str, size: int) -> Iterator[bytes]:
-        """A blob's content, which is what its digest says or raises JobError."""
         path = f"{guest_files.STATE}/blobs/{digest[7:]}"
         try:
-            chunks = asyncio.run_coroutine_threadsafe(
-                self._engine.get_stream(self._container, path), self._loop
+            stream = asyncio.run_coroutine_threadsafe(
+                self._kernel.engine.get_stream(self._container, path), self._loop
             ).result()
         except NotFound:
             raise JobError(f"A part of the kernel's state ({digest[:19]}) is gone: run the cell again.") from None
         found, left = hashlib.sha256(), size
-        for data in tar_content(chunks):
-            found.update(data)
-            left -= len(data)
-            yield data
+        with contextlib.closing(stream):
+            for data in tar_content(stream):
+                left -= len(data)
+                if left < 0:
+                    break  # not a byte more than was said: what follows would be taken for what comes after the blob
+                found.update(data)
+                yield data
         if left or found.hexdigest() != digest[7:]:
             raise JobError(
                 f"A part of the kernel's state ({digest[:19]}) was changed after it was written; it is not sent. "
                 "Restart the kernel, and run the cell again."
             )
+
+
+class _QuickReader:
+    """Reads small blobs by one process in the kernel's container, as an archive of each costs the engine 50 ms.
+
+    It may fail at any time: what it does not give, or what is not as its digest says, is to be had from the engine.
+    """
+
+    SCRIPT = (
+        "import json, sys\n"
+        "for line in sys.stdin:\n"
+        "    for path in json.loads(line):\n"
+        "        with open(path, 'rb') as file:\n"
+        "            sys.stdout.buffer.write(file.read())\n"
+        "    sys.stdout.buffer.flush()\n"
+    )
+
+    def __init__(self, kernel: KernelHandle, loop: asyncio.AbstractEventLoop) -> None:
+        self._kernel = kernel
+        self._loop = loop
+        self._stream: ExecStream | None = None
+        self._frames: AsyncIterator[tuple[int, bytes]]
+        self._rest = b""
+        self._failed = False
+
+    def read(self, blobs: Sequence[tuple[str, int]]) -> Iterator[bytes | None]:
+        """Each blob's content, None for those that it cannot give. To be called in a thread."""
+        asked = False
+        for digest, size in blobs:
+            data = None
+            if not self._failed:
+                try:
+                    if not asked:
+                        self._do(self._ask([f"{guest_files.STATE}/blobs/{one[7:]}" for one, _ in blobs]))
+                        asked = True
+                    data = self._do(self._take(size))
+                    if hashlib.sha256(data).hexdigest() != digest[7:]:
+                        data = None
+                        self._failed = True
+                except (DockerKernelError, OSError, EOFError, TimeoutError, asyncio.TimeoutError) as error:
+                    log.debug("small blobs are not read in the kernel's container", exc_info=error)
+                    self._failed = True
+            yield data
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, QUICK_SECONDS), self._loop).result()
+
+    async def _ask(self, paths: list[str]) -> None:
+        if self._stream is None:
+            command = [self._kernel.python, "-I", "-S", "-c", self.SCRIPT]
+            kernel = self._kernel
+            self._stream = await kernel.engine.open_exec(kernel.container_id, command, user=kernel.user)
+            self._frames = self._stream.frames()
+        await self._stream.write(json.dumps(paths).encode() + b"\n")
+
+    async def _take(self, size: int) -> bytes:
+        parts, length = [self._rest], len(self._rest)
+        while length < size:
+            stream, data = await anext(self._frames, (0, b""))
+            if not stream:
+                raise EOFError("it ended")
+            if stream == STREAM_STDOUT:
+                parts.append(data)
+                length += len(data)
+        data = b"".join(parts)
+        self._rest = data[size:]
+        return data[:size]
+
+    def close(self) -> None:
+        self._failed = True
+        if self._stream is not None:
+            self._loop.call_soon_threadsafe(self._stream.close)
 
 
 def _workspace_layers(workspace: Path) -> list[Layer]:
@@ -172,25 +294,29 @@ def _workspace_layers(workspace: Path) -> list[Layer]:
             buckets.setdefault(key, []).append(member)
     large = {member.name for found in buckets.values() for member in found}
 
-    def entry(member: tarfile.TarInfo) -> _Entry:
-        offset, size = member.offset_data, member.size
-        if not member.isreg():
-            return _Entry(member)
-        return _Entry(member, lambda: _part(workspace, offset, size))
+    def layer(infos: list[tarfile.TarInfo]) -> Layer:
+        def entries() -> Iterator[_Entry]:
+            for info in infos:
+                yield _Entry(info, _part(workspace, info.offset_data, info.size) if info.isreg() else None)
+
+        return _layer(entries, _size(infos)).layer
 
     layers = []
     for key in sorted(buckets):
         above = {str(parent) for member in buckets[key] for parent in PurePosixPath(member.name).parents}
         parents = [_still(folders[name]) for name in sorted(above & set(folders))]
-        layers.append(_layer([*map(_Entry, parents), *map(entry, buckets[key])]))
-    small = [_still(member) if member.isdir() else member for member in members if member.name not in large]
-    layers.append(_layer([entry(member) for member in small]))
+        layers.append(layer([*parents, *buckets[key]]))
+    layers.append(
+        layer([_still(member) if member.isdir() else member for member in members if member.name not in large])
+    )
     return layers
 
 
 def _still(folder: tarfile.TarInfo) -> tarfile.TarInfo:
     """A folder without its time, which changes with every file in it."""
-    return folder.replace(mtime=0, deep=False)
+    still = folder.replace(mtime=0, deep=False)
+    still.pax_headers = {key: value for key, value in folder.pax_headers.items() if key != "mtime"}
+    return still
 
 
 def _part(path: Path, offset: int, size: int) -> Iterator[bytes]:
@@ -216,35 +342,55 @@ def _layer_of_files(files: list[File]) -> Layer:
     return Layer(f"sha256:{hashlib.sha256(data).hexdigest()}", len(data), lambda: iter([data]))
 
 
-def _layer(entries: list[_Entry], key: str = "") -> Layer:
+def _size(infos: Iterable[tarfile.TarInfo]) -> int:
+    """Bytes of an archive of entries."""
+    size = 2 * tarfile.BLOCKSIZE
+    for info in infos:
+        size += len(info.tobuf(tarfile.PAX_FORMAT))
+        if info.isreg():
+            size += info.size + -info.size % tarfile.BLOCKSIZE
+    return size
+
+
+def _pieces(entries: Iterable[_Entry]) -> Iterator[bytes]:
+    for entry in entries:
+        yield entry.info.tobuf(tarfile.PAX_FORMAT)
+        if entry.content is not None:
+            yield from entry.content
+            yield bytes(-entry.info.size % tarfile.BLOCKSIZE)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A layer, and how many bytes of it are kept in memory."""
+
+    layer: Layer
+    kept: int
+
+
+def _layer(entries: Callable[[], Iterable[_Entry]], size: int, key: str = "", keep: bool = False) -> _Made:
     """A layer of entries.
 
     Args:
+        entries: gives them, each time that the layer is read.
         key: what its bytes depend on, where reading them is dear: its digest is looked up by that.
+        keep: whether what is read for the digest may be kept, so that it need not be read again.
     """
-
-    def pieces() -> Iterator[bytes]:
-        for entry in entries:
-            yield entry.info.tobuf(tarfile.PAX_FORMAT)
-            if entry.read is not None:
-                yield from entry.read()
-                yield bytes(-entry.info.size % tarfile.BLOCKSIZE)
-        yield bytes(2 * tarfile.BLOCKSIZE)
-
-    size = 2 * tarfile.BLOCKSIZE
-    for entry in entries:
-        size += len(entry.info.tobuf(tarfile.PAX_FORMAT))
-        if entry.read is not None:
-            size += entry.info.size + -entry.info.size % tarfile.BLOCKSIZE
     digest = _DIGESTS.get(key) if key else None
-    if digest is None:
-        found = hashlib.sha256()
-        for piece in pieces():
-            found.update(piece)
-        digest = f"sha256:{found.hexdigest()}"
-        if key:
-            _DIGESTS.put(key, digest)
-    return Layer(digest, size, pieces)
+    if digest is not None:
+        return _Made(Layer(digest, size, lambda: _pieces(entries())), 0)
+    found, kept = hashlib.sha256(), []
+    for piece in _pieces(entries()):
+        found.update(piece)
+        if keep:
+            kept.append(piece)
+    digest = f"sha256:{found.hexdigest()}"
+    if key:
+        _DIGESTS.put(key, digest)
+    if keep:
+        return _Made(Layer(digest, size, lambda: iter(kept)), size)
+    return _Made(Layer(digest, size, lambda: _pieces(entries())), 0)
 
 
 class _DigestCache:
@@ -261,7 +407,7 @@ class _DigestCache:
 
     def get(self, key: str) -> str | None:
         try:
-            with closing(self._open()) as connection:
+            with contextlib.closing(self._open()) as connection:
                 row = connection.execute("SELECT digest FROM layers WHERE key = ?", (self._short(key),)).fetchone()
         except (OSError, sqlite3.Error) as error:
             log.warning("the cache %s cannot be read: %s", self._path, error)
@@ -270,7 +416,7 @@ class _DigestCache:
 
     def put(self, key: str, digest: str) -> None:
         try:
-            with closing(self._open()) as connection:
+            with contextlib.closing(self._open()) as connection:
                 connection.execute("INSERT OR REPLACE INTO layers VALUES (?, ?)", (self._short(key), digest))
         except (OSError, sqlite3.Error) as error:
             log.warning("the cache %s cannot be written: %s", self._path, error)
@@ -286,15 +432,18 @@ def tar_content(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """The bytes of the only file of a tar archive that arrives in pieces, none of which is held for long.
 
     Raises:
-        JobError: there is no file in it.
+        JobError: there is no file in it, or it breaks off.
     """
-    with tarfile.open(fileobj=_Reader(chunks), mode="r|") as tar:  # type: ignore[call-overload]
-        member = tar.next()
-        file: IO[bytes] | None = tar.extractfile(member) if member is not None and member.isreg() else None
-        if file is None:
-            raise JobError("Where a part of a job's state was is no file.")
-        while data := file.read(CHUNK):
-            yield data
+    try:
+        with tarfile.open(fileobj=_Reader(chunks), mode="r|", bufsize=CHUNK) as tar:  # type: ignore[call-overload]
+            member = tar.next()
+            file: IO[bytes] | None = tar.extractfile(member) if member is not None and member.isreg() else None
+            if file is None:
+                raise JobError("Where a part of a job's state was is no file.")
+            while data := file.read(CHUNK):
+                yield data
+    except tarfile.TarError as error:
+        raise JobError(f"The engine broke off while a part of a job's state was read ({error}).") from None
 
 
 class _Reader:

@@ -5,15 +5,22 @@ No client library streams uploads: oras-py, the one that is kept, reads a blob f
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+import ssl
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
 
+from docker_kernel.build_settings import host_settings
 from docker_kernel.errors import ConfigError, JobError
 
 MANIFESTS = (
@@ -23,7 +30,17 @@ MANIFESTS = (
 TIMEOUT = 60
 """Seconds that a registry may say nothing."""
 
-ATTEMPTS = 3
+KEEP_TIMEOUT = 600
+"""Seconds that it may take to put away a blob that it has got."""
+
+PAUSES = (0.5, 2.0)
+"""Seconds before a second and a third attempt."""
+
+MAX_DOCUMENT = 8 << 20
+"""Bytes that a manifest or an image's config may have."""
+
+CERTIFICATES = ("/etc/docker/certs.d", "~/.config/docker/certs.d")
+"""Where an engine, and a rootless one, finds the CA of a registry: HOST[:PORT]/*.crt."""
 
 Credentials = Callable[[str], "tuple[str, str] | None"]
 """Finds the user's name and password for a registry's host, None where there are none."""
@@ -60,6 +77,11 @@ class Registry:
         self.origin = f"{parts.scheme or ('http' if local else 'https')}://{parts.netloc}"
         self._credentials = credentials
         self._session = requests.Session()
+        # A proxy has another 127.0.0.1; and ~/.netrc would take the place of what the registry asked for.
+        self._session.trust_env = not local
+        self._session.auth = lambda request: request
+        if self.origin.startswith("https:"):
+            self._session.mount(self.origin, _Trusting(self.host))
         self._tokens: dict[str, str] = {}
 
     def repository(self, name: str) -> str:
@@ -77,35 +99,49 @@ class Registry:
         return self._ask("HEAD", self._url(repository, "blobs", digest), repository).ok
 
     def blob(self, repository: str, digest: str) -> bytes:
-        """A small blob, such as an image's config; raises JobError where it is gone."""
+        """A small blob, such as an image's config; raises JobError where it is gone, or was changed."""
         reply = self._ask("GET", self._url(repository, "blobs", digest), repository)
         if not reply.ok:
             raise self._refusal(reply, f"give {digest[:19]} of {repository}")
-        return reply.content
+        data = self._document(reply)
+        if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
+            raise JobError(f"The registry {self.host} gave something else for {digest[:19]} of {repository}.")
+        return data
 
     def upload(self, repository: str, digest: str, size: int, open: Callable[[], Iterable[bytes]]) -> None:
-        """Upload a blob, in pieces.
+        """Upload a blob, in pieces. What is raised where they are made ends the upload, and is raised here.
+
+        Of an upload that broke off, a registry keeps a part until it purges it (docker/distribution: after a week, by
+        default); it refuses to delete it (2.8: "upload resumed at wrong offest").
 
         Raises:
             JobError: the registry refuses, or breaks off time after time.
         """
-        for attempt in range(ATTEMPTS):
+        for pause in (*PAUSES, None):
             reply = self._ask("POST", self._url(repository, "blobs", "uploads/"), repository)
             if reply.status_code != 202:
                 raise self._refusal(reply, f"take an image layer for {repository}")
-            target = urljoin(self.origin, reply.headers["Location"])
-            target += f"{'&' if '?' in target else '?'}digest={digest}"
-            headers = {"Content-Type": "application/octet-stream", **self._authorization(repository)}
-            try:
-                reply = self._session.put(target, data=_Body(open(), size), headers=headers, timeout=TIMEOUT)
-            except requests.RequestException as error:
-                if attempt + 1 < ATTEMPTS:
-                    continue
-                raise JobError(f"The registry {self.host} broke off while it was sent to: {_reason(error)}.") from None
-            if reply.status_code == 201:
-                return
-            if reply.status_code < 500 or attempt + 1 == ATTEMPTS:
-                raise self._refusal(reply, f"keep an image layer for {repository}")
+            place = urljoin(self.origin, reply.headers["Location"])
+            with contextlib.closing(_each(open())) as pieces:
+                try:
+                    reply = self._session.put(
+                        f"{place}{'&' if '?' in place else '?'}digest={digest}",
+                        data=_Body(pieces, size),
+                        headers={"Content-Type": "application/octet-stream", **self._authorization(repository, place)},
+                        timeout=(TIMEOUT, KEEP_TIMEOUT),
+                    )
+                except requests.RequestException as error:
+                    if pause is None:
+                        raise JobError(
+                            f"The registry {self.host} broke off while it was sent to: {_reason(error)}; is it still "
+                            "up, and is there space on its disk?"
+                        ) from None
+                else:
+                    if reply.status_code == 201:
+                        return
+                    if reply.status_code < 500 or pause is None:
+                        raise self._refusal(reply, f"keep an image layer for {repository}")
+            time.sleep(pause)
 
     def manifest(self, repository: str, reference: str) -> Pulled | None:
         """A manifest by its tag or digest; None if there is none."""
@@ -114,7 +150,26 @@ class Registry:
             return None
         if not reply.ok:
             raise self._refusal(reply, f"give {repository}:{reference}")
-        return Pulled(reply.json(), reply.headers.get("Docker-Content-Digest", ""), reply.headers["Content-Type"])
+        data, media_type = self._document(reply), reply.headers.get("Content-Type", "")
+        if media_type not in MANIFESTS:
+            raise JobError(
+                f"The registry {self.host} has no plain image at {repository}:{reference} but {media_type}: does the "
+                "engine keep its images in containerd's store? Such images cannot be built upon yet."
+            )
+        return Pulled(json.loads(data), f"sha256:{hashlib.sha256(data).hexdigest()}", media_type)
+
+    def _document(self, reply: requests.Response) -> bytes:
+        found = b""
+        try:
+            for piece in reply.iter_content(1 << 16):
+                found += piece
+                if len(found) > MAX_DOCUMENT:
+                    raise JobError(f"The registry {self.host} sent more than a manifest or config may have.")
+        except requests.RequestException as error:
+            raise JobError(f"The registry {self.host} broke off while it was read: {_reason(error)}.") from None
+        finally:
+            reply.close()
+        return found
 
     def put_manifest(self, repository: str, reference: str, content: dict[str, Any], media_type: str) -> None:
         """Keep a manifest under a tag."""
@@ -131,26 +186,40 @@ class Registry:
         self, method: str, url: str, repository: str, data: bytes | None = None, **headers: str
     ) -> requests.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        for attempt in range(ATTEMPTS):
+        for pause in (*PAUSES, None):
             try:
                 reply = self._session.request(
-                    method, url, data=data, headers={**named, **self._authorization(repository)}, timeout=TIMEOUT
+                    method,
+                    url,
+                    data=data,
+                    headers={**named, **self._authorization(repository, url)},
+                    timeout=TIMEOUT,
+                    stream=method == "GET",
                 )
-            except requests.RequestException as error:
-                if attempt + 1 < ATTEMPTS:
-                    continue
+            except requests.exceptions.SSLError as error:
                 raise JobError(
-                    f"The registry {self.host} cannot be reached: {_reason(error)}; is `registry` right, and is it up?"
+                    f"The registry {self.host} has a certificate that is not trusted here ({_reason(error)}): put its "
+                    f"CA into {CERTIFICATES[0]}/{self.host}/ca.crt, or let REQUESTS_CA_BUNDLE name it."
                 ) from None
-            if reply.status_code == 401 and self._authorize(repository, reply):
+            except requests.RequestException as error:
+                if pause is None:
+                    raise JobError(
+                        f"The registry {self.host} cannot be reached: {_reason(error)}; is `registry` right, and is it "
+                        "up?"
+                    ) from None
+                time.sleep(pause)
                 continue
-            if reply.status_code < 500:
+            if reply.status_code == 401 and pause is not None and self._authorize(repository, reply):
+                continue
+            if reply.status_code < 500 or pause is None:
                 break
+            time.sleep(pause)
         return reply
 
-    def _authorization(self, repository: str) -> dict[str, str]:
+    def _authorization(self, repository: str, url: str) -> dict[str, str]:
+        """What the registry asked for; a store that it names for an upload gets none of it."""
         token = self._tokens.get(repository)
-        return {"Authorization": token} if token else {}
+        return {"Authorization": token} if token and url.startswith(f"{self.origin}/") else {}
 
     def _authorize(self, repository: str, reply: requests.Response) -> bool:
         """Get what a registry asks for; False if there is nothing new to try."""
@@ -162,7 +231,9 @@ class Registry:
             self._tokens[repository] = prepared.headers["Authorization"]
         elif challenge.lower().startswith("bearer"):
             asked = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
-            params = {"service": asked.get("service", ""), "scope": f"repository:{repository}:pull,push"}
+            params = {"service": asked.get("service", "")}
+            if repository:
+                params["scope"] = f"repository:{repository}:pull,push"
             try:
                 answer = self._session.get(asked["realm"], params=params, auth=account, timeout=TIMEOUT)
                 found = answer.json()
@@ -173,25 +244,59 @@ class Registry:
 
     def _refusal(self, reply: requests.Response, what: str) -> JobError:
         try:
-            detail = "; ".join(str(one.get("message", one.get("code", ""))) for one in reply.json()["errors"])
-        except (ValueError, KeyError, AttributeError):
+            text = reply.text
+        except requests.RequestException:
+            text = ""
+        # A registry of its own puts the system's error number there, 28 for ENOSPC.
+        if reply.status_code == 507 or "no space left" in text or re.search(r'"Err":\s*28\b', text):
+            return JobError(f"The registry {self.host} did not {what}, as its disk is full: free space there.")
+        try:
+            detail = "; ".join(str(one.get("message", one.get("code", ""))) for one in json.loads(text)["errors"])
+        except (ValueError, KeyError, AttributeError, TypeError):
             detail = reply.reason
         login = f"; `docker login {self.host}` first" if reply.status_code in (401, 403) else ""
         return JobError(f"The registry {self.host} did not {what} ({reply.status_code} {detail}){login}.")
+
+
+class _Trusting(HTTPAdapter):
+    """Trusts, besides what requests does, the CAs that engines trust for a registry and the host's own bundle."""
+
+    def __init__(self, host: str) -> None:
+        self._context = ssl.create_default_context()
+        named = [path for folder in CERTIFICATES for path in sorted((Path(folder).expanduser() / host).glob("*.crt"))]
+        for data in filter(None, (host_settings().ca, *(path.read_bytes() for path in named))):
+            with contextlib.suppress(ssl.SSLError):
+                self._context.load_verify_locations(cadata=data.decode("ascii", "ignore"))
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **settings: Any) -> None:
+        super().init_poolmanager(*arguments, **settings, ssl_context=self._context)
+
+
+def _each(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
+    """Pieces that can be closed, and with them what makes them."""
+    yield from pieces
 
 
 class _Body:
     """Pieces of bytes with a known length, as requests takes them for a body that is not held in memory."""
 
     def __init__(self, pieces: Iterable[bytes], size: int) -> None:
-        self._pieces = iter(pieces)
+        self._pieces = pieces
         self._size = size
 
     def __len__(self) -> int:
         return self._size
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._pieces
+        left = self._size
+        for piece in self._pieces:
+            left -= len(piece)
+            if left < 0:
+                break  # a registry would take the rest for another request
+            yield piece
+        if left:
+            raise JobError("An image layer is not as large as it was said to be; it is not sent.")
 
 
 def _reason(error: Exception) -> str:

@@ -10,12 +10,14 @@ import asyncio
 import hashlib
 import json
 import logging
+import os
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import platformdirs
 
@@ -24,7 +26,7 @@ from docker_kernel.batch.layers import CHUNK, Layer
 from docker_kernel.batch.registry import Pulled, Registry
 from docker_kernel.config import format_size
 from docker_kernel.engine import Engine
-from docker_kernel.errors import ImageMissing, JobError
+from docker_kernel.errors import EngineError, ImageMissing, JobError
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,14 @@ OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 """What engines call their machine, as images call it."""
 
+SPOOL = Path("/var/tmp")
+"""On a disk, where /tmp may be memory."""
+
+TAG_ATTEMPTS = 3
+
 Progress = Callable[[str], None]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,32 @@ async def push(
         JobError, EngineError: with a sentence for the user.
     """
     base = await _base_in(engine, image, registry, name, progress)
-    return await asyncio.to_thread(_push, base, layers, registry, name, progress)
+    return await stoppable(lambda progress: asyncio.to_thread(_push, base, layers, registry, name, progress), progress)
+
+
+class _Stopped(Exception):
+    """Ends what a thread does for a task that was cancelled."""
+
+
+async def stoppable(work: Callable[[Progress], Coroutine[Any, Any, T]], progress: Progress) -> T:
+    """Do what goes on in threads, which a cancelled task would leave alone: its next progress ends it, and its end is
+    waited for."""
+    stop = threading.Event()
+
+    def told(text: str) -> None:
+        if stop.is_set():
+            raise _Stopped
+        progress(text)
+
+    working = asyncio.ensure_future(work(told))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait([working])
+        if not working.cancelled():
+            working.exception()
+        raise
 
 
 async def bytes_to_push(engine: Engine, image: str, layers: Sequence[Layer], registry: Registry, name: str) -> int:
@@ -110,7 +144,7 @@ async def _base_in(engine: Engine, image: str, registry: Registry, name: str, pr
 
     def complete() -> Pulled | None:
         found = registry.manifest(repository, tag)
-        if found is None:
+        if found is None or image not in (found.content["config"]["digest"], found.digest):
             return None
         parts = [found.content["config"], *found.content["layers"]]
         return found if all(registry.has_blob(repository, part["digest"]) for part in parts) else None
@@ -119,11 +153,18 @@ async def _base_in(engine: Engine, image: str, registry: Registry, name: str, pr
     if found is not None:
         return found
     progress("sends the environment's image")
-    await engine.tag(image, f"{registry.host}/{repository}", tag)
-    try:
-        await engine.push(f"{registry.host}/{repository}", tag, progress)
-    finally:
-        await engine.remove_image(f"{registry.host}/{repository}:{tag}")
+    remote = f"{registry.host}/{repository}"
+    for attempt in range(TAG_ATTEMPTS):
+        await engine.tag(image, remote, tag)
+        try:
+            await stoppable(lambda progress: engine.push(remote, tag, progress), progress)
+            break
+        except EngineError as error:
+            # Another push of the same image has taken the name away.
+            if "does not exist locally" not in str(error) or attempt + 1 == TAG_ATTEMPTS:
+                raise
+        finally:
+            await engine.untag(image, remote, tag)
     found = await asyncio.to_thread(complete)
     if found is None:
         raise JobError(f"The registry {registry.host} lost the image {repository}:{tag} right after it was pushed.")
@@ -195,12 +236,19 @@ async def load(
     diff_ids: list[str] = json.loads(config)["rootfs"]["diff_ids"]
     there = await _layers_there(destination, diff_ids)
     base_count = len(base["rootfs"]["diff_ids"])
-    with tempfile.TemporaryDirectory(prefix="docker-kernel-") as folder:
+    spool = SPOOL if os.access(SPOOL, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="docker-kernel-", dir=spool) as folder:
         files: dict[int, Path] = {}
         if there < base_count:
             progress("reads the environment's image")
             files = await _saved_layers(source, image, there, base_count, Path(folder))
-        sent = await _load(destination, config, layers, base_count, there, files, name, progress)
+        try:
+            sent = await stoppable(
+                lambda progress: _load(destination, config, layers, base_count, there, files, name, progress), progress
+            )
+        except asyncio.CancelledError:
+            await destination.remove_image(name)  # it had all of it already
+            raise
     digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
     try:
         await destination.image(digest)
@@ -221,11 +269,13 @@ async def bytes_to_load(source: Engine, image: str, layers: Sequence[Layer], des
 async def _layers_there(engine: Engine, diff_ids: list[str]) -> int:
     """How many of an image's layers, from the bottom up, an engine has already."""
     most = 0
-    for one in await engine.all_images():
-        try:
-            found: list[str] = (await engine.image(one))["RootFS"].get("Layers") or []
-        except ImageMissing:
-            continue
+    images = await engine.all_images()
+    for one in await asyncio.gather(*map(engine.image, images), return_exceptions=True):
+        if isinstance(one, ImageMissing):
+            continue  # gone since it was listed
+        if isinstance(one, BaseException):
+            raise one
+        found: list[str] = one["RootFS"].get("Layers") or []
         same = next((at for at, pair in enumerate(zip(found, diff_ids, strict=False)) if pair[0] != pair[1]), None)
         most = max(most, min(len(found), len(diff_ids)) if same is None else same)
     return most

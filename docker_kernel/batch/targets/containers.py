@@ -137,15 +137,18 @@ class EngineTarget(Target):
                 task.cancel()
 
     async def _output_of(self, container: str) -> AsyncIterator[bytes]:
+        given = 0
         attached = self._streams.pop(container, None)
         if attached is not None:
             try:
                 async for _, data in attached.frames():
+                    given += len(data)
                     yield data
             finally:
                 attached.close()
-            return
-        given = 0
+            if await self._over(container):
+                return
+        # A stream also ends with its engine's connection: then the log has what it gave, and what came since.
         while True:
             skip = given
             try:
@@ -160,13 +163,20 @@ class EngineTarget(Target):
                         yield data
             finally:
                 stream.close()
-            # A stream also ends with its engine's connection.
+            if await self._over(container):
+                return
+
+    async def _over(self, container: str) -> bool:
+        """Whether a container whose output has ended has, too; the engine may take a moment to see it."""
+        for pause in (0, 0.05, 0.2, 0.5, None):
             try:
-                state = await self._patiently(lambda engine: engine.inspect(container))
+                if not (await self._patiently(lambda engine: engine.inspect(container))).running:
+                    return True
             except NotFound:
-                return
-            if not state.running:
-                return
+                return True
+            if pause is not None:
+                await asyncio.sleep(pause)
+        return False
 
     async def _patiently(self, ask: Callable[[Engine], Awaitable[T]]) -> T:
         """Ask an engine, which may only be starting again.
@@ -268,4 +278,5 @@ async def _fetch(engine: Engine, container: str, kind: str, digest: str, result:
     except NotFound:
         raise JobError("The result is gone: its container has it no more.") from None
     limit = MAX_MANIFEST if kind == "manifests" else None
-    await asyncio.to_thread(result.write, kind, digest, tar_content(chunks), limit)
+    with contextlib.closing(chunks):
+        await asyncio.to_thread(result.write, kind, digest, tar_content(chunks), limit)

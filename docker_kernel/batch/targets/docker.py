@@ -10,7 +10,15 @@ from typing import Any
 
 from docker_kernel.batch.layers import Layer, job_layers
 from docker_kernel.batch.registry import Registry
-from docker_kernel.batch.state_image import bytes_to_load, bytes_to_push, check_architecture, load, push
+from docker_kernel.batch.state_image import (
+    ARCHITECTURES,
+    bytes_to_load,
+    bytes_to_push,
+    check_architecture,
+    load,
+    push,
+    stoppable,
+)
 from docker_kernel.batch.targets.base import Check, JobTask, Package, Progress, Record
 from docker_kernel.batch.targets.containers import EngineTarget
 from docker_kernel.config import DockerTargetConfig, format_size
@@ -50,6 +58,8 @@ class DockerTarget(EngineTarget):
             found = [Check("engine", f"{info.product} {info.version} at {engine.url}, {info.cpus} CPUs", True)]
         except DockerKernelError as error:
             return [Check("engine", "none", False, str(error))]
+        machine = await engine.architecture()
+        found.append(Check("architecture", ARCHITECTURES.get(machine, machine), True))
         found.append(Check("memory", format_size(info.memory), True))
         registry = self._registry()
         if registry is None:
@@ -60,6 +70,13 @@ class DockerTarget(EngineTarget):
             found.append(Check("registry", f"{self._settings.registry} {said}", True))
         except DockerKernelError as error:
             found.append(Check("registry", str(self._settings.registry), False, str(error)))
+            return found
+        why_not = await engine.why_not_pullable(f"{registry.host}/{registry.repository(NAME)}")
+        if why_not:
+            fix = f"The engine at {engine.url} cannot pull from {registry.host} ({why_not.rstrip('.')})."
+            found.append(Check("pull", "the engine does not reach the registry", False, fix))
+        else:
+            found.append(Check("pull", "the engine reaches the registry", True))
         return found
 
     async def _layers(self, kernel: KernelHandle, package: Package) -> list[Layer]:
@@ -77,8 +94,12 @@ class DockerTarget(EngineTarget):
         layers, registry, engine = await self._layers(kernel, package), self._registry(), await self.engine()
         if registry is not None:
             pushed = await push(kernel.engine, package.image, layers, registry, NAME, progress)
-            progress("the engine pulls the image")
-            image, sent = await engine.pull_digest(pushed.reference), pushed.sent
+            try:
+                image = await stoppable(lambda progress: engine.pull_digest(pushed.reference, progress), progress)
+            except asyncio.CancelledError:
+                await engine.remove_image(pushed.reference)  # it had all of it already
+                raise
+            sent = pushed.sent
         else:
             tag = f"{NAME}:{package.package_id}"
             loaded = await load(kernel.engine, package.image, layers, engine, tag, progress)
