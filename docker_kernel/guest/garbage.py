@@ -26,8 +26,10 @@ def collect_garbage(state: str, keep: Iterable[str]) -> int:
         try:
             with open(os.path.join(state, "manifests", digest), encoding="utf-8") as file:
                 manifest = json.load(file)
+        except FileNotFoundError:
+            continue  # it was never here, as a result that was brought home and not fetched
         except (OSError, ValueError):
-            continue
+            return 0  # nobody knows what it needs
         for pack in manifest["packs"]:
             blobs |= {pack["blob"][7:], *(blob[7:] for blob, _ in pack["buffers"])}
         blobs |= {one["blob"][7:] for one in manifest.get("files", [])}

@@ -24,7 +24,8 @@ def restore_process_state(state: dict[str, Any]) -> None:
     """Set what `process_state` told."""
     random.setstate(state["random"])
     warnings.filters[:] = state["warnings"]  # type: ignore[index]
-    warnings._filters_mutated()  # type: ignore[attr-defined]
+    with warnings.catch_warnings():
+        pass  # leaving it makes Python look at the filters anew
     if "numpy" in state:
         import importlib
 

@@ -673,6 +673,16 @@ def fingerprints(variables: dict[str, Any], namespace: dict[str, Any]) -> dict[s
     return found
 
 
+def code_in(value: Any, namespace: dict[str, Any]) -> list[types.CodeType]:
+    """The code that would travel with a value: that of the notebook's functions and classes in it, however deep."""
+    pickler = _Pickler(namespace)
+    try:
+        pickler.dump(value)
+    except Exception:
+        pass  # It does not travel; what was seen until then may be used all the same.
+    return [part for part in pickler.objects if type(part) is types.CodeType]
+
+
 def _why(name: str, value: Any, error: Exception) -> LeftOut:
     kind = type(value).__qualname__
     if isinstance(error, RecursionError):
