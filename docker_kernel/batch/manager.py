@@ -555,8 +555,15 @@ class JobManager:
         record = await asyncio.to_thread(self.get, job)
         if not record.over:
             raise JobError(f"The job {record.id} is {record.state}: only one that has ended can be retried.")
+        # What the last attempt still does would be taken for this one's.
+        ending = self._running.get(record.id)
+        if ending is not None and ending.runner is not None:
+            await asyncio.wait([ending.runner])
+        if record.id in self._collecting:
+            await asyncio.wait([self._collecting[record.id]])
+        record = await asyncio.to_thread(self.get, record.id)
         running = await self._kept(record, secrets or {})
-        if record.placed is not None and record.id not in self._collecting:
+        if record.placed is not None:
             await running.dispatch.target.clean(record.placed)
         record.begin_again()
         running.task = _with_spec(running.task, nonce=record.nonce)
