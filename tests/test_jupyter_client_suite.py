@@ -84,7 +84,7 @@ def failed(results: dict[str, bool]) -> list[str]:
     return sorted(name for name, passed in results.items() if not passed)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_what_passes_for_the_local_provisioner_passes_for_ours(
     suite: Path, python_image: str, make_image: ImageMaker
 ) -> None:

@@ -196,7 +196,10 @@ class Broker:
     async def _start(self, request: StartRequest) -> dict[str, Any]:
         kernel, live = self._kernel, request.workspace == "live"
         config, target = self._target(request.target, live)
-        under_way = sum(not one.over for one in await asyncio.to_thread(self._manager.jobs, self._owner, MAX_LISTED))
+        if live and len(request.params) > 1:
+            raise JobError("A cell runs once on the workspace itself: send a sweep with %%dispatch.")
+        known = await asyncio.to_thread(self._manager.ledger.find, owner=self._owner, unsettled=True)
+        under_way = sum(not one.over for one in known)
         if under_way + len(request.params) > MAX_JOBS:
             raise JobError(f"A notebook may have {MAX_JOBS} jobs under way at once, and this would be more.")
         memory = self._limit("memory", _memory(request.memory), config.memory or kernel.config.memory)
@@ -384,7 +387,8 @@ class Broker:
             # A cell waits for it, and is to see all of it: a job that prints fast waits for its notebook.
             await self._kernel.notify(message)
             return
-        size = len(event.get("text", "")) if event["event"] == "output" else 0
+        said = [event.get("text", ""), *(event.get("data") or {}).values()]
+        size = sum(map(len, map(str, said))) if event["event"] in ("output", "display", "result_display") else 0
         if size and self._waiting + size > MAX_WAITING:
             if not self._skipped:
                 self._skipped = True
@@ -399,9 +403,8 @@ class Broker:
     async def _send(self) -> None:
         while self._outbox:
             message = self._outbox.popleft()
-            if message["event"] == "output":
-                self._waiting = max(0, self._waiting - len(message["text"]))
-                self._skipped = self._skipped and self._waiting > 0
+            if not self._outbox:
+                self._waiting, self._skipped = 0, False
             await self._kernel.notify(message)
 
     async def _own(self, request: JobRequest) -> JobRecord:
@@ -491,8 +494,12 @@ def _inputs(asked: dict[str, str], config: TargetConfig, target: str) -> tuple[l
             fetched[name] = uri
             continue
         source = rest if separator else uri
+        folders = [one for one in config.inputs if one.startswith("/")]
+        if config.kind == "local" and source.startswith("/"):
+            # The kernel may write there: a link must not lead out.
+            source, folders = os.path.realpath(source), [os.path.realpath(one) for one in folders]
         path = PurePosixPath(source)
-        allowed = any(path.is_relative_to(one) if one.startswith("/") else source == one for one in config.inputs)
+        allowed = source in config.inputs or any(path.is_relative_to(one) for one in folders)
         if not allowed or ".." in path.parts:
             names = ", ".join(config.inputs) or "nothing"
             raise JobError(

@@ -18,6 +18,10 @@ MAX_MARKER = 12 << 20
 """Bytes one marker may have, less than a message on the link; a longer line is passed on as output."""
 
 
+PIECE = 1 << 16
+"""Bytes that are split at once: what splitting costs grows faster than they do."""
+
+
 class _Marker(BaseModel):
     model_config = ConfigDict(strict=True)
 
@@ -120,7 +124,8 @@ class JobLog:
 
         Held back is only what may yet become a marker, and a newline, which may be there for the sake of a marker.
         """
-        for part in self._split(data):
+        pieces = (data[at : at + PIECE] for at in range(0, len(data), PIECE))
+        for part in (part for piece in pieces for part in self._split(piece)):
             if isinstance(part, dict):
                 if self._newline and not part.pop("joined", False):
                     yield self._newline

@@ -47,6 +47,9 @@ CANNOT_START = 3
 NOT_HERE = "its result is not here yet:"
 """Begins what is said of a result that could not be brought; it goes from the reason when the result has come."""
 
+MAX_METRICS = 1000
+"""Names of metrics whose last values a job's record keeps."""
+
 TIMEOUT_SLACK = 30.0
 """Seconds that a job's own runner, which watches the timeout, may be late before the host side stops the job."""
 
@@ -381,8 +384,9 @@ class JobManager:
             if isinstance(marker, Progress):
                 record.progress, record.remaining = marker.value, marker.remaining
             elif isinstance(marker, Metrics):
-                record.metrics = {**record.metrics, **marker.values}
-            elif isinstance(marker, Input):
+                if len(record.metrics) + len(marker.values) <= MAX_METRICS:
+                    record.metrics = {**record.metrics, **marker.values}
+            elif isinstance(marker, Input) and marker.name in record.inputs:
                 record.inputs[marker.name] = f"{record.inputs.get(marker.name, '')} {marker.version}".strip()
             elif isinstance(marker, Raised):
                 record.error = marker.name
@@ -461,7 +465,7 @@ class JobManager:
 
     async def _change(self, record: JobRecord, state: Any, reason: str = "") -> None:
         record.state, record.reason = state, reason
-        if record.over:
+        if record.over and record.ended is None:
             record.ended = time.time()
         await asyncio.to_thread(self.ledger.save, record)
         await self._tell(record, {"event": "state", **record.public()})
@@ -533,7 +537,11 @@ class JobManager:
             return False
         running.end, running.why = "cancelled", why
         if running.record.placed is not None:
-            await running.dispatch.target.cancel(running.record.placed)
+            try:
+                await running.dispatch.target.cancel(running.record.placed)
+            except BaseException:
+                running.end = ""  # it can be asked again
+                raise
         elif running.record.state == "queued" and running.runner is not None:
             running.runner.cancel()
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fnmatch
 import hashlib
 import json
 import os
@@ -31,6 +32,9 @@ WORKSPACE_BUDGET = 1 << 30
 
 NOT_COPIED = [".git", "**/.git", "**/__pycache__", "**/.ipynb_checkpoints", "**/.venv", "**/node_modules"]
 """Left out of the copy of a workspace, besides what its .dockerignore names."""
+
+MAX_RULES = 64 << 10
+MAX_WILDCARDS = 4
 
 ADDED, DELETED = 1, 2
 
@@ -100,9 +104,11 @@ async def environment_image(kernel: KernelHandle) -> str:
     """
     engine = kernel.engine
     home = kernel.env.get("HOME", "/root")
+    diff = await engine.diff(kernel.container_id)
     changes = environment_changes(
-        await engine.diff(kernel.container_id),
+        diff,
         [
+            *_credentials(diff, home),
             *NOT_ENVIRONMENT,
             *(mount.target for mount in kernel.mounts),
             *(f"{home}/{name}" for name in NOT_ENVIRONMENT_IN_HOME),
@@ -194,6 +200,13 @@ def _new_parents(path: str) -> list[str]:
     return [str(parent) for parent in [*reversed(pure.parents), pure] if str(parent).startswith(base)]
 
 
+def _credentials(diff: Iterable[tuple[str, int]], home: str) -> list[str]:
+    """The changed paths of a home folder that look like credentials."""
+    names = [*FILES, ".pgpass", ".my.cnf", ".npmrc", ".kaggle", ".huggingface"]
+    below = [path for path, _ in diff if path.startswith(f"{home}/") and "/site-packages/" not in path]
+    return [path for path in below if any(fnmatch.fnmatch(PurePosixPath(path).name, name) for name in names)]
+
+
 @dataclass(frozen=True)
 class Workspace:
     """A workspace's files as a job gets them: how many, how many bytes, and what is held back as it looks secret."""
@@ -213,11 +226,7 @@ def workspace_files(folder: str, budget: int = WORKSPACE_BUDGET) -> Workspace:
         JobError: it is larger than the budget (bytes); the message names the largest file.
     """
     root = Path(folder)
-    try:
-        rules = (root / ".dockerignore").read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
-        rules = []
-    rules = [rule for rule in rules if rule.strip() and not rule.startswith("#")]
+    rules = _rules(root / ".dockerignore")
     ours = job_folder.root()
     if ours.is_relative_to(root):
         rules.append(str(ours.relative_to(root)))  # what jobs left here grows with each of them
@@ -226,6 +235,28 @@ def workspace_files(folder: str, budget: int = WORKSPACE_BUDGET) -> Workspace:
     held_back = paths_not_ignored(root, [*NOT_COPIED, *rules]) - copied
     size = sum(status.st_size for _, _, status in _entries(root, sorted(copied), budget))
     return Workspace(sorted(copied), size, sorted(held_back))
+
+
+def _rules(path: Path) -> list[str]:
+    """The lines of a .dockerignore, which the kernel may have written: nothing in it may hold up its host.
+
+    Raises:
+        JobError: it is larger, or a rule has more wildcards, than can be matched in reasonable time.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return []
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return []
+        text = file.read(MAX_RULES + 1)
+    rules = [rule for rule in text.decode(errors="replace").splitlines() if rule.strip() and not rule.startswith("#")]
+    if len(text) > MAX_RULES or any(len(re.findall(r"\*+", rule)) > MAX_WILDCARDS for rule in rules):
+        raise JobError(
+            f"{path} cannot be used: it may have {MAX_RULES >> 10} KiB, and a rule {MAX_WILDCARDS} wildcards at most."
+        )
+    return rules
 
 
 def write_workspace(folder: str, names: Iterable[str], uid: int, gid: int, archive: Path) -> None:

@@ -115,3 +115,17 @@ def test_what_jobs_left_in_a_home_folder_is_no_part_of_it(folder: Path, monkeypa
     (kept / "large").write_text("")
     found = workspace_files(str(folder))
     assert not [name for name in found.names + found.held_back if "docker-kernel" in name]
+
+
+def test_a_hostile_dockerignore_holds_nothing_up(folder: Path) -> None:
+    rules = folder / ".dockerignore"
+    for text in ("*a*a*a*a*a*b\n", "x\n" * 40_000):
+        rules.write_text(text)
+        with pytest.raises(JobError, match="cannot be used: it may have 64 KiB"):
+            workspace_files(str(folder))
+    rules.unlink()
+    os.mkfifo(rules)
+    assert "a.py" in workspace_files(str(folder)).names
+    rules.unlink()
+    rules.symlink_to("/dev/zero")
+    assert "a.py" in workspace_files(str(folder)).names

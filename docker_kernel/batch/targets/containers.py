@@ -226,7 +226,10 @@ class EngineTarget(Target):
 
     async def _ended(self, container: str) -> ContainerState:
         await self._patiently(lambda engine: engine.wait(container))
-        return await self._patiently(lambda engine: engine.inspect(container))
+        state = await self._patiently(lambda engine: engine.inspect(container))
+        if state.status in ("removing", "dead"):
+            raise NotFound("somebody removes it just now")
+        return state
 
     async def cancel(self, job: Record) -> None:
         await asyncio.gather(*(self._stop(container) for container in job["containers"]))
@@ -267,8 +270,16 @@ async def _create_anew(engine: Engine, spec: ContainerSpec) -> str:
     except EngineError as error:
         if "already in use" not in str(error) or spec.name is None:
             raise
-    await engine.remove(spec.name)
-    return await engine.create(spec)
+    end = asyncio.get_running_loop().time() + STOP_SECONDS
+    while True:
+        await engine.remove(spec.name)
+        try:
+            return await engine.create(spec)
+        except EngineError as error:
+            # Its removal may be under way.
+            if "already in use" not in str(error) or asyncio.get_running_loop().time() > end:
+                raise
+        await asyncio.sleep(BACK_PAUSE)
 
 
 async def _fetch(engine: Engine, container: str, kind: str, digest: str, result: ResultFolder) -> None:
