@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -251,21 +252,28 @@ def tls_config(folder: Path) -> TLSConfig:
 def context_url(name: str) -> tuple[str, TLSConfig | bool]:
     """The engine of a docker context.
 
+    It is read here, as docker-py finds none where there is no config.json beside them.
+
     Raises:
         ConfigError: there is no such context.
     """
     if name == "default":
         return default_url()
+    folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "contexts"
+    digest = hashlib.sha256(name.encode()).hexdigest()
     try:
-        context = ContextAPI.get_context(name)
-    except docker.errors.DockerException:
-        context = None
-    if context is None or not context.Host:
+        endpoint = json.loads((folder / "meta" / digest / "meta.json").read_text())["Endpoints"]["docker"]
+        host, verify = str(endpoint["Host"]), not endpoint.get("SkipTLSVerify", False)
+    except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(
             f"There is no docker context {name!r}: `docker context ls` lists them; or write an address, such as "
             "ssh://user@host."
-        )
-    return context.Host, context.TLSConfig or False
+        ) from None
+    ca, cert, key = (folder / "tls" / digest / "docker" / f"{part}.pem" for part in ("ca", "cert", "key"))
+    if not any(path.is_file() for path in (ca, cert, key)):
+        return host, False
+    pair = (str(cert), str(key)) if cert.is_file() and key.is_file() else None
+    return host, TLSConfig(client_cert=pair, ca_cert=str(ca) if ca.is_file() else None, verify=verify)
 
 
 def registry_credentials(host: str) -> tuple[str, str] | None:
@@ -743,10 +751,18 @@ class Engine:
         def run() -> None:
             for event in self._client.pull(name, tag=digest, stream=True, decode=True):
                 if "error" in event:
-                    raise EngineError(f"The image {reference} could not be pulled: {event['error'].strip()}.")
+                    raise EngineError(event["error"].strip())
                 progress("the engine pulls the image")
 
-        await self._call(run)
+        try:
+            await self._call(run)
+        except EngineUnavailable:
+            raise
+        except EngineError as error:
+            raise EngineError(
+                f"The engine at {self.url} could not pull {reference} ({str(error).rstrip('.')}): does it reach the "
+                f"registry {reference.partition('/')[0]}, and has that still got the image?"
+            ) from None
         return str((await self.image(reference))["Id"])
 
     async def save(self, image: str) -> IO[bytes]:

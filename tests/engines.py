@@ -251,7 +251,7 @@ class Relay:
     def __init__(self, server: int | str, folder: Path | None = None) -> None:
         self._server = server
         self.sent = 0
-        self.when: Callable[[int], None] = lambda sent: None
+        self.when: Callable[[int], object] = lambda sent: None
         if isinstance(server, int):
             self._socket = socket.create_server(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"

@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
+from weakref import WeakValueDictionary
 
 import platformdirs
 
@@ -39,7 +40,8 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686":
 SPOOL = Path("/var/tmp")
 """On a disk, where /tmp may be memory."""
 
-TAG_ATTEMPTS = 3
+_PUSHING: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+"""By the names of environment images that are pushed just now: others wait, and then need not."""
 
 Progress = Callable[[str], None]
 
@@ -149,22 +151,22 @@ async def _base_in(engine: Engine, image: str, registry: Registry, name: str, pr
         parts = [found.content["config"], *found.content["layers"]]
         return found if all(registry.has_blob(repository, part["digest"]) for part in parts) else None
 
-    found = await asyncio.to_thread(complete)
-    if found is not None:
-        return found
-    progress("sends the environment's image")
     remote = f"{registry.host}/{repository}"
-    for attempt in range(TAG_ATTEMPTS):
-        await engine.tag(image, remote, tag)
-        try:
-            await stoppable(lambda progress: engine.push(remote, tag, progress), progress)
-            break
-        except EngineError as error:
-            # Another push of the same image has taken the name away.
-            if "does not exist locally" not in str(error) or attempt + 1 == TAG_ATTEMPTS:
-                raise
-        finally:
-            await engine.untag(image, remote, tag)
+    async with _PUSHING.setdefault(f"{remote}:{tag}", asyncio.Lock()):
+        for last in (False, False, True):
+            found = await asyncio.to_thread(complete)
+            if found is not None:
+                return found
+            progress("sends the environment's image")
+            await engine.tag(image, remote, tag)
+            try:
+                await stoppable(lambda progress: engine.push(remote, tag, progress), progress)
+            except EngineError as error:
+                # Another process pushes the same image: it has taken the name away, or the registry is between the two.
+                if last or not any(what in str(error) for what in ("does not exist locally", "blob unknown")):
+                    raise
+            finally:
+                await engine.untag(image, remote, tag)
     found = await asyncio.to_thread(complete)
     if found is None:
         raise JobError(f"The registry {registry.host} lost the image {repository}:{tag} right after it was pushed.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import secrets
 import subprocess
 import sys
 import tarfile
@@ -40,11 +41,11 @@ del _capture
 run = background.run_blocking
 
 
-def captured(notebook: Notebook, workspace: Path | None = None) -> Package:
+def captured(notebook: Notebook) -> Package:
     reply = notebook.run(CAPTURE, timeout=120)
     assert reply.status == "ok", reply.traceback
     digest, manifest = json.loads(reply.text)
-    return Package("0123456789ab", notebook.container.image, manifest, digest, workspace=workspace)
+    return Package(secrets.token_hex(6), notebook.container.image, manifest, digest)
 
 
 def layers_of(notebook: Notebook, package: Package | None = None) -> list[Layer]:
