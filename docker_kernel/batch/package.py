@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fnmatch
 import hashlib
 import json
@@ -237,6 +238,11 @@ def workspace_files(folder: str, budget: int = WORKSPACE_BUDGET) -> Workspace:
     return Workspace(sorted(copied), size, sorted(held_back))
 
 
+def _opened(path: Path) -> IO[bytes]:
+    """A file of the workspace, that was one when it was looked at: no link is followed, and no pipe waited for."""
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+
+
 def _rules(path: Path) -> list[str]:
     """The lines of a .dockerignore, which the kernel may have written: nothing in it may hold up its host.
 
@@ -266,6 +272,7 @@ def write_workspace(folder: str, names: Iterable[str], uid: int, gid: int, archi
         JobError: it cannot be written.
     """
     root = Path(folder)
+    real = root.resolve()
     base = str(root).lstrip("/")
     try:
         archive.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -275,14 +282,23 @@ def write_workspace(folder: str, names: Iterable[str], uid: int, gid: int, archi
                     member = tar.gettarinfo(str(path), arcname=name)
                     if member is None:
                         continue
-                    member.uid, member.gid = uid, gid
-                    if member.isreg():
-                        with path.open("rb") as file:
-                            tar.addfile(member, file)
-                    else:
+                    if not member.isreg():
+                        member.uid, member.gid = uid, gid
                         tar.addfile(member)
+                        continue
+                    with _opened(path) as file:
+                        # A folder above may be a link by now: only where the file really is counts.
+                        if not Path(f"/proc/self/fd/{file.fileno()}").readlink().is_relative_to(real):
+                            continue
+                        member = tar.gettarinfo(arcname=name, fileobj=file)
+                        member.uid, member.gid = uid, gid
+                        if member.isreg():
+                            tar.addfile(member, file)
                 except (PermissionError, FileNotFoundError):
                     continue  # what the user cannot read, the job cannot, either
+                except OSError as error:
+                    if error.errno not in (errno.ELOOP, errno.ENXIO):
+                        raise
     except OSError as error:
         archive.unlink(missing_ok=True)
         raise JobError(

@@ -129,3 +129,17 @@ def test_a_hostile_dockerignore_holds_nothing_up(folder: Path) -> None:
     rules.unlink()
     rules.symlink_to("/dev/zero")
     assert "a.py" in workspace_files(str(folder)).names
+
+
+def test_a_link_that_is_swapped_in_leads_to_nothing_of_the_hosts(folder: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "b.csv").write_text("the host's")
+    found = workspace_files(str(folder)).names
+    assert "sub/b.csv" in found
+    (folder / "sub").rename(folder / "moved")
+    (folder / "sub").symlink_to(outside)
+    archive = tmp_path / "copy.tar"
+    write_workspace(str(folder), found, 7, 8, archive)
+    with tarfile.open(archive) as tar:
+        assert not [one for one in tar if one.name.endswith("b.csv")]
