@@ -175,7 +175,7 @@ class LiveDisplay:
         self._offered = False
         self._panel = self._make_panel()
         self._published: dict[str, Any] = {}
-        self._publish("display_data", self._bundle())
+        self._publish("display_data", self._bundle(all(job.over for job in jobs)))
         _replace_older(self, self._parent)
         if self._single:
             self._subscribe(self.jobs[0])
@@ -305,7 +305,7 @@ class LiveDisplay:
                 self._panel.close()
             return 0, None
         over = all(job.over for job in self.jobs)
-        bundle = self._bundle()
+        bundle = self._bundle(over)
         size = 0
         panel = self._panel
         if panel is not None and not panel.refused:
@@ -329,12 +329,12 @@ class LiveDisplay:
         longest = max(job.seconds for job in self.jobs)
         return size, min(max(1.0, longest / 60), 30.0)
 
-    def _bundle(self) -> dict[str, Any]:
+    def _bundle(self, over: bool) -> dict[str, Any]:
         if self._single:
             bundle: dict[str, Any] = dict(render(self.jobs[0], self.notes.get(self.jobs[0].id, "")))
         else:
             bundle = dict(render_sweep(self.jobs))
-        if self._panel is not None and not self._panel.refused and not all(job.over for job in self.jobs):
+        if self._panel is not None and not self._panel.refused and not over:
             bundle[WIDGET] = self._panel.view()
         return bundle
 

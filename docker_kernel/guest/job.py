@@ -161,7 +161,8 @@ class Job:
     @property
     def over(self) -> bool:
         """Whether the job has ended, however it did."""
-        return self._over.is_set()
+        # Not the event, which a retry clears before there is a new state.
+        return self.state in FINAL
 
     def done(self) -> bool:
         return self.over

@@ -224,9 +224,10 @@ def test_a_push_that_is_cancelled_ends(engine: Engine, image: str, line: tuple[R
         return time.monotonic() - begun
 
     assert run(cancelled()) < seconds / 4
+    time.sleep(1)  # what sockets still held
     sent = relay.sent
     time.sleep(1)
-    assert relay.sent == sent and not registry.has_blob(registry.repository("jobs"), one.digest)
+    assert relay.sent == sent < 10 * MB and not registry.has_blob(registry.repository("jobs"), one.digest)
 
 
 def slow(one: Layer, seconds: float = 10) -> tuple[Layer, float]:

@@ -152,7 +152,7 @@ class Frontend:
     def until(self, condition: Callable[[], bool], timeout: float = 60) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
-            assert time.monotonic() < deadline, (self.latest(), self.values())
+            assert time.monotonic() < deadline, (self.latest(), self.values(), self.buttons())
             try:
                 message = self.notebook.client.get_iopub_msg(timeout=1)
             except Exception:
@@ -206,6 +206,9 @@ class Frontend:
     def values(self) -> str:
         """All texts of the widgets."""
         return " ".join(str(one["value"]) for one in self.models().values() if "value" in one)
+
+    def buttons(self) -> list[str]:
+        return [one["description"] for one in self.models().values() if one.get("description")]
 
     def button(self, text: str) -> str:
         """The id of the button that says something."""

@@ -254,9 +254,10 @@ def test_a_dispatch_that_is_cancelled_leaves_nothing(
 
     assert run(cancelled()) < 10
     relay.when = lambda sent: None
+    time.sleep(1)  # what sockets still held
     sent = relay.sent
     time.sleep(1)
-    assert relay.sent - sent < 10_000
+    assert relay.sent == sent < 30 * MB
     assert f"{NAME}:{package.package_id}" not in second_engine.docker("images", "--format", "{{.Repository}}:{{.Tag}}")
     if relay is not wire:
         relay.close()
