@@ -45,6 +45,9 @@ _PUSHING: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 Progress = Callable[[str], None]
 
+Finish = Callable[[dict[str, Any]], None]
+"""Changes what containers of an image start with, a copy of its environment's `config` (OCI image spec)."""
+
 T = TypeVar("T")
 
 
@@ -209,23 +212,33 @@ def _distinct(layers: Sequence[Layer]) -> list[Layer]:
     return list({layer.digest: layer for layer in layers}.values())
 
 
-def _config(base: dict[str, Any], layers: Sequence[Layer]) -> bytes:
+def _as_job(settings: dict[str, Any]) -> None:
+    """What a job's image is started with: what its environment is, and none of its labels but what we need."""
+    kept = {key: value for key, value in (settings.get("Labels") or {}).items() if key == labels.PYTHON}
+    settings["Labels"] = {**kept, labels.KIND: labels.KIND_JOB_IMAGE}
+
+
+def _config(base: dict[str, Any], layers: Sequence[Layer], finish: Finish = _as_job) -> bytes:
     """The environment image's config with our layers in it (OCI image spec, "Image Configuration")."""
     made = {key: value for key, value in base.items() if key not in ("container", "container_config")}
     made["rootfs"] = {**base["rootfs"], "diff_ids": [*base["rootfs"]["diff_ids"], *(one.digest for one in layers)]}
     created = base.get("created", "1970-01-01T00:00:00Z")
     made["history"] = [*base.get("history", []), *({"created": created, "created_by": "docker-kernel"} for _ in layers)]
-    inner = dict(base.get("config") or {})
-    kept = {key: value for key, value in (inner.get("Labels") or {}).items() if key == labels.PYTHON}
-    inner["Labels"] = {**kept, labels.KIND: labels.KIND_JOB_IMAGE}
-    made["config"] = inner
+    made["config"] = dict(base.get("config") or {})
+    finish(made["config"])
     return json.dumps(made, sort_keys=True, separators=(",", ":")).encode()
 
 
 async def load(
-    source: Engine, image: str, layers: Sequence[Layer], destination: Engine, name: str, progress: Progress
+    source: Engine,
+    image: str,
+    layers: Sequence[Layer],
+    destination: Engine,
+    name: str,
+    progress: Progress,
+    finish: Finish = _as_job,
 ) -> Loaded:
-    """Bring a job's image from one engine to another, without a registry.
+    """Bring an environment's image with layers on top from one engine to another (or the same), without a registry.
 
     An archive for `docker load` need not have the layers that the engine has: it looks them up by their chain id, and
     opens the file of no layer that it finds (moby, image/tarexport/load.go; seen so with 20.10).
@@ -234,7 +247,7 @@ async def load(
         name: REPOSITORY:TAG that the image gets there.
     """
     base = await _base_config(source, image)
-    config = _config(base, layers)
+    config = _config(base, layers, finish)
     diff_ids: list[str] = json.loads(config)["rootfs"]["diff_ids"]
     there = await _layers_there(destination, diff_ids)
     base_count = len(base["rootfs"]["diff_ids"])
