@@ -230,6 +230,9 @@ class UserConfig(_Strict):
         None, description="Folders below which extra mounts may lie; not given, any folder but / may be mounted."
     )
     targets: dict[str, TargetConfig] = Field(default_factory=dict, description="Where jobs can run, by name.")
+    registries: dict[str, str] = Field(
+        default_factory=dict, description="Where notebook images can be pushed, by name: HOST[:PORT][/PREFIX]."
+    )
 
     @field_validator("targets", mode="wrap")
     @classmethod

@@ -733,7 +733,7 @@ class Engine:
                 if "total" in detail:
                     sizes[event.get("id", "")] = (int(detail.get("current", 0)), int(detail["total"]))
                     sent, whole = (sum(part) for part in zip(*sizes.values(), strict=True))
-                    progress(f"sends {min(sent, whole) >> 20} of {whole >> 20} MiB of the environment's image")
+                    progress(f"sends {min(sent, whole) >> 20} of {whole >> 20} MiB of the image")
 
         await self._call(run)
 

@@ -43,3 +43,7 @@ class KernelStartError(DockerKernelError):
 
 class JobError(DockerKernelError):
     """A job could not be started, or its result cannot be trusted."""
+
+
+class ContainerizeError(DockerKernelError):
+    """A notebook cannot be made an image, or such an image cannot be used."""

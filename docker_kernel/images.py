@@ -100,6 +100,7 @@ class ImageFacts:
         curve: whether that ipykernel can encrypt its ports.
         pip: whether that Python has pip.
         installer: the image's package manager: apt-get, apk, dnf, microdnf or yum.
+        libc: what that Python's wheels are made for: "glibc" or "musl".
     """
 
     reference: str
@@ -112,6 +113,7 @@ class ImageFacts:
     pip: bool
     installer: str | None
     kernelspecs: tuple[FoundSpec, ...]
+    libc: str = "glibc"
 
     @property
     def python_text(self) -> str:
@@ -260,6 +262,7 @@ async def probe(engine: Engine, image: str) -> ImageFacts:
         curve=bool(best and best["curve"]),
         pip=bool(best and best["pip"]),
         installer=installer,
+        libc=best["libc"] if best else "glibc",
         kernelspecs=tuple(
             FoundSpec(**{**spec, "argv": tuple(spec["argv"])}) for _, spec in sorted(specs.items()) if spec["argv"]
         ),

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import sysconfig
 
 
 def kernelspecs():
@@ -36,6 +37,7 @@ def kernelspecs():
 def main():
     facts = {"python": sys.executable, "version": list(sys.version_info[:3]), "kernelspecs": kernelspecs()}
     facts.update({"ipykernel": None, "curve": False, "pip": False})
+    facts["libc"] = "musl" if "musl" in (sysconfig.get_config_var("HOST_GNU_TYPE") or "") else "glibc"
     try:
         import ipykernel
         from ipykernel.kernelapp import IPKernelApp
