@@ -227,7 +227,7 @@ def workspace_files(folder: str, budget: int = WORKSPACE_BUDGET) -> Workspace:
         JobError: it is larger than the budget (bytes); the message names the largest file.
     """
     root = Path(folder)
-    rules = _rules(root / ".dockerignore")
+    rules = ignore_rules(root / ".dockerignore")
     ours = job_folder.root()
     if ours.is_relative_to(root):
         rules.append(str(ours.relative_to(root)))  # what jobs left here grows with each of them
@@ -243,7 +243,7 @@ def _opened(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
 
 
-def _rules(path: Path) -> list[str]:
+def ignore_rules(path: Path) -> list[str]:
     """The lines of a .dockerignore, which the kernel may have written: nothing in it may hold up its host.
 
     Raises:
