@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import fnmatch
+import functools
 import hashlib
 import io
 import json
@@ -95,6 +96,10 @@ _PLACEHOLDER = re.compile(
 )
 
 
+_GIVEN = re.compile(rb"(?:get|getenv|putenv|setdefault|setenv)\(\s*[\"'][\w.-]*$")
+"""What stands before the name of a secret in a call that takes the name and then the secret, or a default of it."""
+
+
 def _entropy(value: bytes) -> float:
     """Bits that each character carries (Shannon)."""
     size = len(value)
@@ -117,6 +122,8 @@ def _no_placeholder(match: re.Match[bytes]) -> bool:
 def _assigned(match: re.Match[bytes]) -> bool:
     """Whether what code assigns to a name such as `password` or `api_key` is a secret, not its name or its place."""
     name, value = match["name"].lower(), match["value"]
+    if match["sign"] == b"," and not _GIVEN.search(match.string, max(0, match.start() - 100), match.start()):
+        return False
     if _PLACEHOLDER.search(value) or re.search(rb"[\s()\\]|://|^[./~]", value):
         return False
     digits, letters = re.search(rb"[0-9]", value), re.search(rb"[A-Za-z]", value)
@@ -327,7 +334,7 @@ RULES = (
         (b"pass", b"pwd", b"secret", b"apikey", b"_key", b"-key", b".key", b"token", b"bearer", b"credential"),
         re.compile(
             rb"(?i)(?P<name>" + _SECRET_NAME + rb")[\"']?\]?"
-            rb"(?:\s{0,4}:\s{0,4}[A-Za-z_][\w.\[\] |]{0,40})?\s{0,16}(?::=|=>|=(?!=)|:|,)\s{0,8}[bruf]{0,2}"
+            rb"(?:\s{0,4}:\s{0,4}[A-Za-z_][\w.\[\] |]{0,40})?\s{0,16}(?P<sign>:=|=>|=(?!=)|:|,)\s{0,8}[bruf]{0,2}"
             rb"(?P<quote>[\"'])(?P<value>[^\"'\r\n]{6,512})(?P=quote)(?!\s{0,4}(?::|in\b))"
         ),
         ENVIRONMENT,
@@ -342,7 +349,7 @@ SETTING = Rule(
     re.compile(
         rb"(?im)^\s{0,16}(?:export\s+|set\s+|[%!]\s*(?:set_)?(?:env|export)\s+)?[\w.-]{0,64}?(?P<name>"
         + _SECRET_NAME
-        + rb")\s{0,8}[=:]\s{0,8}(?P<value>[^\s\"'#;,(){}\[\]<>$&|]{6,512})\s*$"
+        + rb")\s{0,8}(?P<sign>[=:])\s{0,8}(?P<value>[^\s\"'#;,(){}\[\]<>$&|]{6,512})\s*$"
     ),
     ENVIRONMENT,
     _assigned,
@@ -352,13 +359,19 @@ SETTING = Rule(
 
 SETTINGS = frozenset({".cfg", ".conf", ".config", ".env", ".ini", ".properties", ".sh", ".toml", ".yaml", ".yml"})
 
-_FILE = re.compile("|".join(fnmatch.translate(f"*/{pattern}") for pattern in CREDENTIAL_FILES))
+_TAILS = tuple(f"/{pattern}/" for pattern in CREDENTIAL_FILES if "/" in pattern)
+_NAME = re.compile("|".join(fnmatch.translate(pattern) for pattern in CREDENTIAL_FILES if "/" not in pattern))
 _MAY_HOLD_NONE = re.compile("|".join(fnmatch.translate(pattern) for pattern in HOLDS_KEYS))
 
 
+@functools.lru_cache(1 << 14)
+def _names_credentials(name: str) -> bool:
+    return _NAME.match(name) is not None
+
+
 def names_credentials(path: str) -> bool:
-    """Whether a file or folder, by its path (with /), is one of those that hold credentials."""
-    return _FILE.match(f"/{path}") is not None
+    """Whether a path (with /) is that of a file or folder which holds credentials, or of something in one."""
+    return any(map(_names_credentials, path.split("/"))) or any(tail in f"/{path}/" for tail in _TAILS)
 
 
 def scan(
