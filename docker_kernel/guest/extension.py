@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from docker_kernel.guest import api
-from docker_kernel.guest.link import PARENT_FILE
+from docker_kernel.guest.link import PARENT_FILE, RUN
 from docker_kernel.guest.magics import DispatchMagics
 
 
@@ -28,4 +28,6 @@ class ParentRecorder:
 def load_ipython_extension(shell: Any) -> None:
     api.open_session(shell)
     shell.register_magics(DispatchMagics)
-    shell.events.register("pre_execute", ParentRecorder(shell).record)
+    # In a notebook image there is no supervisor to send a notice.
+    if os.path.isdir(RUN):
+        shell.events.register("pre_execute", ParentRecorder(shell).record)

@@ -1,16 +1,26 @@
 """What code in a job can say: `from docker_kernel import job; job.progress(0.4, loss=0.12); job.log(step=3, loss=0.1)`.
 
-The same code runs in a notebook, too: there it says once that nobody listens, and does nothing.
+The same code runs in a notebook image, whose runner passes it on, and in a notebook: there it says once that nobody
+listens, and does nothing.
 """
 
 from __future__ import annotations
 
+import atexit
+import json
 import math
 import os
+import socket
 import sys
 import threading
 import time
 from typing import Any, Callable
+
+EVENTS = "DOCKER_KERNEL_EVENTS"
+"""In a notebook image: the socket at which its runner takes events (runner/execute.py)."""
+
+PARAMETERS = "DOCKER_KERNEL_PARAMETERS"
+"""There, too: the run's parameters, as JSON."""
 
 SECONDS_BETWEEN = 0.1
 """Progress that comes faster is not sent each time; metrics always are."""
@@ -37,6 +47,10 @@ class JobReporter:
         self._lock = threading.Lock()
         self._last = 0.0
         self._pending: dict[str, Any] | None = None
+        if os.environ.get(EVENTS):
+            self.params = json.loads(os.environ.get(PARAMETERS, "{}"))
+            self._send = _sender(os.environ[EVENTS])
+            atexit.register(self.flush)
 
     def __reduce__(self) -> Any:
         """It is the other side's own that a notebook's variable stands for there."""
@@ -95,6 +109,19 @@ class JobReporter:
         self.id, self.name, self.params = spec["job"], spec.get("name", ""), dict(spec.get("params") or {})
         self.rank, self.replicas = int(spec.get("rank", 0)), int(spec.get("world_size", 1))
         self.outputs, self._send = outputs, send
+
+
+def _sender(path: str) -> Callable[[dict[str, Any]], None]:
+    """What sends events to a socket; a runner that is gone already does not matter to the notebook."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    def send(event: dict[str, Any]) -> None:
+        try:
+            sock.sendto(json.dumps(event).encode(), path)
+        except OSError:
+            pass
+
+    return send
 
 
 def _the_job() -> JobReporter:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import os
 import sys
 from typing import Any
+
+from docker_kernel.guest import parameters
 
 NAME = "output.ipynb"
 
@@ -46,38 +47,27 @@ class _Result:
 
 
 def with_parameters(notebook: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    """The notebook with a cell that assigns the parameters, where papermill would put it: after the cell that is tagged
-    `parameters` (in place of one tagged `injected-parameters`), or first."""
-    made = copy.deepcopy(notebook)
-    if not params:
-        return made
-    lines = ["# Parameters", *("%s = %r" % pair for pair in params.items())]
-    injected: dict[str, Any] = {
-        "cell_type": "code",
-        "execution_count": None,
-        "metadata": {"tags": ["injected-parameters"]},
-        "outputs": [],
-        "source": "\n".join(lines),
-    }
-    if (made.get("nbformat", 4), made.get("nbformat_minor", 0)) >= (4, 5):
-        injected["id"] = "injected-parameters"
-    tags = [set(cell.get("metadata", {}).get("tags", [])) for cell in made["cells"]]
-    for index, found in enumerate(tags):
-        if "injected-parameters" in found:
-            made["cells"][index] = injected
-            return made
-    after = next((index + 1 for index, found in enumerate(tags) if "parameters" in found), 0)
-    made["cells"].insert(after, injected)
-    return made
+    """The notebook with values for its parameters, as they go into a notebook image.
+
+    Raises:
+        ParameterError: one is unknown, missing or of another type.
+    """
+    found = parameters.find(notebook).parameters
+    return parameters.inject(notebook, found, parameters.check(found, params))
 
 
 def run_notebook(shell: Any, notebook: dict[str, Any], params: dict[str, Any], outputs: str, job: Any) -> Any:
-    """Run a notebook's code cells until one fails, unless that is tagged `raises-exception`.
+    """Run a notebook's code cells until one fails, unless that is tagged `raises-exception`; none where the parameters
+    do not fit.
 
     Returns:
         What tells success and error, as an IPython result.
     """
-    made = with_parameters(notebook, params)
+    try:
+        made = with_parameters(notebook, params)
+    except parameters.ParameterError as refused:
+        print("docker-kernel: %s" % refused, file=sys.stderr)
+        return _Result(False, refused)
     cells = [cell for cell in made["cells"] if cell["cell_type"] == "code"]
     for cell in cells:
         cell["outputs"], cell["execution_count"] = [], None
