@@ -1,0 +1,5 @@
+"""Areas of shapes."""
+
+
+def rectangle(width: float, height: float) -> float:
+    return width * height
