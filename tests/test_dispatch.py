@@ -154,16 +154,66 @@ def test_an_interrupt_cancels_a_local_cell(notebook: Notebook) -> None:
     [
         ("%%dispatch --nmae x\n1", "there is no option --nmae (did you mean --name?)"),
         ("%%dispatch --on nowhere\n1", "There is no target 'nowhere': the config file names local."),
+        ("%%dispatch --on lokal\n1", "There is no target 'lokal' (did you mean 'local'?)"),
         ("%%local --timeout soon\n1", "invalid float value: 'soon'"),
+        ("%%dispatch --timeout -1\n1", "timeout has to be a number above 0 and up to 31622400 (a year)"),
+        ("%%dispatch --timeout nan\n1", "timeout has to be a number above 0"),
+        ("%%dispatch --retries -1\n1", "retries has to be a whole number from 0 to 100, not -1."),
+        ("%%dispatch --replicas 0\n1", "replicas has to be a whole number from 1 to 256, not 0."),
+        ("%%dispatch --cpus 0\n1", "cpus has to be a number above 0, not 0.0."),
         ("%%local --memory lots\n1", "is no size"),
+        ("%%dispatch --memory 5x\n1", "--memory 5x: '5x' is no size: write a number with a unit, such as 512m or 2g."),
+        ("%%dispatch --memory 1k\n1", "engines give a container 6 MiB at least"),
+        ("%%dispatch --sweep x=range(abc)\n1", "--sweep x=range(abc): a range needs whole numbers, as in range(10)."),
+        ("%%dispatch --sweep x=range(1,5,0)\n1", "--sweep x=range(1,5,0): range() arg 3 must not be zero."),
+        ("%%dispatch --sweep x=range(9999999)\n1", "A sweep may have 2000 jobs at most"),
+        ("%%dispatch --sweep x=\n1", "--sweep x has no values"),
+        (
+            "%%dispatch --param a=1 --param a=2\n1",
+            "--param a is given twice; --sweep a=V1,V2 makes a job for each value",
+        ),
+        ("%%dispatch --input a=x --input a=y\n1", "--input a is given twice"),
+        ("%%dispatch --param class=2\n1", "'class' cannot be a parameter: it is no Python name."),
+        ("%%dispatch --env 1A=2\n1", "'1A' is no name of an environment variable"),
+        ("%%dispatch --pull totl\ntotal = 1", "--pull: the cell assigns no totl (did you mean total?)."),
         ("%%local something\n1", "put code below the first line"),
         ("%local", "Give an expression"),
+        ("%dispatch x = 5", "'x = 5' is a statement, and a line takes an expression: put it into a cell"),
+        ("%local print('a'", "The cell has an error in line 1: '(' was never closed."),
+        (
+            "from docker_kernel import dispatch\ndispatch(5)",
+            "dispatch() takes code, or a notebook's path, as a text, not 5.",
+        ),
+        ("dispatch(print)", "not a function: write its call as a text, as in dispatch('train(x)')."),
+        ("dispatch('')", "There is no code to run."),
+        ("dispatch('1', timeout=-1)", "timeout has to be a number above 0"),
+        ("dispatch('1', sweep={'a': 5})", "sweep: a needs a list of values, not 5."),
+        ("dispatch('1', env=5)", "env has to be a list of names, not 5."),
+        ("from docker_kernel import jobs\njobs['nope']", "This notebook has no job 'nope': %jobs lists its "),
+        ("jobs[10_000]", "This notebook has no job 10000: %jobs lists its "),
+        ("%jobs 'a", '%jobs: no closing quotation in "\'a".'),
+        ("%jobs compare NOPE", "%jobs: no job is called 'NOPE'"),
     ],
 )
-def test_bad_input_gets_one_sentence(notebook: Notebook, line: str, sentence: str) -> None:
+def test_bad_input_gets_one_sentence_and_starts_nothing(notebook: Notebook, line: str, sentence: str) -> None:
+    before = notebook.value("len(__import__('docker_kernel').jobs)")
     reply = notebook.run(line)
-    assert sentence in reply.value + reply.text
-    assert reply.traceback.count("\n") <= 1
+    assert reply.status == "error" and sentence in reply.value + reply.text
+    assert reply.traceback.count("\n") <= (3 if "error in line" in sentence else 0)
+    assert notebook.value("len(__import__('docker_kernel').jobs)") == before
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        ("%%dispatch\nx = = 3", "  Cell, line 2\n    x = = 3\n        ^\nSyntaxError: invalid syntax"),
+        ("%%local\n\n\nfor i in\n  pass", "  Cell, line 4\n    for i in\n            ^\nSyntaxError: invalid syntax"),
+        ("%%local\nif 1:\nx=1", "Cell, line 3\n    x=1\n    ^\nIndentationError: expected an indented block"),
+    ],
+)
+def test_a_cell_that_is_no_python_gets_pythons_own_message(notebook: Notebook, cell: str, shown: str) -> None:
+    reply = notebook.run(cell)
+    assert reply.status == "error" and shown in reply.traceback and "docker_kernel" not in reply.traceback
 
 
 def test_a_failed_job_says_why(notebook: Notebook) -> None:

@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 MAX_JOBS = 2000
 """Jobs of one owner that may be under way at once."""
 
+MIN_MEMORY = 6 << 20
+"""Bytes, below which an engine makes no container."""
+
 MAX_LISTED = 500
 LOG_TAIL = 1 << 20
 """Bytes of a job's output that one request gets."""
@@ -480,9 +483,12 @@ class Broker:
 
 def _memory(text: str | None) -> int | None:
     try:
-        return _Limits.model_validate({"memory": text}).memory
+        memory = _Limits.model_validate({"memory": text}).memory
     except ValidationError as error:
-        raise JobError(f"--memory: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None
+        raise JobError(f"--memory {text}: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None
+    if memory is not None and memory < MIN_MEMORY:
+        raise JobError(f"--memory {text}: engines give a container {format_size(MIN_MEMORY)} at least.")
+    return memory
 
 
 def _inputs(asked: dict[str, str], config: TargetConfig, target: str) -> tuple[list[InputMount], dict[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 from docker_kernel.guest.in_job import job
 from docker_kernel.guest.job import Job, JobCancelled, JobFailed, Sweep
 from docker_kernel.guest.link import PORTS_FILE
-from docker_kernel.guest.options import Options
+from docker_kernel.guest.options import NotThere, OptionError, Options, closest
 from docker_kernel.guest.session import Session
 
 __all__ = ["Job", "JobCancelled", "JobFailed", "Sweep", "dispatch", "job", "jobs", "ports"]
@@ -20,12 +20,13 @@ class Jobs:
 
     def __getitem__(self, key: Any) -> Any:
         found = session().jobs()
-        if isinstance(key, (int, slice)):
+        if isinstance(key, slice) or (isinstance(key, int) and -len(found) <= key < len(found)):
             return found[::-1][key]
         for one in found:
             if key in (one.id, one.name):
                 return one
-        raise KeyError("This notebook has no job %r; %%jobs lists them." % (key,))
+        hint = closest(key, {one.name for one in found if one.name}) if isinstance(key, str) else ""
+        raise NotThere("This notebook has no job %r%s: %%jobs lists its %d." % (key, hint, len(found)))
 
     def __iter__(self) -> Iterator[Job]:
         return reversed(session().jobs())
@@ -55,7 +56,7 @@ class Ports:
     def __getitem__(self, port: int) -> str:
         published = self._read()
         if str(port) not in published:
-            raise KeyError("Port %s is not published: name it in the kernelspec's `publish`." % port)
+            raise NotThere("Port %s is not published: name it in the kernelspec's `publish`." % port)
         return "127.0.0.1:%d" % published[str(port)]
 
     def __iter__(self) -> Iterator[int]:
@@ -86,6 +87,10 @@ def dispatch(source: str, **options: Any) -> Any:
     Raises:
         JobFailed, OptionError: with a sentence that says what is wrong.
     """
+    if not isinstance(source, str):
+        hint = ": write its call as a text, as in dispatch('train(x)')" if callable(source) else ""
+        kind = "a function" if callable(source) else repr(source)[:100]
+        raise OptionError("dispatch() takes code, or a notebook's path, as a text, not %s%s." % (kind, hint))
     chosen = Options.of(options)
     sent = session().start(source, chosen)
     return sent.follow() if chosen.wait and sent is not None else sent

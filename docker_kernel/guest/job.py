@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
 from docker_kernel.guest import snapshot
+from docker_kernel.guest.options import NotThere
 from docker_kernel.guest.worker import ERROR, VALUE
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class JobFiles(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         known = self._known()
         if name not in known:
-            raise KeyError(
+            raise NotThere(
                 "The job %s wrote no file %r; it wrote: %s" % (self._job.id, name, ", ".join(known) or "none")
             )
         path = os.path.join(self._folder, *name.split("/"))

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 
-from docker_kernel.guest.options import Options, closest, literal, names
+from docker_kernel.guest.options import MAX_RUNS, OptionError, Options, closest, literal, names
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -57,11 +57,20 @@ class _Parser(argparse.ArgumentParser):
         given, rest = self._split(line)
         found = vars(self.parse_args(given))
         local = found.pop("local", False)
-        for name in ("param", "input"):
-            found[name] = dict(found.get(name, []))
-        found["param"] = {name: literal(value) for name, value in found["param"].items()}
-        found["sweep"] = {name: _values(value) for name, value in found.get("sweep", [])}
-        return Options(**found), rest, local
+        pairs = {option: self._by_name(option, found.get(option, [])) for option in ("param", "sweep", "input")}
+        found["param"] = {name: literal(value) for name, value in pairs["param"].items()}
+        found["sweep"] = {name: _values(name, value) for name, value in pairs["sweep"].items()}
+        options = Options(**{**found, "input": pairs["input"]})
+        options.check()
+        return options, rest, local
+
+    def _by_name(self, option: str, pairs: list[tuple[str, str]]) -> dict[str, str]:
+        found = dict(pairs)
+        for name in found:
+            if sum(one == name for one, _ in pairs) > 1:
+                hint = "; --sweep %s=V1,V2 makes a job for each value" % name if option != "input" else ""
+                self.error("--%s %s is given twice%s" % (option, name, hint))
+        return found
 
     def _split(self, line: str) -> tuple[list[str], str]:
         try:
@@ -100,15 +109,22 @@ def _after(line: str) -> str:
     return line[stream.tell() :]
 
 
-def _values(text: str) -> list[Any]:
+def _values(name: str, text: str) -> list[Any]:
     """The values of a sweep: 1,2,3 or a Python list or range."""
     found = literal(text)
     if isinstance(found, (tuple, list)):
         return list(found)
     if text.startswith("range(") and text.endswith(")"):
-        arguments = literal(text[5:-1] if "," in text else text[6:-1])
-        return list(range(*arguments) if isinstance(arguments, tuple) else range(arguments))
-    return [found] if not isinstance(found, str) else [literal(part.strip()) for part in text.split(",")]
+        arguments = literal("(%s,)" % text[6:-1])
+        if not isinstance(arguments, tuple) or not all(isinstance(one, int) for one in arguments):
+            raise OptionError("--sweep %s=%s: a range needs whole numbers, as in range(10)." % (name, text))
+        try:
+            return list(range(*arguments)[: MAX_RUNS + 1])
+        except (TypeError, ValueError) as error:
+            raise OptionError("--sweep %s=%s: %s." % (name, text, error)) from None
+    if not isinstance(found, str):
+        return [found]
+    return [literal(part.strip()) for part in text.split(",")] if text.strip() else []
 
 
 @magics_class
@@ -158,7 +174,10 @@ class DispatchMagics(Magics):  # type: ignore[misc]
         """
         from docker_kernel.guest import api
 
-        words = shlex.split(line)
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            raise UsageError("%%jobs: %s in %r." % (str(error).lower(), line)) from None
         if not words:
             self.shell.display_pub.publish(api.jobs._repr_mimebundle_())
             return None
@@ -166,7 +185,11 @@ class DispatchMagics(Magics):  # type: ignore[misc]
             raise UsageError("%%jobs lists the jobs; %%jobs compare NAME [METRIC] compares runs; not %r." % line)
         from docker_kernel.guest.runs import compare
 
-        return compare([job for job in api.jobs if job.name == words[1]], words[1], *words[2:])
+        jobs = list(api.jobs)
+        if not any(job.name == words[1] for job in jobs):
+            hint = closest(words[1], {job.name for job in jobs if job.name})
+            raise UsageError("%%jobs: no job is called %r%s; --name gives runs a name." % (words[1], hint))
+        return compare([job for job in jobs if job.name == words[1]], words[1], *words[2:])
 
     def _start(self, options: Options, code: str, cell: str | None) -> Any:
         from docker_kernel.guest import api
@@ -176,7 +199,7 @@ class DispatchMagics(Magics):  # type: ignore[misc]
         if cell is None and not code:
             raise UsageError("Give an expression on the line, or use the magic with two % and a cell.")
         if cell is not None:
-            return api.session().start(cell, options, "cell")
+            return api.session().start(cell, options, "cell", first_line=2)
         return api.session().start(code, options, None if code.endswith(".ipynb") else "expression")
 
     def _local(self, options: Options, code: str, cell: str | None) -> Any:

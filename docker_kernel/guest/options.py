@@ -5,14 +5,45 @@ from __future__ import annotations
 import ast
 import dataclasses
 import itertools
+import keyword
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+MAX_TIMEOUT = 366 * 86400
+MAX_RETRIES = 100
+MAX_REPLICAS = 256
+MAX_RUNS = 2000
+"""What the host side takes (batch/broker.py)."""
+
+_LISTS = ("env", "secret", "pull", "only", "exclude")
+
 
 class OptionError(Exception):
     """An option is unknown, or its value does not fit; the message says which and what would."""
+
+    def _render_traceback_(self) -> list[str]:
+        return ["\x1b[31m%s\x1b[0m: %s" % (type(self).__name__, self)]
+
+
+class CodeError(OptionError):
+    """What is to run is no Python. IPython shows Python's own message for it, as for a cell of the notebook."""
+
+    def __init__(self, message: str, shown: list[str] | None = None) -> None:
+        super().__init__(message)
+        self._shown = shown
+
+    def _render_traceback_(self) -> list[str]:
+        return self._shown or super()._render_traceback_()
+
+
+class NotThere(KeyError, IndexError):
+    """Nothing has that name or number; the message says what there is."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
     def _render_traceback_(self) -> list[str]:
         return ["\x1b[31m%s\x1b[0m: %s" % (type(self).__name__, self)]
@@ -72,13 +103,51 @@ class Options:
             if name not in known:
                 raise OptionError("There is no option %s%s." % (name, closest(name, known)))
         made = cls(**given)
-        for name in ("env", "secret", "pull", "only", "exclude"):
-            setattr(made, name, names(getattr(made, name)))
         made.env, made.secret, made.exclude = made.env or [], made.secret or [], made.exclude or []
-        if not isinstance(made.sweep, Mapping) or not isinstance(made.param, Mapping):
-            raise OptionError("param and sweep are dicts: param={'alpha': 0.5}, sweep={'alpha': [0.1, 0.5]}.")
+        for name in ("memory", "gpus"):
+            value = getattr(made, name)
+            if isinstance(value, int) and not isinstance(value, bool):
+                setattr(made, name, str(value))
+        made.check()
+        for name in _LISTS:
+            setattr(made, name, names(getattr(made, name)))
         made.sweep = {name: list(values) for name, values in made.sweep.items()}
         return made
+
+    def check(self) -> None:
+        """Refuse values that nobody could mean.
+
+        Raises:
+            OptionError: names the first of them.
+        """
+        for name in ("on", "name", "memory", "gpus"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and (value is not None or name in ("on", "name")):
+                raise OptionError("%s has to be a text, not %r." % (name, value))
+        for name, most in (("cpus", math.inf), ("timeout", MAX_TIMEOUT)):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and 0 < value <= most and value != math.inf):
+                up_to = "" if most == math.inf else " and up to %d (a year), in seconds" % most
+                raise OptionError("%s has to be a number above 0%s, not %r." % (name, up_to, value))
+        for name, least, most in (("retries", 0, MAX_RETRIES), ("replicas", 1, MAX_REPLICAS)):
+            value = getattr(self, name)
+            if not (_is_number(value) and isinstance(value, int) and least <= value <= most):
+                raise OptionError("%s has to be a whole number from %d to %d, not %r." % (name, least, most, value))
+        for name in _LISTS:
+            value = getattr(self, name)
+            if value is not None and not _are_texts(value):
+                raise OptionError("%s has to be a list of names, not %r." % (name, value))
+        if not all(isinstance(one, Mapping) for one in (self.param, self.sweep, self.input)):
+            raise OptionError(
+                "param, sweep and input are dicts: param={'alpha': 0.5}, sweep={'alpha': [0.1, 0.5]}, "
+                "input={'data': 's3://bucket/data'}."
+            )
+        for name, values in self.sweep.items():
+            if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+                raise OptionError("sweep: %s needs a list of values, not %r." % (name, values))
+        for name, uri in self.input.items():
+            if not isinstance(uri, str) or not uri:
+                raise OptionError("input: %s has to be a URL, a path or a volume, not %r." % (name, uri))
 
     def runs(self) -> list[dict[str, Any]]:
         """The parameters of each job."""
@@ -88,8 +157,11 @@ class Options:
             if not self.sweep[name]:
                 raise OptionError("--sweep %s has no values: write --sweep %s=1,2,3." % (name, name))
         for name in [*self.param, *self.sweep]:
-            if not name.isidentifier():
-                raise OptionError("%r cannot be a parameter: it is no Python name." % name)
+            if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+                raise OptionError("%r cannot be a parameter: it is no Python name." % (name,))
+        count = math.prod(len(values) for values in self.sweep.values())
+        if count > MAX_RUNS:
+            raise OptionError("A sweep may have %d jobs at most, and this would be %d." % (MAX_RUNS, count))
         combinations = itertools.product(*self.sweep.values())
         return [{**self.param, **dict(zip(self.sweep, values))} for values in combinations]
 
@@ -122,8 +194,20 @@ def literal(text: str) -> Any:
         return text
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _are_texts(value: Any) -> bool:
+    if isinstance(value, str):
+        return True
+    return isinstance(value, (list, tuple, set, frozenset)) and all(isinstance(one, str) for one in value)
+
+
 def _variable(option: str, text: str) -> tuple[str, str]:
     name, separator, value = text.partition("=")
+    if not name.isidentifier() or not name.isascii():
+        raise OptionError("--%s %s: %r is no name of an environment variable." % (option, text, name))
     if not separator:
         if name not in os.environ:
             raise OptionError(

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import sys
 import threading
+import traceback
+import warnings
 from typing import Any
 
 from docker_kernel.guest import environment, snapshot
@@ -14,13 +17,16 @@ from docker_kernel.guest.credentials import looks_secret
 from docker_kernel.guest.garbage import collect_garbage
 from docker_kernel.guest.job import _UNBOUND, STATE, Job, JobFailed, Sweep
 from docker_kernel.guest.link import Channel, LinkFailed, RemoteError
-from docker_kernel.guest.options import OptionError, Options
+from docker_kernel.guest.options import CodeError, OptionError, Options, closest
 from docker_kernel.guest.process_state import NAME as PROCESS
 from docker_kernel.guest.process_state import process_state
 from docker_kernel.guest.reach import needed_names
 
 MAX_MANIFEST = 8 << 20
 """Characters of a manifest that the host side takes: about 400,000 variables."""
+
+_BINDERS = frozenset({"exec", "globals", "locals", "vars", "setattr", "get_ipython"})
+"""Names by which code may bind others that reading it does not show; IPython's magics are among them."""
 
 KEPT_SNAPSHOTS = 8
 """How many of the latest snapshots stay in the kernel volume, so that jobs can be retried from them."""
@@ -112,27 +118,34 @@ class Session:
 
     # Starting
 
-    def start(self, source: str, options: Options, kind: str | None = None) -> Job | Sweep | None:
+    def start(self, source: str, options: Options, kind: str | None = None, first_line: int = 1) -> Job | Sweep | None:
         """Capture the state and start one job, or one for each set of parameters.
 
         Args:
             source: a cell's code, an expression, or the path of a notebook (*.ipynb).
             kind: "cell", "expression" or "notebook"; None finds out.
+            first_line: where the source begins in the notebook's cell, for messages.
 
         Returns:
             When the state is taken, not when the job has ended; None for a dry run.
 
         Raises:
             JobFailed: it was refused; the message says why.
-            OptionError: an option does not fit.
+            OptionError: an option does not fit, or the source is no Python.
         """
         kind = kind or _kind_of(source)
         if kind == "notebook":
             source = _read_notebook(source)
         else:
-            # A cell that cannot be compiled needs no container to say so.
-            compile(self.shell.transform_cell(source), "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            _check_code(self.shell, source, kind, first_line)
+            _check_pulled(self.shell, source, options.pull or [])
         runs = options.runs()
+        try:
+            json.dumps(runs)
+        except (TypeError, ValueError):
+            raise OptionError(
+                "Parameters are numbers, texts, lists and dicts of them: %r are not." % (runs[0],)
+            ) from None
         env, secrets = options.environment(), options.secrets()
         found = snapshot.user_variables(self.shell)
         captured = self._capture(found, source, kind, options, {*env, *secrets})
@@ -162,12 +175,6 @@ class Session:
             "inputs": options.input,
             "pull": options.pull,
         }
-        try:
-            json.dumps(runs)
-        except (TypeError, ValueError):
-            raise OptionError(
-                "Parameters are numbers, texts, lists and dicts of them: %r are not." % (runs[0],)
-            ) from None
         answer = self.request("job.start", params)
         jobs = [self._known(record) for record in answer["jobs"]]
         names = _names(self.shell, source) if kind == "cell" else set()
@@ -211,8 +218,6 @@ class Session:
         for option, given in (("only", options.only or []), ("exclude", options.exclude)):
             for name in given:
                 if name not in variables:
-                    from docker_kernel.guest.options import closest
-
                     raise OptionError("--%s: there is no variable %s%s." % (option, name, closest(name, variables)))
         chosen = set(variables) if options.only is None else set(options.only)
         if options.needed:
@@ -272,6 +277,63 @@ def _kind_of(source: str) -> str:
     except SyntaxError:
         return "cell"
     return "expression"
+
+
+def _check_code(shell: Any, source: str, kind: str, first_line: int) -> None:
+    """Refuse what is no Python: no container is needed to say so.
+
+    Raises:
+        CodeError: with what Python says of it.
+    """
+    if not source.strip():
+        raise CodeError("There is no code to run.")
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if kind == "expression":
+                compile(source.strip(), "<cell>", "eval", flags)
+            else:
+                compile(shell.transform_cell(source), "<cell>", "exec", flags)
+    except SyntaxError as error:
+        if kind == "expression" and _is_cell(shell, source):
+            raise CodeError(
+                "%r is a statement, and a line takes an expression: put it into a cell below the magic with two %%."
+                % source.strip()
+            ) from None
+        # The transformed source begins with the first line that is not empty.
+        empty = len(source) - len(source.lstrip()) if kind == "cell" else 0
+        error.lineno = error.end_lineno = (error.lineno or 1) + first_line - 1 + source[:empty].count("\n")
+        shown = traceback.format_exception_only(type(error), error)
+        shown[0] = shown[0].replace('File "<cell>"', "Cell")
+        raise CodeError(
+            "The cell has an error in line %d: %s." % (error.lineno, error.msg), "".join(shown).splitlines()
+        ) from None
+    except ValueError as error:
+        raise CodeError("The code cannot be read: %s." % error) from None
+
+
+def _is_cell(shell: Any, source: str) -> bool:
+    try:
+        ast.parse(shell.transform_cell(source))
+    except SyntaxError:
+        return False
+    return True
+
+
+def _check_pulled(shell: Any, source: str, pulled: list[str]) -> None:
+    """Refuse a name to bring back that neither the code nor the notebook has.
+
+    Raises:
+        OptionError: names it, and the closest one.
+    """
+    code = shell.transform_cell(source)
+    names = _names(shell, source)
+    if names & _BINDERS or re.search(r"\bimport\s*\*", code):
+        return  # what it binds is known when it runs only
+    for name in pulled:
+        if name not in names and name not in shell.user_ns:
+            raise OptionError("--pull: the cell assigns no %s%s." % (name, closest(name, names)))
 
 
 def _read_notebook(path: str) -> str:
