@@ -228,7 +228,8 @@ class KernelContainer:
         self.exit_code, self.reason = None, ""
         self._link_ready.clear()
         self._link_wanted.clear()
-        self._linking = self._spawn(self._open_first_link())
+        if not self.config.publish:
+            self._linking = self._spawn(self._open_first_link())
         state = await self.engine.inspect(self.container_id)
         if not state.running:
             raise KernelStartError(
@@ -236,6 +237,10 @@ class KernelContainer:
             )
         self.volume = state.volumes[guest_files.STATE]
         self.published = {port: host for port, host in state.ports.items() if port not in CONTAINER_PORTS.values()}
+        if self.config.publish:
+            # The first cell may ask where its ports are.
+            self._linking = self._spawn(self._open_link())
+            await asyncio.wait([self._linking], timeout=LINK_SECONDS)
         self.connection_info = host_info(launch.keys, ipc, dict(state.ports))
 
     async def _create(self, spec: ContainerSpec) -> None:
@@ -413,11 +418,10 @@ class KernelContainer:
     # The link
 
     async def _open_first_link(self) -> None:
-        if not self.config.publish:
-            try:
-                await asyncio.wait_for(self._link_wanted.wait(), LINK_DELAY)
-            except asyncio.TimeoutError:
-                pass
+        try:
+            await asyncio.wait_for(self._link_wanted.wait(), LINK_DELAY)
+        except asyncio.TimeoutError:
+            pass
         await self._open_link()
 
     async def _open_link(self) -> None:

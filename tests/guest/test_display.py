@@ -347,10 +347,10 @@ def test_a_cell_that_runs_again_ends_its_last_display(frontend: Frontend) -> Non
     notebook.run(SLOW.replace("--name slow", "--name again --detach"))
     send()
     send()
+    frontend.until(lambda: len(frontend.of("comm_close")) >= 5)
     notebook.run("from docker_kernel.guest.display import _by_cell")
     closed = "sum(not one._closed for _, one in _by_cell['cell-1'])"
     assert notebook.value(closed) == 1
-    frontend.until(lambda: len(frontend.of("comm_close")) >= 5)
 
 
 def test_the_list_of_jobs_is_a_table_with_the_newest_first(frontend: Frontend) -> None:
