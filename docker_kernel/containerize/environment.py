@@ -1,0 +1,136 @@
+"""What a notebook image is built on: the image of a kernel, by id, and how a kernel starts in it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import difflib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from docker_kernel import config, images, kernelspec
+from docker_kernel.batch.running_environment import running_kernel_image
+from docker_kernel.engine import Engine
+from docker_kernel.errors import ContainerizeError, ImageMissing
+
+DEFAULT_KERNEL = "docker-python"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An image that kernels run in.
+
+    Args:
+        image: its id on the engine.
+        reference: what it was named by.
+        digest: of it in a registry, "sha256:…"; "" if it came from none, or more was installed since.
+        python: the Python in it that runs our code, its version, and what its wheels are for.
+        machine: as `uname -m` says it.
+        kernel: name, language and argv of the kernel in it that runs the notebook.
+        env: what the kernelspec sets.
+    """
+
+    image: str
+    reference: str
+    digest: str
+    python: str
+    python_version: tuple[int, ...]
+    libc: str
+    machine: str
+    kernel: dict[str, Any]
+    env: Mapping[str, str]
+
+
+async def environment(engine: Engine, notebook: Mapping[str, Any], kernel: str, from_kernel: str) -> Environment:
+    """The environment for a notebook.
+
+    Args:
+        kernel: a kernelspec of ours; "" for the notebook's own, or the default one.
+        from_kernel: the start of a running kernel's id; what was installed there goes in, too.
+
+    Raises:
+        ContainerizeError, ConfigError: there is no such kernelspec, or it is none of ours.
+        NotFound: there is no such kernel.
+    """
+    if from_kernel:
+        image, running = await running_kernel_image(from_kernel)
+        kernel = kernel or running.spec
+    else:
+        image = ""
+    name, spec = await asyncio.to_thread(_kernelspec, kernel, notebook)
+    settings = config.load().kernel_config(
+        (spec.get("metadata", {}).get("kernel_provisioner") or {}).get("config") or {}, f"The kernelspec {name}"
+    )
+    try:
+        found = await engine.image(image or settings.image)
+    except ImageMissing:
+        raise ImageMissing(
+            f"The image {settings.image} is not on the engine: {images.how_to_bring(settings.image)}."
+        ) from None
+    image = str(found["Id"])
+    digests = [str(one) for one in found.get("RepoDigests") or []]
+    facts = await _facts(engine, image)
+    python = settings.python or str(facts["python"])
+    argv = settings.argv or [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    if not facts["python"]:
+        raise ContainerizeError(f"The image {settings.image} has no Python: a notebook image's own code needs one.")
+    return Environment(
+        image=image,
+        reference=settings.image,
+        digest=digests[0].partition("@")[2] if digests else "",
+        python=python,
+        python_version=tuple(facts["python_version"]),
+        libc=facts["libc"],
+        machine=await engine.architecture(),
+        kernel={"name": name, "language": spec.get("language", ""), "argv": argv},
+        env=settings.env,
+    )
+
+
+def _kernelspec(wanted: str, notebook: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The kernelspec that a user asks for, else the notebook's if it is one of ours, else the default one."""
+    ours = kernelspec.ours()
+    if wanted:
+        if wanted not in ours:
+            close = difflib.get_close_matches(wanted, ours, n=1)
+            known = f": did you mean {close[0]!r}?" if close else f"; there are {', '.join(ours) or 'none'}."
+            raise ContainerizeError(f"There is no kernelspec {wanted!r} of docker-kernel's{known}")
+        return wanted, ours[wanted]["spec"]
+    named = str(((notebook.get("metadata") or {}).get("kernelspec") or {}).get("name", ""))
+    for name in (named, DEFAULT_KERNEL):
+        if name in ours:
+            return name, ours[name]["spec"]
+    language = str(((notebook.get("metadata") or {}).get("kernelspec") or {}).get("language", "python"))
+    if language.lower() not in ("python", ""):
+        raise ContainerizeError(
+            f"The notebook is in {language}, and its kernelspec {named!r} is none of docker-kernel's: install one with "
+            "`docker-kernel install --image IMAGE --all-kernels`, and name it with --kernel."
+        )
+    return DEFAULT_KERNEL, {"language": "python"}
+
+
+async def _facts(engine: Engine, image: str) -> dict[str, Any]:
+    """What is in an image, which never changes for an id: kept, as looking takes a container."""
+    kept = platformdirs.user_cache_path("docker-kernel") / "probes" / f"{image.removeprefix('sha256:')}.json"
+    try:
+        found: dict[str, Any] = json.loads(await asyncio.to_thread(kept.read_text))
+        if "libc" in found:
+            return found
+    except (OSError, ValueError):
+        pass
+    found = dataclasses.asdict(await images.probe(engine, image))
+    await asyncio.to_thread(_keep, kept, json.dumps(found))
+    return found
+
+
+def _keep(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        file.write(text)
+    Path(file.name).replace(path)

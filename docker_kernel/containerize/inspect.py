@@ -1,0 +1,86 @@
+"""What a notebook image says of itself: its labels, read without running it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from docker_kernel import labels
+from docker_kernel.engine import Engine
+from docker_kernel.errors import ContainerizeError, ImageMissing
+
+OCI = "org.opencontainers.image."
+
+
+@dataclass(frozen=True)
+class Described:
+    """A notebook image's description.
+
+    Args:
+        schema: its parameters as a JSON Schema.
+        origin: commit and remote of the notebook's checkout, "" where there was none.
+    """
+
+    reference: str
+    image_id: str
+    digest: str
+    size: int
+    created: str
+    architecture: str
+    user: str
+    contract: str
+    notebook: str
+    notebook_digest: str
+    kernel: dict[str, str]
+    schema: dict[str, Any]
+    base: str
+    base_digest: str
+    revision: str
+    source: str
+    built_by: str
+    lock: str
+
+
+async def describe(engine: Engine, reference: str) -> Described:
+    """Read an image's labels.
+
+    Raises:
+        ImageMissing: the engine has no such image.
+        ContainerizeError: it is not one of a notebook.
+    """
+    try:
+        found = await engine.image(reference)
+    except ImageMissing:
+        raise ImageMissing(
+            f"The image {reference} is not on the engine: pull it first (`docker pull {reference}`)."
+        ) from None
+    known: dict[str, str] = (found.get("Config") or {}).get("Labels") or {}
+    ours = labels.NOTEBOOK_IMAGE
+    if ours + "contract" not in known:
+        raise ContainerizeError(f"{reference} is not an image of a notebook: `docker-kernel containerize` makes those.")
+    try:
+        schema, kernel = json.loads(known[ours + "parameters"]), json.loads(known.get(ours + "kernel", "{}"))
+    except (KeyError, ValueError):
+        raise ContainerizeError(f"The labels of {reference} are damaged: containerize its notebook again.") from None
+    digests = found.get("RepoDigests") or []
+    return Described(
+        reference=reference,
+        image_id=str(found["Id"]),
+        digest=str(digests[0]) if digests else "",
+        size=int(found["Size"]),
+        created=known.get(OCI + "created", str(found.get("Created", ""))),
+        architecture=str(found.get("Architecture", "")),
+        user=str(found["Config"].get("User", "")),
+        contract=known[ours + "contract"],
+        notebook=known.get(ours + "path", ""),
+        notebook_digest=known.get(ours + "digest", ""),
+        kernel=kernel,
+        schema=schema,
+        base=known.get(OCI + "base.name", ""),
+        base_digest=known.get(OCI + "base.digest", ""),
+        revision=known.get(OCI + "revision", ""),
+        source=known.get(OCI + "source", ""),
+        built_by=known.get(ours + "built-by", ""),
+        lock=known.get(ours + "lock", ""),
+    )

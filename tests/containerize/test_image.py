@@ -1,0 +1,161 @@
+"""Notebook images are made of their environment, what runs them, and the notebook: with nothing of the maker's left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docker_kernel import background
+from docker_kernel.containerize.image import BUILDING, containerize
+from docker_kernel.containerize.inspect import describe
+from docker_kernel.containerize.request import Request, Step
+from docker_kernel.engine import Engine
+from docker_kernel.errors import ContainerizeError, ImageMissing
+from tests.containerize.conftest import Containerize, docker, write_notebook
+from tests.engines import OwnRegistry, Relay
+
+AREA = ["width = 3  # metres", "height = 2.5", "print('area', width * height)"]
+
+
+def layers(image: str) -> list[str]:
+    found: list[str] = json.loads(docker("image", "inspect", image, "--format", "{{json .RootFS.Layers}}").stdout)
+    return found
+
+
+def test_an_image_runs_with_other_parameters(make: Containerize, tmp_path: Path, output: Path) -> None:
+    image = make(write_notebook(tmp_path / "area.ipynb", *AREA))
+    ran = docker("run", "--rm", "-v", f"{output}:/output", image.reference, "-p", "width=4")
+    assert "area 10.0" in ran.stdout
+    done = json.loads((output / "output.ipynb").read_text())
+    assert done["cells"][-1]["outputs"][0]["text"] == "area 10.0\n"
+    assert "area 10.0" in (output / "output.html").read_text()
+
+
+def test_an_image_is_nobody_s_root_and_says_what_it_is(make: Containerize, engine: Engine, tmp_path: Path) -> None:
+    image = make(write_notebook(tmp_path / "area.ipynb", *AREA))
+    config = json.loads(docker("image", "inspect", image.reference, "--format", "{{json .Config}}").stdout)
+    assert config["User"] == "1000:0" and config["WorkingDir"] == "/notebook" and not config.get("Cmd")
+    found = background.run_blocking(describe(engine, image.reference))
+    assert found.notebook == "area.ipynb" and found.base == image.plan.environment.reference
+    assert {name: one["default"] for name, one in found.schema["properties"].items()} == {"width": 3, "height": 2.5}
+    assert found.schema["properties"]["width"]["description"] == "metres"
+    assert found.lock.startswith("sha256:") and found.notebook_digest.startswith("sha256:")
+
+
+def test_what_did_not_change_keeps_its_layers(make: Containerize, tmp_path: Path) -> None:
+    (tmp_path / "data.bin").write_bytes(bytes(2 << 20))
+    (tmp_path / "small.csv").write_text("a,b\n1,2\n")
+    notebook = write_notebook(tmp_path / "area.ipynb", *AREA)
+    first, again = make(notebook), make(notebook)
+    assert layers(first.reference) == layers(again.reference)
+    write_notebook(notebook, *AREA, "1 + 1")
+    changed = layers(make(notebook).reference)
+    assert changed[:-1] == layers(first.reference)[:-1] and changed != layers(first.reference)
+
+
+def test_files_come_along_and_belong_to_whoever_runs_it(make: Containerize, tmp_path: Path, output: Path) -> None:
+    (tmp_path / "lib dir").mkdir()
+    (tmp_path / "lib dir" / "größe.py").write_text("value = 7\n")
+    (tmp_path / ".env").write_text("TOKEN=x\n")
+    check = "import sys, os; sys.path.insert(0, 'lib dir'); import größe; print(größe.value, sorted(os.listdir('.')))"
+    image = make(write_notebook(tmp_path / "a b.ipynb", check, "open('new', 'w').write('x')"))
+    ran = docker("run", "--rm", "-u", "4321:0", "-v", f"{output}:/output", image.reference)
+    assert "7 ['a b.ipynb', 'lib dir', 'out']" in ran.stdout or "7 ['a b.ipynb', 'lib dir']" in ran.stdout
+    assert ".env" in dict(image.plan.left_out)
+
+
+def test_no_image_of_the_kernel_is_a_sentence(make: Containerize, make_spec: Any, tmp_path: Path) -> None:
+    spec = make_spec(image="docker-kernel-test/nowhere:1")
+    with pytest.raises(ImageMissing, match="docker-kernel-test/nowhere:1 is not on the engine"):
+        make(write_notebook(tmp_path / "a.ipynb", "1"), kernel=spec)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "problem"),
+    [
+        ({"tag": "Upper:1"}, "cannot be an image's name.*such as 'upper:1'"),
+        ({"kernel": "docker-pyton"}, "no kernelspec 'docker-pyton'"),
+        ({"allow": ("nothing",)}, "--allow nothing: the scan found nothing"),
+    ],
+)
+def test_a_wrong_wish_is_a_sentence(make: Containerize, tmp_path: Path, wishes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ContainerizeError, match=problem):
+        make(write_notebook(tmp_path / "a.ipynb", "1"), **wishes)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [("{", "is no notebook: it is not JSON"), ("[]", "it has no cells"), (None, "cannot be read: No such file")],
+)
+def test_what_is_no_notebook_is_a_sentence(
+    make: Containerize, tmp_path: Path, content: str | None, problem: str
+) -> None:
+    path = tmp_path / "a.ipynb"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ContainerizeError, match=problem):
+        make(path)
+
+
+def test_a_cancelled_build_leaves_nothing(engine: Engine, python_image: str, tmp_path: Path) -> None:
+    (tmp_path / "data.bin").write_bytes(bytes(64 << 20))
+    notebook = write_notebook(tmp_path / "area.ipynb", *AREA)
+    before = docker("images", "-aq", "--no-trunc").stdout.split()
+
+    async def cancelled() -> None:
+        sends = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def told(step: Step) -> None:
+            if step.name == "image" and step.text.startswith("sends"):
+                loop.call_soon_threadsafe(sends.set)
+
+        building = asyncio.create_task(containerize(Request(notebook, tag="docker-kernel-test/cut"), told, engine))
+        await sends.wait()
+        building.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await building
+
+    background.run_blocking(cancelled())
+    assert set(docker("images", "-aq", "--no-trunc").stdout.split()) <= set(before)
+    assert BUILDING not in docker("images", "--format", "{{.Repository}}").stdout
+    assert "docker-kernel-test/cut" not in docker("images", "--format", "{{.Repository}}").stdout
+
+
+def test_secrets_are_not_pushed_unless_allowed(make: Containerize, own_registry: OwnRegistry, tmp_path: Path) -> None:
+    key = "AKIA" + "IOSFODNN7EXAMPLF"
+    notebook = write_notebook(tmp_path / "a.ipynb", f"key = '{key}'")
+    tag = f"{own_registry.address}/team/secret"
+    with pytest.raises(ContainerizeError, match=r"not pushed.*--allow") as refused:
+        make(notebook, tag=tag, push=True)
+    assert key not in str(refused.value)
+    assert tag not in docker("images", "--format", "{{.Repository}}").stdout, "refused before it was made"
+    (finding,) = make(notebook).plan.findings
+    assert make(notebook, tag=tag, push=True, allow=(finding.id,)).pushed.startswith(f"{tag}@sha256:")
+
+
+def test_a_push_that_broke_goes_on(
+    make: Containerize, own_registry: OwnRegistry, engine: Engine, tmp_path: Path
+) -> None:
+    """The registry goes away in the middle: the image stays, and what was sent is not sent again."""
+    relay = Relay(own_registry.port)
+    notebook = write_notebook(tmp_path / "a.ipynb", *AREA)
+    tag = f"{relay.address}/team/area"
+    relay.when = lambda sent: own_registry.kill() if sent > 40_000_000 else None
+    try:
+        with pytest.raises(ContainerizeError, match=r"was made, but .* did not take it .*docker push"):
+            make(notebook, tag=tag, push=True)
+        assert tag in docker("images", "--format", "{{.Repository}}").stdout
+        whole = relay.sent
+        relay.when = lambda sent: None
+        own_registry.start()
+        image = make(notebook, tag=tag, push=True)
+        assert image.pushed and relay.sent - whole < 400_000_000
+    finally:
+        relay.when = lambda sent: None
+        relay.close()
+        docker("rmi", "-f", tag, check=False)
