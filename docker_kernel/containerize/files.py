@@ -412,7 +412,7 @@ def _upgraded(notebook: Mapping[str, Any]) -> dict[str, Any]:
     import nbformat  # takes a quarter of a second, for the few notebooks of 2014 and before
 
     try:
-        made = nbformat.reads(json.dumps(notebook), as_version=4)  # type: ignore[no-untyped-call]
+        made = nbformat.reads(json.dumps(notebook), as_version=4)
     except Exception as error:
         raise ContainerizeError(f"The notebook is in format {major} and cannot be brought to 4: {error}.") from None
     whole: dict[str, Any] = json.loads(json.dumps(made))
