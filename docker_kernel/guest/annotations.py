@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,7 +78,7 @@ def from_annotation(node: ast.expr, imported: Mapping[str, str]) -> Type:
     if isinstance(node, ast.Constant) and node.value is None:
         return Type("None")
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return _union_of([from_annotation(one, imported) for one in (node.left, node.right)])
+        return from_annotation(node.left, imported) | from_annotation(node.right, imported)
     if isinstance(node, ast.Subscript):
         return _subscript(node, imported)
     name = _type_name(node, imported)
@@ -118,9 +120,9 @@ def _subscript(node: ast.Subscript, imported: Mapping[str, str]) -> Type:
     is_open = bool(members) and isinstance(members[-1], ast.Constant) and members[-1].value is ...
     of = tuple(from_annotation(one, imported) for one in (members[:-1] if is_open else members))
     if name == "Optional" and len(of) == 1:
-        return _union_of([*of, Type("None")])
+        return of[0] | Type("None")
     if name == "Union" and of:
-        return _union_of(list(of))
+        return functools.reduce(operator.or_, of)
     kind = _NAMES.get(name, "")
     wanted = {"list": 1, "set": 1, "dict": 2, "tuple": 1 if is_open else len(of)}.get(kind)
     if wanted is None or len(of) != wanted or (is_open and kind != "tuple"):
@@ -141,12 +143,3 @@ def _choices(nodes: list[ast.expr]) -> tuple[Any, ...]:
     if not found:
         raise UnknownType("Literal")
     return tuple(found)
-
-
-def _union_of(types: list[Type]) -> Type:
-    flat: list[Type] = []
-    for one in types:
-        flat += [each for each in (one.of if one.kind == "union" else (one,)) if each not in flat]
-    if any(one.kind == "any" for one in flat):
-        return Type("any")
-    return flat[0] if len(flat) == 1 else Type("union", tuple(flat))

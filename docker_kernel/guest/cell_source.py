@@ -74,9 +74,11 @@ def read(text: str) -> Cell:
     begins = [0, *(match.end() for match in _LINE_END.finditer(text))]
     ends = [*(match.start() for match in _LINE_END.finditer(text)), len(text)]
     lines = [text[begin:end] for begin, end in zip(begins, ends)]
-    dropped = _dedent(lines)
+    dropped = [0] * len(lines)
     passed_over: list[tuple[int, str]] = []
+    _dedent(lines, dropped)
     first = _pass_over_cell_magics(lines, passed_over)
+    _dedent(lines, dropped)
     tree = _parse(lines)
     if tree is None:
         _pass_over_lines(lines, first, passed_over)
@@ -99,13 +101,14 @@ def _parse(lines: list[str], required: bool = False) -> ast.Module | None:
     return None
 
 
-def _dedent(lines: list[str]) -> list[int]:
-    """Take the first line's indentation from all lines, as IPython does; returns how much each lost."""
+def _dedent(lines: list[str], dropped: list[int]) -> None:
+    """Take the first line's indentation from all lines, as IPython does, and count what each lost."""
     first = next((line for line in lines if line.strip()), "")
     indent = first[: len(first) - len(first.lstrip(" \t"))]
-    lost = [len(indent) if indent and line.startswith(indent) else 0 for line in lines]
-    lines[:] = [line[count:] for line, count in zip(lines, lost)]
-    return lost
+    for index, line in enumerate(lines):
+        if indent and line.startswith(indent):
+            lines[index] = line[len(indent) :]
+            dropped[index] += len(indent)
 
 
 def _pass_over_cell_magics(lines: list[str], passed_over: list[tuple[int, str]]) -> int:

@@ -91,7 +91,8 @@ def _character(one: str) -> str:
 
 def replaced(text: str, edits: Iterable[tuple[int, int, str]]) -> str:
     """A text with new parts: each a begin, an end, and what comes in place of what is between them."""
-    for begin, end, part in sorted(edits, key=lambda edit: edit[:2], reverse=True):
+    # From the end, so that places stay where they are; of several at one place, the last goes in first.
+    for begin, end, part in sorted(edits, key=lambda edit: edit[:2])[::-1]:
         text = text[:begin] + part + text[end:]
     return text
 

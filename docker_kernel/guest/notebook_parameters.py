@@ -192,8 +192,8 @@ class NotebookParameters:
                 comment = ("%s %s" % (type_comment, comment)).strip()
         if kind is None:
             kind = type_of(value) if is_literal else Type("any")
-        elif is_literal and value is None:
-            kind = kind.or_none()
+        elif is_literal and not _fits(kind, value):
+            kind = kind | (Type("None") if value is None else type_of(value))
         try:
             default = as_json(value)
             if len(json.dumps(default)) > LONGEST:
@@ -292,6 +292,15 @@ class NotebookParameters:
             except (Misfit, UnknownType) as error:
                 raise ParameterError("The default of %s must be %s." % (one.name, error)) from None
         return changed
+
+
+def _fits(kind: Type, value: Any) -> bool:
+    """Whether a default is of the type that its annotation says."""
+    try:
+        kind.convert(as_json(value))
+    except Misfit:
+        return False
+    return True
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -52,12 +52,20 @@ class Parameter:
         if not isinstance(name, str) or not re.fullmatch(r"[^\W\d.][\w.!]*|\.[^\W\d][\w.]*", name):
             raise ParameterError("A parameter cannot be called %s: it is no name." % shown(name))
         given = {key: value for key, value in made.items() if key in known}
-        given["choices"] = tuple(given.get("choices") or ())
-        for key, kinds in (("type", str), ("required", bool), ("help", str), ("cell", int), ("default_source", str)):
-            if key in given and not isinstance(given[key], kinds):
+        kinds: dict[str, Any] = {
+            "type": str,
+            "required": bool,
+            "help": str,
+            "choices": (list, tuple),
+            "cell": int,
+            "default_source": str,
+        }
+        for key, kind in kinds.items():
+            if key in given and not isinstance(given[key], kind):
                 raise ParameterError("The %s of the parameter %s cannot be %s." % (key, name, shown(given[key])))
-        parameter = cls(**given)
+        parameter = cls(**{**given, "choices": tuple(given.get("choices", ()))})
         try:
+            parse_type(parameter.type)
             if parameter.default is not None:
                 parameter.convert(parameter.default)
         except UnknownType:

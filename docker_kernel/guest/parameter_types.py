@@ -64,15 +64,18 @@ class Type:
         return "%s[%s]" % (self.kind, ", ".join(inner)) if inner else self.kind
 
     def accepts_none(self) -> bool:
-        return self.kind in ("None", "any") or (self.kind == "Literal" and None in self.choices) or self._any("None")
+        if self.kind == "union":
+            return any(one.accepts_none() for one in self.of)
+        return self.kind in ("None", "any") or (self.kind == "Literal" and None in self.choices)
 
-    def _any(self, kind: str) -> bool:
-        return self.kind == "union" and any(one.kind == kind for one in self.of)
-
-    def or_none(self) -> Type:
-        if self.accepts_none():
-            return self
-        return Type("union", (*(self.of if self.kind == "union" else (self,)), Type("None")))
+    def __or__(self, other: Type) -> Type:
+        """The type of what is of either."""
+        flat: list[Type] = []
+        for one in (self, other):
+            flat += [each for each in (one.of if one.kind == "union" else (one,)) if each not in flat]
+        if any(one.kind == "any" for one in flat):
+            return _ANY
+        return flat[0] if len(flat) == 1 else Type("union", tuple(flat))
 
     def convert(self, value: Any, depth: int = 0) -> Any:
         """The value as one of this type.
