@@ -246,6 +246,17 @@ def test_packages_installed_in_the_kernel_reach_the_job_and_no_secret_does(
         assert key.encode() not in _everything_in(tags[0], tmp_path)
 
 
+def test_an_environment_too_large_to_copy_is_refused_before_it_is_copied(notebook: Notebook) -> None:
+    notebook.run("import os\nhuge = os.path.expanduser('~/weights.bin')\nopen(huge, 'wb').truncate(1 << 40)")
+    started = time.monotonic()
+    reply = notebook.run("%%dispatch\n1")
+    notebook.run("os.unlink(huge)")
+    assert "more than the 20 GiB that its jobs may get; its largest file so far is " in reply.value, reply.traceback
+    assert "/weights.bin (1 TiB): keep data in /tmp" in reply.value
+    assert time.monotonic() - started < 30
+    assert notebook.run("%local 1 + 1").shown == "2"
+
+
 def _everything_in(image: str, folder: Path) -> bytes:
     """The config and the last layer of an image, with every file in it, as bytes to search."""
     saved = folder / "image.tar"

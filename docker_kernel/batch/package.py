@@ -31,12 +31,16 @@ from docker_kernel.kernel.handle import KernelHandle
 WORKSPACE_BUDGET = 1 << 30
 """Bytes of a workspace that a job may be given as a copy."""
 
+ENVIRONMENT_BUDGET = 20 << 30
+"""Bytes of what was installed or changed in a kernel's container that its jobs may be given."""
+
 NOT_COPIED = [".git", "**/.git", "**/__pycache__", "**/.ipynb_checkpoints", "**/.venv", "**/node_modules"]
 """Left out of the copy of a workspace, besides what its .dockerignore names."""
 
 MAX_RULES = 64 << 10
 MAX_WILDCARDS = 4
 
+CHUNK = 1 << 20
 ADDED, DELETED = 1, 2
 
 
@@ -121,12 +125,18 @@ async def environment_image(kernel: KernelHandle) -> str:
     with contextlib.ExitStack() as stack:
         copies: list[tuple[str, IO[bytes]]] = []
         digest = hashlib.sha256(kernel.image.encode())
+        budget = _Budget(ENVIRONMENT_BUDGET)
         for path in sorted(changes.copied):
-            copy = stack.enter_context(tempfile.TemporaryFile())
             try:
-                await _fetch(engine, kernel.container_id, path, copy, digest)
+                # Not in /tmp, which may be memory.
+                job_folder.root().mkdir(parents=True, exist_ok=True, mode=0o700)
+                copy = stack.enter_context(tempfile.TemporaryFile(dir=job_folder.root()))
+                await _fetch(engine, kernel.container_id, path, copy, digest, budget)
             except NotFound:
                 continue  # gone since the diff
+            except OSError as error:
+                text = f"The copy of this kernel's packages cannot be written to {job_folder.root()}"
+                raise JobError(f"{text}: {error.strerror or error}.") from None
             copies.append((path, copy))
         digest.update(json.dumps(sorted(changes.deleted)).encode())
         recipe = digest.hexdigest()
@@ -142,14 +152,59 @@ def _made_by_us(home: str) -> list[str]:
     return [home, "/opt/docker-kernel", user, f"{user}/lib", *sites, *(f"{site}/site-packages" for site in sites)]
 
 
-async def _fetch(engine: Engine, container: str, path: str, copy: IO[bytes], digest: Any) -> None:
+@dataclass
+class _Budget:
+    """How much of a container's files may be copied."""
+
+    limit: int
+    taken: int = 0
+    largest: tuple[int, str] = (0, "")
+
+    def take(self, name: str, size: int) -> None:
+        """Count a file; raises JobError where it is too much."""
+        self.taken += size + tarfile.BLOCKSIZE
+        self.largest = max(self.largest, (size, name))
+        if self.taken > self.limit:
+            raise JobError(
+                f"What was installed or changed in this kernel's container is more than the {format_size(self.limit)} "
+                f"that its jobs may get; its largest file so far is {self.largest[1]} "
+                f"({format_size(self.largest[0])}): keep data in /tmp, which stays here, or in the workspace."
+            )
+
+
+class _Copied:
+    """An archive that arrives in pieces, as a file for tarfile; what is read is kept, and goes into a digest."""
+
+    def __init__(self, chunks: Iterator[bytes], copy: IO[bytes], digest: Any) -> None:
+        self._chunks = chunks
+        self._copy = copy
+        self._digest = digest
+
+    def read(self, size: int) -> bytes:
+        """The next piece, whatever size it has: tarfile asks again until it has enough."""
+        chunk = next(self._chunks, b"")
+        self._digest.update(chunk)
+        self._copy.write(chunk)
+        return chunk
+
+
+async def _fetch(engine: Engine, container: str, path: str, copy: IO[bytes], digest: Any, budget: _Budget) -> None:
     chunks = await engine.get_stream(container, path)
 
     def store() -> None:
         digest.update(path.encode() + b"\0")
-        for chunk in chunks:
-            digest.update(chunk)
-            copy.write(chunk)
+        archive = _Copied(iter(chunks), copy, digest)
+        with contextlib.closing(chunks):
+            try:
+                # A sparse file arrives with all its zeros: its size is in its header, before them.
+                with tarfile.open(fileobj=archive, mode="r|", bufsize=CHUNK) as tar:  # type: ignore[call-overload]
+                    for member in tar:
+                        budget.take(str(PurePosixPath(path).parent / member.name), member.size)
+                        tar.members = []  # none is asked for again
+            except tarfile.TarError as error:
+                raise JobError(f"The engine broke off while it gave {path} of this kernel ({error}).") from None
+            while archive.read(CHUNK):
+                pass
         copy.seek(0)
 
     await asyncio.to_thread(store)
@@ -188,7 +243,7 @@ async def _commit(kernel: KernelHandle, copies: list[tuple[str, IO[bytes]]], del
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:
-    while chunk := file.read(1 << 20):
+    while chunk := file.read(CHUNK):
         yield chunk
 
 
