@@ -155,6 +155,11 @@ class TargetConfig(_Strict):
         gt=0,
         description="How many jobs run there at once, the others wait; by default, what fits the kind.",
     )
+    max_result: Size = Field(
+        parse_size("32g"),
+        validate_default=True,
+        description="Most bytes of a job's result (variables and files) that are brought here.",
+    )
     inputs: list[str] = Field(
         default_factory=list,
         description="What `--input NAME=…` may name besides URLs: folders of the target's machine (absolute paths, "

@@ -97,6 +97,12 @@ class ResultManifest(_Manifest):
     def blobs(self) -> list[str]:
         return list(dict.fromkeys([*super().blobs(), *(file.blob for file in self.files)]))
 
+    @property
+    def size(self) -> int:
+        """Bytes that it says its variables and files have."""
+        variables = sum(sum(pack.sizes) + sum(int(size) for _, size in pack.buffers) for pack in self.packs)
+        return variables + sum(file.size for file in self.files)
+
 
 M = TypeVar("M", bound=_Manifest)
 

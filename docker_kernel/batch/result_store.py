@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import requests
 
 from docker_kernel.batch.manifest import MAX_MANIFEST, ResultManifest, parse
+from docker_kernel.config import format_size
 from docker_kernel.errors import ConfigError, JobError
 
 CHUNK = 1 << 20
@@ -36,10 +37,16 @@ MAX_INDEX = 16 << 20
 
 
 class ResultFolder:
-    """A result's folder on the host. A file is there under its name when all of it is, and has its digest."""
+    """A result's folder on the host. A file is there under its name when all of it is, and has its digest.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        limit: bytes that the result may have; None where it is not brought here, only looked at.
+    """
+
+    def __init__(self, path: Path, limit: int | None = None) -> None:
         self.path = path
+        self._limit = limit
+        self._taken = 0
 
     def file(self, folder: str, digest: str) -> Path:
         return self.path / folder / digest.removeprefix("sha256:")
@@ -60,6 +67,8 @@ class ResultFolder:
                     size += len(piece)
                     if limit is not None and size > limit:
                         raise JobError(f"The result's {digest[:19]} is larger than the {limit >> 20} MiB it may have.")
+                    self._taken += len(piece)
+                    self._check(self._taken)
                     found.update(piece)
                     file.write(piece)
             if f"sha256:{found.hexdigest()}" != digest:
@@ -71,9 +80,28 @@ class ResultFolder:
             fresh.unlink(missing_ok=True)
 
     def missing_blobs(self, digest: str) -> list[str]:
-        """The blobs that a manifest, which is there, names and that are not there yet."""
+        """The blobs that a manifest, which is there, names and that are not there yet.
+
+        Raises:
+            JobError: they are more than the folder may have.
+        """
         manifest = parse(ResultManifest, self.file("manifests", digest).read_bytes())
-        return [blob for blob in manifest.blobs() if not self.file("blobs", blob).exists()]
+        self._check(manifest.size)
+        missing, here = [], 0
+        for blob in manifest.blobs():
+            try:
+                here += self.file("blobs", blob).stat().st_size
+            except OSError:
+                missing.append(blob)
+        self._taken = max(self._taken, here)
+        return missing
+
+    def _check(self, size: int) -> None:
+        if self._limit is not None and size > self._limit:
+            raise JobError(
+                f"The result is larger than the {format_size(self._limit)} that may be brought here: raise "
+                "`max_result` in the target's settings, or let the job bring back less (--pull NAMES)."
+            )
 
     def complete(self, digest: str) -> bool:
         return self.file("manifests", digest).exists() and not self.missing_blobs(digest)

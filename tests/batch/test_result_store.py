@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import http.server
 import json
 import shutil
@@ -91,6 +92,31 @@ def send(store: ResultStore, state: str, digest: str) -> None:
 
 def anonymous(host: str) -> None:
     return None
+
+
+def test_a_result_larger_than_may_be_brought_is_refused(capture: Any, tmp_path: Path) -> None:
+    state, digest = capture(x=b"z" * 200_000, y=b"y" * 200_000)
+    manifest = (Path(state) / "manifests" / digest[7:]).read_bytes()
+    place = ResultFolder(tmp_path / "here", 300_000)
+    place.write("manifests", digest, [manifest])
+    with pytest.raises(JobError, match=r"larger than the 293 KiB that may be brought here: raise `max_result`"):
+        place.missing_blobs(digest)
+    # A manifest may say what it likes: what arrives counts, also what another try has brought.
+    lied = json.loads(manifest)
+    for pack in lied["packs"]:
+        pack["sizes"], pack["buffers"] = [0], [[blob, 0] for blob, _ in pack["buffers"]]
+    text = json.dumps(lied).encode()
+    false = "sha256:" + hashlib.sha256(text).hexdigest()
+    ResultFolder(tmp_path / "here").write("manifests", false, [text])
+    brought = 0
+    for _ in range(2):
+        place = ResultFolder(tmp_path / "here", 300_000)
+        missing = sorted(place.missing_blobs(false), key=lambda blob: (Path(state) / "blobs" / blob[7:]).stat().st_size)
+        with pytest.raises(JobError, match="larger than the 293 KiB"):
+            for blob in missing:
+                place.write("blobs", blob, [(Path(state) / "blobs" / blob[7:]).read_bytes()])
+                brought += 1
+    assert brought and not ResultFolder(tmp_path / "here").complete(false)
 
 
 def test_a_small_result_goes_into_the_log(capture: Any) -> None:

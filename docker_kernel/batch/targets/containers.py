@@ -246,7 +246,7 @@ class EngineTarget(Target):
 
     async def result(self, job: Record, digest: str, folder: Path) -> None:
         engine, container = await self.engine(), job["containers"][0]
-        result = ResultFolder(folder)
+        result = ResultFolder(folder, self.config.max_result)
         if not result.file("manifests", digest).exists():
             await _fetch(engine, container, "manifests", digest, result)
         for blob in await asyncio.to_thread(result.missing_blobs, digest):

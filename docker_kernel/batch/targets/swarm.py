@@ -714,7 +714,7 @@ class SwarmTarget(Target):
                 return
 
     async def result(self, job: Record, digest: str, folder: Path) -> None:
-        place = ResultFolder(folder)
+        place = ResultFolder(folder, self.config.max_result)
         if await asyncio.to_thread(place.complete, digest):
             return
         run = self._runs.get(job["name"])
