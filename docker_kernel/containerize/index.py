@@ -118,6 +118,12 @@ class Ran:
         return re.search(r"No matching distribution found for ([A-Za-z0-9._-]+)==(\S+)", self.errors)
 
     @property
+    def mismatched(self) -> str | None:
+        """The package whose file is not what its hash says, if it failed for that."""
+        found = re.search(r"DO NOT MATCH THE HASHES.*?\n\s+([A-Za-z0-9._-]+)==\S+ from ", self.errors, re.DOTALL)
+        return found[1] if found else None
+
+    @property
     def last(self) -> str:
         """Its last error, without anybody's credentials."""
         lines = [line.removeprefix("ERROR: ") for line in self.errors.splitlines() if line.startswith("ERROR")]

@@ -169,8 +169,7 @@ async def make(engine: Engine, image: str) -> Lock:
     """
     seen = await look(engine, image)
     wanted = [one for one in seen.packages if one.source == "index"]
-    tags = index.Tags(seen.python.implementation, seen.python.version, seen.python.machine, *_libc(seen.python))
-    found = await index.hashes([(one.key, one.version) for one in wanted], tags)
+    found = await index.hashes([(one.key, one.version) for one in wanted], tags_of(seen.python))
     packages = []
     for one in seen.packages:
         wheel = found.wheels.get((one.key, one.version)) if one.source == "index" else None
@@ -182,8 +181,9 @@ async def make(engine: Engine, image: str) -> Lock:
     return seen.model_copy(update={"packages": tuple(packages), "hashes": "index" if found.complete else "files"})
 
 
-def _libc(python: Python) -> tuple[str, str]:
-    return python.libc, python.libc_version
+def tags_of(python: Python) -> index.Tags:
+    """What wheels for a Python must be for."""
+    return index.Tags(python.implementation, python.version, python.machine, python.libc, python.libc_version)
 
 
 async def look(engine: Engine, image: str) -> Lock:
