@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 MAX_PENDING = 64
 """Requests of one kernel that may wait for their answer at once."""
 
+MAX_PENDING_BYTES = 32 << 20
+"""Bytes that those may have together; a request that has more of them alone waits for all others."""
+
 
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -75,7 +78,7 @@ class HostLink:
         self._on_event = on_event
         self._on_request = on_request
         self._on_closed = on_closed
-        self._pending: set[asyncio.Task[None]] = set()
+        self._pending: dict[asyncio.Task[None], int] = {}
         self._sending = asyncio.Lock()
         self.closed = False
         self._reader = asyncio.get_running_loop().create_task(self._read())
@@ -106,7 +109,7 @@ class HostLink:
                     log.warning("the link's relay says: %s", data.decode(errors="replace").strip())
                     continue
                 for line in lines.feed(data):
-                    await self._receive(_messages.validate_json(line))
+                    await self._receive(_messages.validate_json(line), len(line))
         except (ValidationError, ValueError, LinkError) as error:
             log.error("a kernel container does not follow the link's protocol, its link is closed: %s", error)
         finally:
@@ -114,13 +117,15 @@ class HostLink:
             self._stream.close()
         self._on_closed()
 
-    async def _receive(self, message: Message) -> None:
+    async def _receive(self, message: Message, size: int) -> None:
         if isinstance(message, Request):
-            while len(self._pending) >= MAX_PENDING:
+            while self._pending and (
+                len(self._pending) >= MAX_PENDING or sum(self._pending.values()) + size > MAX_PENDING_BYTES
+            ):
                 await asyncio.wait(self._pending, return_when=asyncio.FIRST_COMPLETED)
             task = asyncio.create_task(self._answer(message))
-            self._pending.add(task)
-            task.add_done_callback(self._pending.discard)
+            self._pending[task] = size
+            task.add_done_callback(lambda done: self._pending.pop(done, None))
             return
         if isinstance(message, Hello) and message.version != VERSION:
             raise LinkError(f"its version is {message.version}, ours is {VERSION}")

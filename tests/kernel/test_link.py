@@ -109,6 +109,23 @@ def test_an_endless_line_is_cut_off_and_the_hosts_memory_does_not_grow(hostile: 
     assert hostile.run("%local 1 + 1", timeout=15).shown == "2"
 
 
+def test_large_requests_at_once_do_not_make_the_hosts_memory_grow(hostile: Notebook) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    code = (
+        f"manifest = {{**{json.loads(START['manifest'])!r}, 'left_out': [dict(name='x', type='y', hint='h', "
+        "reason='r' * 7_000_000)]}\n"
+        "params = {'manifest': json.dumps(manifest), 'environment': ''}\nsock = connect(); sock.settimeout(60)\n"
+        "for number in range(12):\n"
+        "    message = {'type': 'request', 'id': number, 'method': 'job.plan', 'params': params}\n"
+        "    sock.sendall(json.dumps(message).encode() + b'\\n')\n"
+        "replies = sock.makefile()\nprint(sum('result' in json.loads(replies.readline()) for _ in range(12)))"
+    )
+    reply = hostile.run(code, timeout=120)
+    assert reply.text == "12\n", reply.traceback
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 150 << 10, grown
+
+
 def test_a_guest_that_poses_as_the_host_side_is_replaced(hostile: Notebook) -> None:
     hostile.run("fake = connect('host'); fake.recv(100)")
     lost = hostile.run("%local 1 + 1", timeout=15)
