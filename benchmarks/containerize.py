@@ -22,7 +22,7 @@ from docker_kernel.containerize import contents
 from docker_kernel.containerize.environment import environment
 from docker_kernel.containerize.image import containerize
 from docker_kernel.containerize.request import Request
-from docker_kernel.containerize.runner_layer import runner_layer
+from docker_kernel.containerize.runner_layers import runner_layers
 from docker_kernel.engine import ContainerSpec, Engine
 
 REPOSITORY = "docker-kernel-benchmark/notebook"
@@ -89,7 +89,7 @@ async def _commit(engine: Engine, folder: Path, number: int, runner: bool) -> fl
         layers: list[Layer] = await asyncio.to_thread(
             contents.layers, folder, names, "report.ipynb", f"{number}".encode(), {}, Path(spool)
         )
-        layers += [await runner_layer(engine, base, lambda step: None)] if runner else []
+        layers += await runner_layers(engine, base, lambda step: None) if runner else []
         begun = time.perf_counter()
         container = await engine.create(ContainerSpec(image=base.image, command=["true"]))
         for layer in layers:

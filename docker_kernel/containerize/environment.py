@@ -15,7 +15,6 @@ from typing import Any
 import platformdirs
 
 from docker_kernel import config, images, kernelspec
-from docker_kernel.batch.running_environment import running_kernel_image
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ContainerizeError, ImageMissing
 
@@ -29,7 +28,6 @@ class Environment:
     Args:
         image: its id on the engine.
         reference: what it was named by.
-        digest: of it in a registry, "sha256:…"; "" if it came from none, or more was installed since.
         python: the Python in it that runs our code, its version, and what its wheels are for.
         machine: as `uname -m` says it.
         kernel: name, language and argv of the kernel in it that runs the notebook.
@@ -38,7 +36,6 @@ class Environment:
 
     image: str
     reference: str
-    digest: str
     python: str
     python_version: tuple[int, ...]
     libc: str
@@ -59,6 +56,8 @@ async def environment(engine: Engine, notebook: Mapping[str, Any], kernel: str, 
         NotFound: there is no such kernel.
     """
     if from_kernel:
+        from docker_kernel.batch.running_environment import running_kernel_image
+
         image, running = await running_kernel_image(from_kernel)
         kernel = kernel or running.spec
     else:
@@ -74,7 +73,6 @@ async def environment(engine: Engine, notebook: Mapping[str, Any], kernel: str, 
             f"The image {settings.image} is not on the engine: {images.how_to_bring(settings.image)}."
         ) from None
     image = str(found["Id"])
-    digests = [str(one) for one in found.get("RepoDigests") or []]
     facts = await _facts(engine, image)
     python = settings.python or str(facts["python"])
     argv = settings.argv or [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -83,7 +81,6 @@ async def environment(engine: Engine, notebook: Mapping[str, Any], kernel: str, 
     return Environment(
         image=image,
         reference=settings.image,
-        digest=digests[0].partition("@")[2] if digests else "",
         python=python,
         python_version=tuple(facts["python_version"]),
         libc=facts["libc"],

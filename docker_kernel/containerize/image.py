@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from docker_kernel import __version__, config, labels
 from docker_kernel.batch.layers import Layer
 from docker_kernel.batch.state_image import SPOOL, load
 from docker_kernel.containerize import contents, lock, origin
+from docker_kernel.containerize.lock import Lock
 from docker_kernel.containerize.plan import Plan, make_plan
 from docker_kernel.containerize.request import Name, Progress, Request, Step
-from docker_kernel.containerize.runner_layer import runner_layer
+from docker_kernel.containerize.runner_layers import runner_layers
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ContainerizeError, EngineError
 from docker_kernel.guest import parameters
@@ -47,7 +48,7 @@ class NotebookImage:
         size: bytes.
         pushed: its reference by digest in the registry, "" if it was not pushed.
         command: how it is run, for a shell.
-        plan: what went in.
+        plan: what went in; `lock` is of its environment.
     """
 
     reference: str
@@ -56,6 +57,7 @@ class NotebookImage:
     pushed: str
     command: str
     plan: Plan
+    lock: Lock
 
 
 def silent(step: Step) -> None:
@@ -91,23 +93,33 @@ def refuse_secrets(plan: Plan) -> None:
 
 async def _make(engine: Engine, request: Request, plan: Plan, folder: Path, progress: Progress) -> NotebookImage:
     environment = plan.environment
-    runner = await runner_layer(engine, environment, progress)
+    runner = await runner_layers(engine, environment, progress)
     progress(Step("lock", "Notes the versions of all packages"))
     locked = await lock.make(engine, environment.image)
     progress(Step("layers", f"Copies {len(plan.files)} files"))
-    documents = {
+    names = [name for name, _ in plan.files]
+    own = await asyncio.to_thread(
+        contents.layers, plan.root, names, plan.path, plan.source, documents(plan, locked), folder
+    )
+    progress(Step("image", f"Makes the image {plan.name}"))
+    settings = Settings(plan, await origin_of(plan), locked)
+    made = await _load(engine, plan, [*runner, *own], settings, progress)
+    pushed = await push(engine, plan.name, progress) if request.push else ""
+    size = int((await engine.image(made))["Size"])
+    return NotebookImage(str(plan.name), made, size, pushed, command(str(plan.name), plan.parameters), plan, locked)
+
+
+async def origin_of(plan: Plan) -> origin.Origin:
+    """Where the notebook of a plan comes from."""
+    return await origin.of(plan.root)
+
+
+def documents(plan: Plan, locked: Lock) -> dict[str, bytes]:
+    """What the runner must know, and the lock, by their paths in the image."""
+    return {
         contents.SPEC: json.dumps(_spec(plan), indent=1, sort_keys=True).encode(),
         contents.LOCK: locked.model_dump_json(indent=1).encode(),
     }
-    own = await asyncio.to_thread(
-        contents.layers, plan.root, [name for name, _ in plan.files], plan.path, plan.source, documents, folder
-    )
-    progress(Step("image", f"Makes the image {plan.name}"))
-    settings = _Settings(plan, await origin.of(plan.root), locked.digest)
-    made = await _load(engine, plan, [runner, *own], settings, progress)
-    pushed = await push(engine, plan.name, progress) if request.push else ""
-    size = int((await engine.image(made))["Size"])
-    return NotebookImage(str(plan.name), made, size, pushed, command(str(plan.name), plan.parameters), plan)
 
 
 def _spec(plan: Plan) -> dict[str, Any]:
@@ -121,7 +133,7 @@ def _spec(plan: Plan) -> dict[str, Any]:
     }
 
 
-async def _load(engine: Engine, plan: Plan, layers: Sequence[Layer], settings: _Settings, progress: Progress) -> str:
+async def _load(engine: Engine, plan: Plan, layers: Sequence[Layer], settings: Settings, progress: Progress) -> str:
     """Bring the image to the engine under a name of its own, and give it the user's when it is whole."""
     tag = uuid.uuid4().hex
     told = lambda text: progress(Step("image", text))  # noqa: E731
@@ -133,26 +145,33 @@ async def _load(engine: Engine, plan: Plan, layers: Sequence[Layer], settings: _
     return loaded.image
 
 
-class _Settings:
-    """What containers of the image start with."""
+class Settings:
+    """What containers of an image start with."""
 
-    def __init__(self, plan: Plan, found: origin.Origin, lock_digest: str) -> None:
-        self._plan, self._origin, self._lock = plan, found, lock_digest
+    def __init__(self, plan: Plan, found: origin.Origin, locked: Lock) -> None:
+        self._plan, self._origin, self._lock = plan, found, locked
 
-    def apply(self, settings: dict[str, Any]) -> None:
+    def apply(self, config: dict[str, Any]) -> None:
         """Change the `config` of the environment's image (OCI image spec, "Image Configuration") to the notebook's."""
-        plan = self._plan
         for key in ("Cmd", "ExposedPorts", "Healthcheck", "OnBuild", "Volumes", "StopSignal", "ArgsEscaped", "Image"):
-            settings.pop(key, None)
-        settings["User"] = f"{contents.UID}:0"
-        settings["WorkingDir"] = f"/{contents.FOLDER}"
-        settings["Entrypoint"] = [plan.environment.python, "-I", "-S", f"{LIB}/docker_kernel/runner/main.py"]
-        given = dict(pair.partition("=")[::2] for pair in settings.get("Env") or [])
-        settings["Env"] = [f"{name}={value}" for name, value in {**given, **plan.env}.items()]
-        settings["Labels"] = self._labels(settings.get("Labels") or {})
+            config.pop(key, None)
+        given = dict(pair.partition("=")[::2] for pair in config.get("Env") or [])
+        config.update(self.of_container(given, config.get("Labels") or {}))
 
-    def _labels(self, given: dict[str, str]) -> dict[str, str]:
+    def of_container(self, env: Mapping[str, str], marks: Mapping[str, str]) -> dict[str, Any]:
+        """The settings, over the environment's own variables and labels."""
+        plan = self._plan
+        return {
+            "User": f"{contents.UID}:0",
+            "WorkingDir": f"/{contents.FOLDER}",
+            "Entrypoint": [plan.environment.python, "-I", "-S", f"{LIB}/docker_kernel/runner/main.py"],
+            "Env": [f"{name}={value}" for name, value in {**env, **plan.env}.items()],
+            "Labels": self._labels(marks),
+        }
+
+    def _labels(self, given: Mapping[str, str]) -> dict[str, str]:
         plan, ours = self._plan, labels.NOTEBOOK_IMAGE
+        base = "" if self._lock.environment or not self._lock.base.digests else self._lock.base.digests[0]
         kept = {key: value for key, value in given.items() if not key.startswith((labels.PREFIX, OCI))}
         made = {
             labels.KIND: labels.KIND_NOTEBOOK_IMAGE,
@@ -162,14 +181,14 @@ class _Settings:
             OCI + "revision": self._origin.revision,
             OCI + "source": self._origin.source,
             OCI + "base.name": plan.environment.reference,
-            OCI + "base.digest": plan.environment.digest,
+            OCI + "base.digest": base.partition("@")[2],
             ours + "contract": str(CONTRACT),
             ours + "path": plan.path,
             ours + "digest": plan.digest,
             ours + "parameters": json.dumps(parameters.schema(plan.parameters), sort_keys=True),
             ours + "kernel": json.dumps({key: plan.environment.kernel[key] for key in ("name", "language")}),
             ours + "built-by": f"docker-kernel {__version__}",
-            ours + "lock": self._lock,
+            ours + "lock": self._lock.digest,
         }
         return {**kept, **{key: value for key, value in made.items() if value}}
 

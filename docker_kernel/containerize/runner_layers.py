@@ -1,13 +1,14 @@
-"""The layer that makes an image run notebooks: our code and the runner's own packages, compiled for the image's Python.
+"""The two layers that make an image run notebooks: our code, and the packages that it needs, for the image's Python.
 
-It depends on nothing but those and that Python, so it is made once, kept in the user's cache folder, and has the same
-digest on every image: a registry gets it once. The packages come from the lock in `docker_kernel/runner/`, with their
-hashes, and lie beside the environment's own, which are neither changed nor seen by them.
+They depend on nothing but those and that Python, so each is made once, kept in the user's cache folder, and has the
+same digest on every image: a registry gets it once. The packages come from the lock in `docker_kernel/runner/`, with
+their hashes, and lie beside the environment's own, which are neither changed nor seen by them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import importlib.util
 import io
@@ -15,8 +16,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
 
 import platformdirs
 from packaging.requirements import Requirement
@@ -31,76 +32,94 @@ from docker_kernel.errors import ContainerizeError
 from docker_kernel.kernel import guest_files
 
 PACKAGES = "opt/docker-kernel/runner"
-FORMAT = "2"
+FORMAT = "3"
 """Changes when the layer is made in another way."""
 
 GLIBC = ("2_5", "2_12", "2_17", "2_24", "2_27", "2_28", "2_31", "2_34")
 MUSL = ("1_1", "1_2")
 
 
-async def runner_layer(engine: Engine, environment: Environment, progress: Progress) -> Layer:
-    """The layer for an environment, from the cache or made now.
+async def runner_layers(engine: Engine, environment: Environment, progress: Progress) -> list[Layer]:
+    """The layers for an environment, from the cache or made now: packages, then code.
 
     Raises:
         ContainerizeError: the packages cannot be had.
     """
-    source = await asyncio.to_thread(_source)
-    parts = (FORMAT, *map(str, environment.python_version[:2]), environment.libc, environment.machine)
-    key = hashlib.sha256("\0".join(parts).encode() + source).hexdigest()[:32]
-    folder = platformdirs.user_cache_path("docker-kernel") / "runner"
-    kept = next(folder.glob(f"{key}-*.tar"), None)
-    if kept is None:
+
+    def packages(work: Path) -> Iterator[bytes]:
         progress(Step("runner", "Fetches what runs notebooks (once for each version of Python)"))
-        kept = await _make(engine, environment, source, folder, key)
-    return Layer(f"sha256:{kept.stem.partition('-')[2]}", kept.stat().st_size, lambda: _pieces(kept))
+        _install(environment, work)
+        return _tree(work)
+
+    code = await asyncio.to_thread(_code)
+    return [
+        await _layer(engine, environment, PACKAGES, _lock().read_bytes(), packages),
+        await _layer(engine, environment, f"{guest_files.BASE}/lib", code, lambda work: iter([code])),
+    ]
 
 
-def _source() -> bytes:
+def _code() -> bytes:
     """Our own code as an archive, the same bytes for the same code."""
     package = Path(docker_kernel.__file__).parent
     files = {file.path: file for file in guest_files.library()}
     for path in sorted((package / "runner").glob("*.py")):
         name = f"{guest_files.BASE}/lib/docker_kernel/runner/{path.name}"
         files[name] = File(name, path.read_bytes())
-    return archive(files.values()) + _lock().read_bytes()
+    return archive(files.values())
 
 
 def _lock() -> Path:
     return Path(docker_kernel.__file__).parent / "runner" / "requirements.txt"
 
 
-async def _make(engine: Engine, environment: Environment, source: bytes, folder: Path, key: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="runner-", dir=folder) as work:
-        await asyncio.to_thread(_install, environment, Path(work))
-        spec = ContainerSpec(
-            image=environment.image,
-            command=[environment.python, "-I", "-S", "-c", _COMPILE],
-            user="0:0",
-            labels={labels.KIND: labels.KIND_BUILD},
-            network="none",
-        )
-        container = await engine.create(spec)
-        try:
-            await engine.put_tar(container, source)
-            await engine.put_stream(container, _tree(Path(work)))
-            await engine.start(container)
-            if await engine.wait(container):
-                said = (await engine.logs(container)).decode(errors="replace").strip().splitlines()
-                raise ContainerizeError(f"The runner cannot be compiled in {environment.reference}: {said[-1:]}.")
-            compiled = await engine.get_stream(container, f"/{guest_files.BASE}")
-            return await asyncio.to_thread(_write, compiled, folder, key)
-        finally:
-            await asyncio.shield(engine.remove(container))
+async def _layer(
+    engine: Engine, environment: Environment, folder: str, source: bytes, tree: Callable[[Path], Iterator[bytes]]
+) -> Layer:
+    """A layer that holds a folder of Python code, compiled.
+
+    Args:
+        source: what its content depends on.
+        tree: gives the content as an archive, with the help of an empty folder.
+    """
+    cache = platformdirs.user_cache_path("docker-kernel") / "runner"
+    parts = (FORMAT, folder, *map(str, environment.python_version[:2]), environment.libc, environment.machine)
+    key = hashlib.sha256("\0".join(parts).encode() + source).hexdigest()[:32]
+    kept = next(cache.glob(f"{key}-*.tar"), None)
+    if kept is None:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="runner-", dir=cache) as work:
+            given = await asyncio.to_thread(tree, Path(work))
+            kept = await _compiled(engine, environment, folder, given, cache, key)
+    return Layer(f"sha256:{kept.stem.partition('-')[2]}", kept.stat().st_size, functools.partial(_pieces, kept))
+
+
+async def _compiled(
+    engine: Engine, environment: Environment, folder: str, tree: Iterator[bytes], cache: Path, key: str
+) -> Path:
+    spec = ContainerSpec(
+        image=environment.image,
+        command=[environment.python, "-I", "-S", "-c", _COMPILE, f"/{folder}"],
+        user="0:0",
+        labels={labels.KIND: labels.KIND_BUILD},
+        network="none",
+    )
+    container = await engine.create(spec)
+    try:
+        await engine.put_stream(container, tree)
+        await engine.start(container)
+        if await engine.wait(container):
+            said = (await engine.logs(container)).decode(errors="replace").strip().splitlines()
+            raise ContainerizeError(f"What runs notebooks cannot be compiled in {environment.reference}: {said[-1:]}.")
+        compiled = await engine.get_stream(container, f"/{folder}")
+        return await asyncio.to_thread(_write, compiled, str(PurePosixPath(folder).parent), cache, key)
+    finally:
+        await asyncio.shield(engine.remove(container))
 
 
 # Hashes that nobody checks at a start, in place of times: the same source makes the same bytes (PEP 552).
-_COMPILE = f"""
+_COMPILE = """
 import compileall, py_compile, sys
-mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-ok = compileall.compile_dir("{guest_files.LIB}", quiet=2, invalidation_mode=mode)
-compileall.compile_dir("/{PACKAGES}", quiet=2, invalidation_mode=mode)
-sys.exit(not ok)
+compileall.compile_dir(sys.argv[1], quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
 """
 
 
@@ -187,8 +206,12 @@ def _of_no_use(path: Path) -> bool:
     return len(path.parts) > 3 and path.parts[:2] == ("botocore", "data") and path.parts[2] not in services
 
 
-def _write(compiled: Iterator[bytes], folder: Path, key: str) -> Path:
-    """Keep the folder that the engine gives, as a layer: sorted, without times and owners. It appears whole or not."""
+def _write(compiled: Iterator[bytes], above: str, folder: Path, key: str) -> Path:
+    """Keep the folder that the engine gives, as a layer: sorted, without times and owners. It appears whole or not.
+
+    Args:
+        above: the folder's own folder in the image.
+    """
     with tempfile.TemporaryFile(dir=folder) as spool, tempfile.TemporaryDirectory(dir=folder) as work:
         for chunk in compiled:
             spool.write(chunk)
@@ -196,7 +219,7 @@ def _write(compiled: Iterator[bytes], folder: Path, key: str) -> Path:
         made = Path(work) / "layer.tar"
         with tarfile.open(fileobj=spool) as given, tarfile.open(made, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for member in sorted(given.getmembers(), key=lambda one: one.name):
-                info = tarfile.TarInfo(f"opt/{member.name}")
+                info = tarfile.TarInfo(f"{above}/{member.name}")
                 info.type, info.mode = member.type, 0o755 if member.isdir() else 0o644
                 if member.isreg():
                     info.size = member.size

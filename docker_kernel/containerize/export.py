@@ -1,0 +1,159 @@
+"""Notebook images as files: an archive that any engine loads, or what `docker build` makes the same image of."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tarfile
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from docker_kernel.batch.layers import CHUNK, Layer
+from docker_kernel.containerize import contents, lock
+from docker_kernel.containerize.image import NotebookImage, Settings, documents, origin_of
+from docker_kernel.containerize.plan import make_plan
+from docker_kernel.containerize.request import Progress, Request, Step
+from docker_kernel.containerize.runner_layers import runner_layers
+from docker_kernel.engine import Engine
+from docker_kernel.errors import ContainerizeError
+from docker_kernel.guest import parameters
+
+RUNNER = ("packages.tar", "code.tar")
+"""What runs notebooks, as `docker build` unpacks it."""
+
+PIP = "PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_CACHE_DIR=1"
+
+
+async def save(engine: Engine, image: NotebookImage, folder: Path, progress: Progress) -> None:
+    """Write an image to a folder: `image.tar` for `docker load` or `podman load`, its lock, and its parameters' schema.
+
+    Raises:
+        ContainerizeError: the folder cannot be written.
+    """
+    progress(Step("save", f"Writes {folder / 'image.tar'}"))
+    archive = await engine.save(image.reference)
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with archive, (folder / "image.tar").open("wb") as file:
+            while data := archive.read(CHUNK):
+                file.write(data)
+        (folder / "lock.json").write_text(image.lock.model_dump_json(indent=1))
+        (folder / "parameters.json").write_text(json.dumps(parameters.schema(image.plan.parameters), indent=1))
+
+    await _written(folder, asyncio.to_thread(write))
+
+
+async def write_context(engine: Engine, request: Request, folder: Path, progress: Progress) -> None:
+    """Write what `docker build` needs to make the image: a Dockerfile, the notebook's files, what runs them, the lock.
+
+    Args:
+        folder: is made; it must not be there yet, or be empty.
+
+    Raises:
+        ContainerizeError: it has files, or cannot be written.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ContainerizeError(f"{folder} is not empty: name another folder with --output, or empty it.")
+    plan = await make_plan(engine, request, progress)
+    runner = await runner_layers(engine, plan.environment, progress)
+    locked = await lock.make(engine, plan.environment.image)
+    added = await _added(engine, locked)
+    settings = Settings(plan, await origin_of(plan), locked)
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as spool:
+            own = contents.layers(
+                plan.root,
+                [name for name, _ in plan.files],
+                plan.path,
+                plan.source,
+                documents(plan, locked),
+                Path(spool),
+            )
+            _unpack(own, folder / "files")
+        for name, layer in zip(RUNNER, runner, strict=True):
+            with (folder / name).open("wb") as file:
+                file.writelines(layer.open())
+        (folder / "lock.json").write_text(locked.model_dump_json(indent=1))
+        if added:
+            (folder / "requirements.txt").write_text(added)
+        (folder / "Dockerfile").write_text(_dockerfile(locked, bool(added), settings.of_container({}, {})))
+
+    progress(Step("layers", f"Writes {folder}"))
+    await _written(folder, asyncio.to_thread(write))
+
+
+async def _written(folder: Path, writing: Any) -> None:
+    try:
+        await writing
+    except OSError as error:
+        raise ContainerizeError(f"{error.filename or folder} cannot be written: {error.strerror or error}.") from None
+
+
+async def _added(engine: Engine, locked: lock.Lock) -> str:
+    """The packages that were installed on the base, as pip reads them.
+
+    Raises:
+        ContainerizeError: one of them is in no package index.
+    """
+    if not locked.environment:
+        return ""
+    base = {(one.key, one.version) for one in (await lock.look(engine, locked.base.id)).packages}
+    added = [one for one in locked.packages if (one.key, one.version) not in base]
+    unknown = [f"{one.name} {one.version}" for one in added if not one.hashes]
+    if unknown:
+        raise ContainerizeError(
+            f"A Dockerfile cannot install {', '.join(unknown)}, which no package index gives with a hash: make the "
+            "image itself, which has them."
+        )
+    return locked.model_copy(update={"packages": tuple(added)}).requirements()
+
+
+def _unpack(layers: Sequence[Layer], folder: Path) -> None:
+    """Write the files of layers below a folder, as the user's own."""
+    for layer in layers:
+        with tempfile.TemporaryFile() as spool:
+            spool.writelines(layer.open())
+            spool.seek(0)
+            with tarfile.open(fileobj=spool) as tar:
+                for member in tar.getmembers():
+                    member.uid = member.gid = -1
+                    tar.extract(member, folder, set_attrs=not member.isdir(), numeric_owner=True)
+
+
+def _dockerfile(locked: lock.Lock, packages: bool, config: Mapping[str, Any]) -> str:
+    """A Dockerfile; every value in it is JSON, which its instructions take as they take quoted text."""
+    base = locked.base
+    lines = ["# The image of a notebook, made by docker-kernel: build it with `docker build -t NAME .`"]
+    if not base.digests:
+        lines.append(f"# {base.reference} is in no registry: it was {base.id} where this was made.")
+    lines += [f"FROM {base.digests[0] if base.digests else base.reference}", "USER 0:0"]
+    if packages:
+        lines += [
+            "COPY requirements.txt /tmp/requirements.txt",
+            f"RUN {PIP} {locked.python.executable} -m pip install --require-hashes --no-deps -r /tmp/requirements.txt "
+            "&& rm /tmp/requirements.txt",
+        ]
+    user, folder = str(config["User"]), str(config["WorkingDir"])
+    lines += [
+        *(f"ADD {name} /" for name in RUNNER),
+        "COPY files/opt/ /opt/",
+        f"COPY --chown={user} files/{folder.strip('/')}/ {folder}/",
+        f"RUN mkdir -m 0777 /{contents.OUTPUT}",
+        *_assignments("ENV", (pair.partition("=")[::2] for pair in config["Env"])),
+        *_assignments("LABEL", config["Labels"].items()),
+        f"USER {user}",
+        f"WORKDIR {folder}",
+        f"ENTRYPOINT {json.dumps(config['Entrypoint'])}",
+        "CMD []",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _assignments(instruction: str, pairs: Iterable[tuple[str, str]]) -> list[str]:
+    # A dollar would be the name of a build argument (Dockerfile reference, "Environment replacement").
+    return [f"{instruction} {name}={json.dumps(value).replace('$', chr(92) + '$')}" for name, value in pairs]
