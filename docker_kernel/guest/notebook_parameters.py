@@ -173,11 +173,10 @@ class NotebookParameters:
     def _parameter(self, place: Binding, bindings: list[Binding]) -> Parameter:
         imported = self._reader.imported
         cell = self._read[place.cell]
-        statement = place.statement
-        begin = (statement.lineno, statement.col_offset)
-        before = [one.end_lineno or 0 for one in cell.tree.body if (one.lineno, one.col_offset) < begin]
-        since = max(before, default=0)
-        type_comment, comment = descriptions.after(cell, statement.end_lineno, statement.end_col_offset)
+        # Where a name is assigned twice, either may be described.
+        said = [self._described(one) for one in [place, *bindings] if one.cell == place.cell and one.how]
+        type_comment = next((kind for kind, _ in said if kind), "")
+        comment = next((text for _, text in said if text), "")
         value: Any = None
         is_literal = place.top and place.value is not None
         try:
@@ -206,11 +205,19 @@ class NotebookParameters:
             type=str(kind),
             default=default,
             required=place.how == "declare",
-            help=comment or descriptions.above(cell, statement.lineno, since) or self._markdown(place),
+            help=comment or self._markdown(place),
             choices=_choices(kind),
             cell=place.cell,
             default_source=source if len(source) <= 200 else source[:197] + "...",
         )
+
+    def _described(self, binding: Binding) -> tuple[str, str]:
+        """What the comments at an assignment say: a type and a description."""
+        cell, statement = self._read[binding.cell], binding.statement
+        begin = (statement.lineno, statement.col_offset)
+        before = [one.end_lineno or 0 for one in cell.tree.body if (one.lineno, one.col_offset) < begin]
+        kind, text = descriptions.after(cell, statement.end_lineno, statement.end_col_offset)
+        return kind, text or descriptions.above(cell, statement.lineno, max(before, default=0))
 
     def _markdown(self, place: Binding) -> str:
         """What the Markdown above a cell says of one of its parameters, or of its only one."""
