@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -11,7 +12,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, ClassVar
 
 import platformdirs
 
@@ -150,16 +151,59 @@ class JobFolder(Folder):
                 if event.get("event") in kinds:
                     yield event
 
-    def lock(self) -> IO[bytes] | None:
-        """Become the one process that follows this job: until the returned file is closed, or the process ends.
+    def lock(self) -> Lock | None:
+        """Become the one process that follows this job: until the returned lock is closed, or the process ends.
 
-        None if another process does.
+        None if another process does, or another part of this one.
         """
         self.make()
-        file = (self.path / "lock").open("ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            return None
-        return file
+        return Lock.take(self.path.name)
+
+
+class Lock:
+    """A byte of one file that all jobs share, locked by this process: jobs that wait in a queue cost no descriptor.
+
+    Such a lock (POSIX, fcntl(2)) is a process's, not a descriptor's: it goes when the process closes any descriptor of
+    the file. So the file is opened once, and its descriptor is not given out.
+    """
+
+    _guard = threading.Lock()
+    _held: ClassVar[set[tuple[int, int, int]]] = set()
+    _files: ClassVar[dict[tuple[int, Path], int]] = {}
+
+    def __init__(self, descriptor: int, offset: int) -> None:
+        self._key = (os.getpid(), descriptor, offset)
+
+    @classmethod
+    def take(cls, job_id: str) -> Lock | None:
+        """Lock a job's byte; None if it is locked."""
+        offset = int(job_id, 16)
+        with cls._guard:
+            lock = cls(cls._file(), offset)
+            if lock._key in cls._held:
+                return None
+            try:
+                fcntl.lockf(lock._key[1], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+                return None
+            cls._held.add(lock._key)
+        return lock
+
+    @classmethod
+    def _file(cls) -> int:
+        """This process's descriptor of the file with the locks; another where somebody removed the file."""
+        path = root() / "locks"
+        known = cls._files.get((os.getpid(), path))
+        if known is None or os.fstat(known).st_nlink == 0:
+            known = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            cls._files[os.getpid(), path] = known
+        return known
+
+    def close(self) -> None:
+        """Let go of the job; no-op if that was done."""
+        with self._guard:
+            if self._key in self._held:
+                self._held.discard(self._key)
+                fcntl.lockf(self._key[1], fcntl.LOCK_UN, 1, self._key[2])

@@ -12,14 +12,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 from pydantic import ValidationError
 
 from docker_kernel import config as configuration
 from docker_kernel import labels
 from docker_kernel.batch import targets
-from docker_kernel.batch.job_folder import DispatchFolder, JobFolder, root
+from docker_kernel.batch.job_folder import DispatchFolder, JobFolder, Lock, root
 from docker_kernel.batch.job_log import MARKERS, Blob, Clear, Display, End, Input, JobLog, Metrics, Progress, Raised
 from docker_kernel.batch.ledger import Ledger
 from docker_kernel.batch.record import JobRecord, State
@@ -96,7 +96,7 @@ class Running:
     dispatch: Dispatch
     task: JobTask
     folder: JobFolder
-    lock: IO[bytes] | None = None
+    lock: Lock | None = None
     end: str = ""
     """Why we ourselves stop it: "cancelled" or "timeout"."""
 
