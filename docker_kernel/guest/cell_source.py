@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import bisect
+import functools
 import re
 import warnings
 from dataclasses import dataclass
@@ -51,6 +53,15 @@ class Cell:
     def segment(self, node: Any) -> str:
         begin, end = self.span(node)
         return self.text[begin:end]
+
+    @functools.cached_property
+    def _begins(self) -> list[tuple[int, int]]:
+        return [(one.lineno, one.col_offset) for one in self.tree.body]
+
+    def end_before(self, node: Any) -> int:
+        """The last line of the statement before a node, of those at the top level; 0 where there is none."""
+        index = bisect.bisect_left(self._begins, (node.lineno, node.col_offset))
+        return (self.tree.body[index - 1].end_lineno or 0) if index else 0
 
     def line(self, number: int) -> str:
         """A line's text, from 1."""

@@ -214,10 +214,8 @@ class NotebookParameters:
     def _described(self, binding: Binding) -> tuple[str, str]:
         """What the comments at an assignment say: a type and a description."""
         cell, statement = self._read[binding.cell], binding.statement
-        begin = (statement.lineno, statement.col_offset)
-        before = [one.end_lineno or 0 for one in cell.tree.body if (one.lineno, one.col_offset) < begin]
         kind, text = descriptions.after(cell, statement.end_lineno, statement.end_col_offset)
-        return kind, text or descriptions.above(cell, statement.lineno, max(before, default=0))
+        return kind, text or descriptions.above(cell, statement.lineno, cell.end_before(statement))
 
     def _markdown(self, place: Binding) -> str:
         """What the Markdown above a cell says of one of its parameters, or of its only one."""
@@ -227,6 +225,8 @@ class NotebookParameters:
                 break
             texts.insert(0, cell_source.source_of(self._cells[index]))
         text = "\n\n".join(texts)
+        if not text:
+            return ""
         others = {one.name for one in self._reader.bindings if one.cell == place.cell and one.name != place.name}
         return descriptions.named_in_markdown(text, place.name) or ("" if others else descriptions.paragraph(text))
 
