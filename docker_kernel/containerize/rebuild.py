@@ -255,6 +255,7 @@ os.environ.update(
     PYTHONPATH="{folder}/pip", PYTHONUSERBASE="{user}", PIP_BREAK_SYSTEM_PACKAGES="1", PIP_ROOT_USER_ACTION="ignore",
     PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_CONFIG_FILE=os.devnull, HOME="/tmp", TMPDIR="/tmp",
 )
+os.makedirs("{folder}/wheels", exist_ok=True)
 os.chdir("{folder}/wheels")
 for step in {steps}:
     code = subprocess.call([sys.executable, "-m", "pip", "--no-input", *step])
