@@ -44,6 +44,8 @@ MIN_MEMORY = 6 << 20
 """Bytes, below which an engine makes no container."""
 
 MAX_LISTED = 500
+"""Jobs in one answer; a kernel asks for the others with the next one."""
+
 LOG_TAIL = 1 << 20
 """Bytes of a job's output that one request gets."""
 
@@ -118,8 +120,10 @@ class FetchRequest(JobRequest):
     file: Annotated[str, Field(max_length=4096)] | None = None
 
 
-class NoArguments(_Request):
-    pass
+class ListRequest(_Request):
+    """List the notebook's jobs, the newest first, so many of the newest left out."""
+
+    skip: Annotated[int, Field(ge=0, le=10_000_000)] = 0
 
 
 class _Limits(BaseModel):
@@ -156,7 +160,7 @@ class Broker:
             "job.logs": (JobRequest, self._logs),
             "job.events": (JobRequest, self._events),
             "job.fetch": (FetchRequest, self._fetch),
-            "job.list": (NoArguments, self._list),
+            "job.list": (ListRequest, self._list),
         }
 
     async def handle(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -180,13 +184,13 @@ class Broker:
 
     async def resync(self) -> None:
         """Tell the kernel how its jobs stand, after a break of the link in which events were lost."""
-        for record in await asyncio.to_thread(self._manager.jobs, self._owner, MAX_LISTED):
+        for record in await asyncio.to_thread(self._manager.jobs, self._owner, MAX_JOBS):
             if record.kernel_id == self._kernel.kernel_id:
                 await self._on_event(record, {"event": "state", **record.public()})
 
     async def close(self) -> None:
         """End the jobs that work on the kernel's own workspace; the others go on."""
-        for record in await asyncio.to_thread(self._manager.jobs, self._owner, MAX_LISTED):
+        for record in await asyncio.to_thread(self._manager.ledger.find, self._owner, unsettled=True):
             if record.live and record.kernel_id == self._kernel.kernel_id and not record.over:
                 await self._manager.cancel(record.id, "its kernel was shut down")
                 await self._manager.wait(record.id)
@@ -205,10 +209,17 @@ class Broker:
         under_way = sum(not one.over for one in known)
         if under_way + len(request.params) > MAX_JOBS:
             raise JobError(f"A notebook may have {MAX_JOBS} jobs under way at once, and this would be more.")
-        memory = self._limit("memory", _memory(request.memory), config.memory or kernel.config.memory)
-        cpus = self._limit("cpus", request.cpus, config.cpus or kernel.config.cpus)
-        timeout = self._limit("timeout", request.timeout, config.timeout)
-        gpus = self._gpus(request.gpus, config)
+        replicas = request.replicas
+        most = config.max_jobs or target.default_max_jobs
+        if replicas > max(1, most):
+            raise JobError(
+                f"A job may have {most} replicas at most there, as many as there may be jobs at once: raise `max_jobs` "
+                f"in the settings of the target {request.target!r}."
+            )
+        memory = self._limit("memory", _memory(request.memory), config.memory, kernel.config.memory, config, replicas)
+        cpus = self._limit("cpus", request.cpus, config.cpus, kernel.config.cpus, config, replicas)
+        timeout = self._limit("timeout", request.timeout, config.timeout, None, config)
+        gpus = self._gpus(request.gpus, config, replicas)
         mounts, fetched = _inputs(request.inputs, config, request.target)
         digest = checked_digest(request.manifest)
         image = await self._image(request.environment)
@@ -335,24 +346,47 @@ class Broker:
                 self._images[stamp] = await environment_image(self._kernel) if stamp else self._kernel.image
             return self._images[stamp]
 
-    def _limit(self, name: str, asked: float | None, allowed: float | None) -> float | None:
-        """A limit that was asked for, which may only be stricter than the configured one."""
-        if asked is not None and allowed is not None and asked > allowed:
-            shown = format_size(allowed) if name == "memory" else f"{allowed:g}"
-            raise JobError(
-                f"A job's {name} may be {shown} at most here: raise it in the kernel's or target's settings."
-            )
-        return asked if asked is not None else allowed
+    def _limit(
+        self,
+        name: str,
+        asked: float | None,
+        targets: float | None,
+        kernels: float | None,
+        config: TargetConfig,
+        replicas: int = 1,
+    ) -> float | None:
+        """A task's limit: what was asked for, or its part of the most that a job may have, which is the target's own
+        word, or the kernel's limit.
 
-    def _gpus(self, asked: str | None, config: TargetConfig) -> str | None:
+        On another machine than the kernel's, that limit is one for each replica.
+        """
+        allowed = targets or kernels
+        if allowed is None:
+            return asked
+        together = replicas if targets is not None or config.kind == "local" else 1
+        if asked is None:
+            return allowed / together
+        if asked * together > allowed:
+            shown, each = (format_size(one) if name == "memory" else f"{one:g}" for one in (allowed, asked))
+            several = f", and {together} replicas of {each} have more" if together > 1 else ""
+            raise JobError(
+                f"A job's {name} may be {shown} at most here{several}: raise it in the kernel's or target's settings."
+            )
+        return asked
+
+    def _gpus(self, asked: str | None, config: TargetConfig, replicas: int) -> str | None:
         allowed = config.gpus or (self._kernel.config.gpus if config.kind == "local" else None)
         if asked is None:
             return allowed if config.kind == "local" else None
         if allowed is None:
             raise JobError("Jobs have no GPU there: set `gpus` in the target's settings if it has some.")
-        fits = allowed in ("all", asked) or (asked.isdigit() and allowed.isdigit() and int(asked) <= int(allowed))
+        number = asked.isdigit() and allowed.isdigit()
+        fits = int(asked) * replicas <= int(allowed) if number else allowed in ("all", asked)
         if not fits or not re.fullmatch(r"all|\d+|[\w:-]+(,[\w:-]+)*", asked):
-            raise JobError(f"A job's gpus may be {allowed!r} at most there: raise it in the target's settings.")
+            several = f" for all its {replicas} replicas" if replicas > 1 else ""
+            raise JobError(
+                f"A job's gpus may be {allowed!r} at most there{several}: raise it in the target's settings."
+            )
         return asked
 
     def _spec(self, record: JobRecord, request: StartRequest, fetched: dict[str, str]) -> dict[str, Any]:
@@ -469,16 +503,17 @@ class Broker:
         except EngineError as error:
             raise JobError(f"The result could not be brought into the kernel's container: {error}") from None
 
-    async def _list(self, request: NoArguments) -> dict[str, Any]:
-        found = await asyncio.to_thread(self._manager.jobs, self._owner, MAX_LISTED)
-        records, size = [], 0
+    async def _list(self, request: ListRequest) -> dict[str, Any]:
+        found = await asyncio.to_thread(self._manager.jobs, self._owner, MAX_LISTED, request.skip)
+        records: list[dict[str, Any]] = []
+        size = 0
         for record in found:
             public = record.public()
-            size += len(record.source) + 1000
-            if size > MAX_REPLY:
+            size += len(json.dumps(public))
+            if size > MAX_REPLY and records:
                 break
             records.append(public)
-        return {"jobs": records}
+        return {"jobs": records, "more": len(records) < len(found) or len(found) == MAX_LISTED}
 
 
 def _memory(text: str | None) -> int | None:

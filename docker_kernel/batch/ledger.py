@@ -68,8 +68,13 @@ class Ledger:
         job: str | None = None,
         unsettled: bool = False,
         limit: int = 100_000,
+        skip: int = 0,
     ) -> list[JobRecord]:
-        """Jobs, the newest first: of one owner, of one id (or its beginning), or only those not done with."""
+        """Jobs, the newest first: of one owner, of one id (or its beginning), or only those not done with.
+
+        Args:
+            limit: how many at most, when so many of the newest are skipped.
+        """
         where, values = ["1"], []
         if owner is not None:
             where.append("owner = ?")
@@ -80,11 +85,13 @@ class Ledger:
         if unsettled:
             where.append(f"(state NOT IN ({','.join('?' * len(FINAL))}) OR NOT json_extract(record, '$.settled'))")
             values += sorted(FINAL)
-        query = f"SELECT record FROM jobs WHERE {' AND '.join(where)} ORDER BY created DESC, rowid DESC LIMIT ?"
+        query = (
+            f"SELECT record FROM jobs WHERE {' AND '.join(where)} ORDER BY created DESC, rowid DESC LIMIT ? OFFSET ?"
+        )
         found = []
         try:
             with self._open() as connection:
-                rows = connection.execute(query, (*values, limit)).fetchall()
+                rows = connection.execute(query, (*values, limit, skip)).fetchall()
         except (OSError, sqlite3.Error) as error:
             log.warning("the ledger %s cannot be read: %s", self.path, error)
             return []

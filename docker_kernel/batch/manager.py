@@ -140,9 +140,9 @@ class JobManager:
             self._slots[name] = asyncio.Semaphore(config.max_jobs or known[1].default_max_jobs)
         return known[1]
 
-    def jobs(self, owner: str | None = None, limit: int = 100_000) -> list[JobRecord]:
-        """Jobs, the newest first, as they stand now. Blocks: it reads the ledger."""
-        found = self.ledger.find(owner=owner, limit=limit)
+    def jobs(self, owner: str | None = None, limit: int = 100_000, skip: int = 0) -> list[JobRecord]:
+        """Jobs, the newest first, as they stand now, so many of them skipped. Blocks: it reads the ledger."""
+        found = self.ledger.find(owner=owner, limit=limit, skip=skip)
         return [self._running[one.id].record if one.id in self._running else one for one in found]
 
     def get(self, job: str) -> JobRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -19,12 +20,16 @@ class Jobs:
     """This notebook's jobs, as they were sent: `jobs[-1]` is the latest, `jobs["name"]` the latest so called."""
 
     def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            for one in session().newest():
+                if key in (one.id, one.name):
+                    return one
+        if key == -1:
+            for one in session().newest():
+                return one
         found = session().jobs()
         if isinstance(key, slice) or (isinstance(key, int) and -len(found) <= key < len(found)):
             return found[::-1][key]
-        for one in found:
-            if key in (one.id, one.name):
-                return one
         hint = closest(key, {one.name for one in found if one.name}) if isinstance(key, str) else ""
         raise NotThere("This notebook has no job %r%s: %%jobs lists its %d." % (key, hint, len(found)))
 
@@ -41,13 +46,13 @@ class Jobs:
         return to_frame(list(self))
 
     def __repr__(self) -> str:
-        return "\n".join(map(repr, session().jobs())) or "This notebook has sent no job yet."
+        return self._repr_mimebundle_()["text/plain"]
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         """The newest first, as a table where HTML can be shown."""
-        from docker_kernel.guest.display import render_jobs
+        from docker_kernel.guest.display import MAX_ROWS, render_jobs
 
-        return render_jobs(session().jobs())
+        return render_jobs(list(itertools.islice(session().newest(), MAX_ROWS + 1)))
 
 
 class Ports:

@@ -573,6 +573,9 @@ def render_sweep(jobs: Sequence[Job]) -> dict[str, str]:
     return {"text/plain": clean("\n".join(lines)), "text/html": found}
 
 
+MAX_ROWS = 200
+"""Jobs that a list shows."""
+
 JOBS_COLUMNS = (("job", 16), ("name", 12), ("on", 9), ("state", 15), ("took", 9), ("parameters", 16), ("", 23))
 
 
@@ -582,10 +585,12 @@ def render_jobs(jobs: Sequence[Job]) -> dict[str, str]:
         text = "This notebook has sent no job yet."
         return {"text/plain": text, "text/html": text}
     rows = []
-    for job in jobs:
+    for job in jobs[:MAX_ROWS]:
         words = how_far(job) if not job.over else ""
         last = ", ".join(filter(None, [clean(job.reason), words, metrics_text(job)]))
         cells = [safe(job.id), safe(job.name), safe(job.target), state_html(job), duration(job.seconds)]
         rows.append([*cells, safe(params_text(job)), html.escape(last)])
-    found = '<div style="max-height:36em;overflow:auto">%s</div>' % table(JOBS_COLUMNS, rows)
-    return {"text/plain": clean("\n".join(map(repr, jobs))), "text/html": found}
+    older = "There are older ones: jobs.to_frame() and jobs[...] have all." if len(jobs) > MAX_ROWS else ""
+    found = '<div style="max-height:36em;overflow:auto">%s</div>%s' % (table(JOBS_COLUMNS, rows), older)
+    text = clean("\n".join(map(repr, jobs[:MAX_ROWS])))
+    return {"text/plain": "\n".join(filter(None, [text, older])), "text/html": found}

@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from docker_kernel.guest import environment, snapshot
@@ -105,12 +106,23 @@ class Session:
 
     def jobs(self) -> list[Job]:
         """The notebook's jobs, the newest first, also of kernels before this one."""
-        answer = self.request("job.list", {})
-        found = [self._known(record) for record in answer["jobs"]]
-        for job, record in zip(found, answer["jobs"]):
-            if job.state != record["state"] and record["ended"]:
-                job._receive({"event": "state", **record})
-        return found
+        return list(self.newest())
+
+    def newest(self) -> Iterator[Job]:
+        """The same, asked for as they are used: a notebook may have sent thousands."""
+        seen: set[str] = set()
+        skip, more = 0, True
+        while more:
+            answer = self.request("job.list", {"skip": skip})
+            skip, more = skip + len(answer["jobs"]), answer["more"]
+            for record in answer["jobs"]:
+                if record["id"] in seen:
+                    continue  # a newer one has come, and moved it to this page
+                seen.add(record["id"])
+                job = self._known(record)
+                if job.state != record["state"] and record["ended"]:
+                    job._receive({"event": "state", **record})
+                yield job
 
     def kept_secrets(self, job: Job) -> dict[str, str]:
         """The secrets that a job was sent with, read anew, as nobody keeps them."""

@@ -16,6 +16,9 @@ from hypothesis import strategies as st
 
 from docker_kernel import background, labels
 from docker_kernel.batch.broker import StartRequest
+from docker_kernel.batch.job_folder import root
+from docker_kernel.batch.ledger import Ledger
+from docker_kernel.batch.record import JobRecord
 from docker_kernel.engine import ContainerState, Engine
 from docker_kernel.errors import DockerKernelError
 from docker_kernel.kernel import guest_files
@@ -87,6 +90,9 @@ def limited(make_spec: SpecMaker, workspace: Path) -> Iterator[Notebook]:
         ({"inputs": {"data": "some-volume"}}, "'some-volume' is not among the `inputs`"),
         ({"inputs": {"../x": "s3://bucket/x"}}, "inputs.../x"),
         ({"gpus": "all"}, "Jobs have no GPU there"),
+        ({"replicas": 2, "memory": "200m"}, "memory may be 300 MiB at most here, and 2 replicas of 200 MiB have more"),
+        ({"replicas": 2, "cpus": 0.6}, "cpus may be 1 at most here, and 2 replicas of 0.6 have more"),
+        ({"replicas": 9}, "A job may have 8 replicas at most there, as many as there may be jobs at once"),
         ({"replicas": 10_000}, "replicas: Input should be"),
         ({"params": []}, "params: List should have at least 1"),
         ({"params": [{"not a name": 1}]}, "params.0"),
@@ -151,6 +157,36 @@ def test_a_jobs_container_has_its_kernels_rights_and_no_secret(engine: Engine, l
         assert secret not in inspected
     limited.run("_.cancel()")
     assert eventually(lambda: not jobs_of(engine, limited))
+
+
+def test_replicas_share_what_a_job_may_have(engine: Engine, limited: Notebook) -> None:
+    limited.run("%%dispatch --replicas 2\nimport time; time.sleep(30)")
+    states = eventually(
+        lambda: [one for one in jobs_of(engine, limited) if one.running][1:] and jobs_of(engine, limited)
+    )
+    for state in states:
+        inspected = subprocess.run(["docker", "inspect", state.id], capture_output=True, check=True, text=True).stdout
+        host = json.loads(inspected)[0]["HostConfig"]
+        assert (host["Memory"], host["NanoCpus"]) == (150 << 20, 5 * 10**8)
+    limited.run("_.cancel()")
+    assert eventually(lambda: not jobs_of(engine, limited))
+
+
+def test_a_notebook_has_all_its_jobs_however_many(limited: Notebook) -> None:
+    limited.run("from docker_kernel import jobs\nbefore = len(jobs)")
+    owner = f"kernel:{limited.container.kernel_id}"
+    kept: dict[str, Any] = {"group": "g", "owner": owner, "kernel_id": "k", "target": "local", "settled": True}
+    records = [JobRecord(**kept, name=f"n{i}", state="succeeded", created=i + 1, ended=i + 2) for i in range(1200)]
+    ledger = Ledger(root() / "jobs.sqlite")
+    ledger.save(*records)
+    try:
+        assert limited.value("[len(jobs) - before, jobs['n0'].created, jobs[0].name]") == [1200, 1, "n0"]
+        listed = limited.run("%jobs").shown
+        assert listed.count("\n") == 200 and listed.endswith(
+            "There are older ones: jobs.to_frame() and jobs[...] have all."
+        )
+    finally:
+        ledger.delete(*(record.id for record in records))
 
 
 def test_jobs_at_the_same_time_do_not_meet(limited: Notebook) -> None:

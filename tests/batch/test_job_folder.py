@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 from docker_kernel.batch.job_folder import JobFolder, root
 
@@ -24,6 +24,10 @@ def other(*jobs: str) -> subprocess.Popen[str]:
 def said(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def test_a_job_has_one_follower_until_that_lets_go_or_is_killed() -> None:
@@ -48,9 +52,9 @@ def test_a_job_has_one_follower_until_that_lets_go_or_is_killed() -> None:
 
 
 def test_queued_jobs_cost_no_descriptors() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     kept = [JobFolder(f"{number:012x}").lock() for number in range(2000)]
-    assert all(kept) and len(os.listdir("/proc/self/fd")) <= before + 1
+    assert all(kept) and descriptors() <= before + 1
     for lock in kept:
         assert lock is not None
         lock.close()
