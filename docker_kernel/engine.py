@@ -161,6 +161,7 @@ class ContainerState:
     Args:
         ports: container port to host port.
         volumes: path in the container to the name of the volume mounted there.
+        binds: the paths in the container where files of the host are mounted.
         finished: when it ended, as ISO 8601 text that sorts.
     """
 
@@ -176,6 +177,7 @@ class ContainerState:
     ports: Mapping[int, int]
     volumes: Mapping[str, str]
     finished: str = ""
+    binds: Sequence[str] = ()
 
     @property
     def running(self) -> bool:
@@ -1015,6 +1017,7 @@ def _state(raw: Mapping[str, Any]) -> ContainerState:
         ports=ports,
         finished=state.get("FinishedAt", ""),
         volumes={mount["Destination"]: mount["Name"] for mount in raw.get("Mounts", []) if mount["Type"] == "volume"},
+        binds=tuple(mount["Destination"] for mount in raw.get("Mounts", []) if mount["Type"] == "bind"),
     )
 
 

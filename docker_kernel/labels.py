@@ -27,6 +27,9 @@ USER = PREFIX + "user"
 NOTEBOOK = PREFIX + "notebook"
 CONNECTION_FILE = PREFIX + "connection-file"
 PYTHON = PREFIX + "python"
+HOME = PREFIX + "home"
+"""Of a kernel's container: HOME in it, below which some is the user's own and no part of an environment."""
+
 RECIPE = PREFIX + "recipe"
 """On an image we built: the digest of what it was built from, so that the same is not built twice."""
 

@@ -13,7 +13,7 @@ import re
 import stat
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -101,21 +101,47 @@ def environment_changes(diff: Iterable[tuple[str, int]], excluded: Iterable[str]
     return found
 
 
+@dataclass(frozen=True)
+class Container:
+    """A kernel's container, as far as its environment is concerned.
+
+    Args:
+        image: the id of the image that it was made from.
+        python: the path of the image's Python.
+        home: HOME in it.
+        mounted: the paths in it where files of the host are.
+    """
+
+    id: str
+    image: str
+    python: str
+    home: str
+    mounted: Sequence[str]
+
+
 async def environment_image(kernel: KernelHandle) -> str:
-    """The image a kernel's jobs run in: the kernel's own, or one with what was installed since its start.
+    """The image a kernel's jobs run in: the kernel's own, or one with what was installed since its start."""
+    mounted = [mount.target for mount in kernel.mounts]
+    home = kernel.env.get("HOME", "/root")
+    return await environment_of(
+        kernel.engine, Container(kernel.container_id, kernel.image, kernel.python, home, mounted)
+    )
+
+
+async def environment_of(engine: Engine, kernel: Container) -> str:
+    """The image with what was installed in a kernel's container since its start; the kernel's own if nothing was.
 
     The kernel's container is never committed: the changed files are copied into a clean container of the same image,
     with no mounts and no environment, and that is committed, once for each content.
     """
-    engine = kernel.engine
-    home = kernel.env.get("HOME", "/root")
-    diff = await engine.diff(kernel.container_id)
+    home = kernel.home
+    diff = await engine.diff(kernel.id)
     changes = environment_changes(
         diff,
         [
             *_credentials(diff, home),
             *NOT_ENVIRONMENT,
-            *(mount.target for mount in kernel.mounts),
+            *kernel.mounted,
             *(f"{home}/{name}" for name in NOT_ENVIRONMENT_IN_HOME),
         ],
         _made_by_us(home),
@@ -131,7 +157,7 @@ async def environment_image(kernel: KernelHandle) -> str:
                 # Not in /tmp, which may be memory.
                 job_folder.root().mkdir(parents=True, exist_ok=True, mode=0o700)
                 copy = stack.enter_context(tempfile.TemporaryFile(dir=job_folder.root()))
-                await _fetch(engine, kernel.container_id, path, copy, digest, budget)
+                await _fetch(engine, kernel.id, path, copy, digest, budget)
             except NotFound:
                 continue  # gone since the diff
             except OSError as error:
@@ -142,7 +168,7 @@ async def environment_image(kernel: KernelHandle) -> str:
         recipe = digest.hexdigest()
         for image in await engine.images(f"{labels.RECIPE}={recipe}"):
             return str(image["Id"])
-        return await _commit(kernel, copies, changes.deleted, recipe)
+        return await _commit(engine, kernel, copies, changes.deleted, recipe)
 
 
 def _made_by_us(home: str) -> list[str]:
@@ -210,8 +236,9 @@ async def _fetch(engine: Engine, container: str, path: str, copy: IO[bytes], dig
     await asyncio.to_thread(store)
 
 
-async def _commit(kernel: KernelHandle, copies: list[tuple[str, IO[bytes]]], deleted: list[str], recipe: str) -> str:
-    engine = kernel.engine
+async def _commit(
+    engine: Engine, kernel: Container, copies: list[tuple[str, IO[bytes]]], deleted: list[str], recipe: str
+) -> str:
     script = (
         "import json, os, shutil\n"
         f"for path in json.loads({json.dumps(json.dumps(deleted))}):\n"

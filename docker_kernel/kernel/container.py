@@ -284,6 +284,8 @@ class KernelContainer:
                 labels.USER: str(os.getuid()),
                 labels.NOTEBOOK: self.env.get("JPY_SESSION_NAME", ""),
                 labels.CONNECTION_FILE: launch.connection_file,
+                labels.PYTHON: self.python,
+                labels.HOME: user.home,
             },
             mounts=mounts,
             tmpfs={GUEST_RUN: "mode=1777"},  # Podman 4.3 knows no owner of a tmpfs
