@@ -83,7 +83,7 @@ async def _containerize(engine: Engine, folder: Path, number: int) -> float:
 
 
 async def _commit(engine: Engine, folder: Path, number: int, runner: bool) -> float:
-    base = await environment(engine, {}, "", "")
+    base = await environment(engine, {}, Request(folder), lambda step: None)
     names = [path.name for path in folder.iterdir()]
     with tempfile.TemporaryDirectory() as spool:
         layers: list[Layer] = await asyncio.to_thread(

@@ -91,8 +91,20 @@ def _request(arguments: argparse.Namespace) -> Request:
         keep_outputs=arguments.keep_outputs,
         registry=arguments.registry,
         push=arguments.push,
-        lock=arguments.lock,
+        lock=_lock(arguments.lock) if arguments.lock else "",
     )
+
+
+def _lock(where: str) -> str:
+    """A lock's text, from its file or a notebook image."""
+    from docker_kernel.containerize.inspect import lock_of
+
+    if not Path(where).is_file():
+        return with_engine(lambda engine: lock_of(engine, where))
+    try:
+        return Path(where).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ContainerizeError(f"The lock {where} cannot be read: {error}.") from None
 
 
 def _with_defaults(found: tuple[Parameter, ...], given: list[str]) -> tuple[Parameter, ...]:

@@ -15,6 +15,10 @@ from typing import Any
 import platformdirs
 
 from docker_kernel import config, images, kernelspec
+from docker_kernel.batch.running_environment import running_kernel_image
+from docker_kernel.containerize import lock
+from docker_kernel.containerize.rebuild import rebuild_environment
+from docker_kernel.containerize.request import Progress, Request, Step
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ContainerizeError, ImageMissing
 
@@ -44,43 +48,38 @@ class Environment:
     env: Mapping[str, str]
 
 
-async def environment(engine: Engine, notebook: Mapping[str, Any], kernel: str, from_kernel: str) -> Environment:
-    """The environment for a notebook.
-
-    Args:
-        kernel: a kernelspec of ours; "" for the notebook's own, or the default one.
-        from_kernel: the start of a running kernel's id; what was installed there goes in, too.
+async def environment(engine: Engine, notebook: Mapping[str, Any], request: Request, progress: Progress) -> Environment:
+    """The environment for a notebook: of a running kernel, of an earlier image's lock, or of a kernelspec's image.
 
     Raises:
-        ContainerizeError, ConfigError: there is no such kernelspec, or it is none of ours.
+        ContainerizeError, ConfigError: there is no such kernelspec, it is none of ours, or a lock cannot be followed.
         NotFound: there is no such kernel.
     """
-    if from_kernel:
-        from docker_kernel.batch.running_environment import running_kernel_image
-
-        image, running = await running_kernel_image(from_kernel)
-        kernel = kernel or running.spec
-    else:
-        image = ""
-    name, spec = await asyncio.to_thread(_kernelspec, kernel, notebook)
+    image, reference, own = "", "", ""
+    if request.from_kernel:
+        progress(Step("environment", "Takes what was installed in the running kernel"))
+        image, running = await running_kernel_image(request.from_kernel, engine)
+        own = running.spec
+    elif request.lock:
+        locked = lock.load(request.lock)
+        image, reference = await rebuild_environment(engine, locked, progress), locked.base.reference
+    name, spec = await asyncio.to_thread(_kernelspec, request.kernel, own, notebook)
     settings = config.load().kernel_config(
         (spec.get("metadata", {}).get("kernel_provisioner") or {}).get("config") or {}, f"The kernelspec {name}"
     )
+    reference = reference or settings.image
     try:
-        found = await engine.image(image or settings.image)
+        image = str((await engine.image(image or reference))["Id"])
     except ImageMissing:
-        raise ImageMissing(
-            f"The image {settings.image} is not on the engine: {images.how_to_bring(settings.image)}."
-        ) from None
-    image = str(found["Id"])
+        raise ImageMissing(f"The image {reference} is not on the engine: {images.how_to_bring(reference)}.") from None
     facts = await _facts(engine, image)
     python = settings.python or str(facts["python"])
     argv = settings.argv or [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     if not facts["python"]:
-        raise ContainerizeError(f"The image {settings.image} has no Python: a notebook image's own code needs one.")
+        raise ContainerizeError(f"The image {reference} has no Python: a notebook image's own code needs one.")
     return Environment(
         image=image,
-        reference=settings.image,
+        reference=reference,
         python=python,
         python_version=tuple(facts["python_version"]),
         libc=facts["libc"],
@@ -90,8 +89,8 @@ async def environment(engine: Engine, notebook: Mapping[str, Any], kernel: str, 
     )
 
 
-def _kernelspec(wanted: str, notebook: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The kernelspec that a user asks for, else the notebook's if it is one of ours, else the default one."""
+def _kernelspec(wanted: str, own: str, notebook: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The kernelspec that a user asks for, else the running kernel's `own`, the notebook's, or the default one."""
     ours = kernelspec.ours()
     if wanted:
         if wanted not in ours:
@@ -100,7 +99,7 @@ def _kernelspec(wanted: str, notebook: Mapping[str, Any]) -> tuple[str, Mapping[
             raise ContainerizeError(f"There is no kernelspec {wanted!r} of docker-kernel's{known}")
         return wanted, ours[wanted]["spec"]
     named = str(((notebook.get("metadata") or {}).get("kernelspec") or {}).get("name", ""))
-    for name in (named, DEFAULT_KERNEL):
+    for name in (own, named, DEFAULT_KERNEL):
         if name in ours:
             return name, ours[name]["spec"]
     language = str(((notebook.get("metadata") or {}).get("kernelspec") or {}).get("language", "python"))

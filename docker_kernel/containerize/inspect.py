@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from typing import Any
 
 from docker_kernel import labels
-from docker_kernel.engine import Engine
-from docker_kernel.errors import ContainerizeError, ImageMissing
+from docker_kernel.containerize.contents import LOCK
+from docker_kernel.engine import ContainerSpec, Engine
+from docker_kernel.errors import ContainerizeError, ImageMissing, NotFound
 
 OCI = "org.opencontainers.image."
 
@@ -84,3 +86,22 @@ async def describe(engine: Engine, reference: str) -> Described:
         built_by=known.get(ours + "built-by", ""),
         lock=known.get(ours + "lock", ""),
     )
+
+
+async def lock_of(engine: Engine, reference: str) -> str:
+    """The text of the lock that an image keeps.
+
+    Raises:
+        ImageMissing: the engine has no such image.
+        ContainerizeError: it has no lock.
+    """
+    await describe(engine, reference)
+    container = await engine.create(
+        ContainerSpec(image=reference, command=["true"], labels={labels.KIND: labels.KIND_BUILD})
+    )
+    try:
+        return (await engine.read_file(container, f"/{LOCK}")).decode()
+    except NotFound:
+        raise ContainerizeError(f"{reference} has no lock of its environment: it was made otherwise.") from None
+    finally:
+        await asyncio.shield(engine.remove(container))

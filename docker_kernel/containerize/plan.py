@@ -77,7 +77,7 @@ async def make_plan(engine: Engine, request: Request, progress: Progress) -> Pla
     path = str(request.notebook.absolute().relative_to(chosen.root))
     found = parameters.find(notebook)
     progress(Step("environment", "Finds the environment of the kernel"))
-    base = await environment(engine, notebook, request.kernel, request.from_kernel)
+    base = await environment(engine, notebook, request, progress)
     secret = [one for one in base.env if looks_secret(one, base.env[one])]
     env = {one: value for one, value in base.env.items() if one not in secret}
     progress(Step("scan", "Looks for secrets"))
