@@ -6,6 +6,7 @@ import ast
 import bisect
 import functools
 import re
+import threading
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 PYTHON_MAGICS = {"time", "capture", "prun", "local", "dispatch"}
 """Cell magics whose body is Python that assigns the notebook's own variables."""
 
+_quiet = threading.Lock()
+"""Filters of warnings belong to the whole process: two threads that change them at once would leave them changed."""
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _CELL_MAGIC = re.compile(r"%%([\w.]+)")
 _ASSIGNED = re.compile(r"([^=!%#'\"]+=)\s*(?:!!?|%{1,2})\s*([\w.]*)")
@@ -100,11 +103,11 @@ def read(text: str) -> Cell:
 
 def _parse(lines: list[str], required: bool = False) -> ast.Module | None:
     try:
-        with warnings.catch_warnings():
+        with _quiet, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return ast.parse("\n".join(lines))
     except SyntaxError as error:
-        why = "has an error in line %d: %s" % (error.lineno or 1, error.msg)
+        why = "has an error in line %d: %s" % (error.lineno or 1, error.msg.rstrip(".?"))
     except (ValueError, MemoryError, RecursionError) as error:
         why = "cannot be read: %s" % (error or "it is nested too deeply")
     if required:

@@ -7,9 +7,12 @@ import re
 from docker_kernel.guest.cell_source import Cell
 
 LENGTH = 400
-"""Characters of a description; the rest of a long paragraph is left out."""
+"""Characters of a description; the rest is left out."""
+PARAGRAPH = 200
+"""Characters of a paragraph that can be one parameter's description; a longer one is about something else, too."""
 
-_TYPE = re.compile(r"type:\s*(\S+)\s*(.*)")
+_TYPE = re.compile(r"type:\s*((?:[^\s\[]|\[[^\]]*\])+)\s*(.*)")
+_NO_HELP = {"parameter", "parameters", "settings", "configuration", "input", "inputs", "setup"}
 _ASSIGNMENT = re.compile(r"[\w.]+\s*(:.*)?=[^=]|[%!]")
 _HEADING = re.compile(r"#{1,6}\s+(.*)")
 
@@ -62,12 +65,14 @@ def named_in_markdown(text: str, name: str) -> str:
 
 
 def paragraph(text: str) -> str:
-    """The first paragraph of Markdown that is no heading, list, table or code; or else its last heading."""
+    """The first paragraph of Markdown that is no heading, list, table or code, unless it is long; or else its last
+    heading, unless it says no more than that here are parameters."""
     heading = ""
     for block in re.split(r"\n\s*\n", text.replace("\r\n", "\n")):
         lines = [line.strip() for line in block.strip().split("\n")]
         while lines and _HEADING.fullmatch(lines[0]):
             heading = lines.pop(0).lstrip("# ")
         if lines and not re.match(r"[-*+>|`<$!]|\d+\.|$", lines[0]):
-            return " ".join(lines)[:LENGTH]
-    return heading[:LENGTH]
+            text = " ".join(lines)
+            return text if len(text) <= PARAGRAPH else ""
+    return "" if heading.strip(" :").casefold() in _NO_HELP else heading[:LENGTH]

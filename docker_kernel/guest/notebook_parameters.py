@@ -193,6 +193,8 @@ class NotebookParameters:
             kind = type_of(value) if is_literal else Type("any")
         elif is_literal and not _fits(kind, value):
             kind = kind | (Type("None") if value is None else type_of(value))
+        if kind.kind == "None":
+            kind = Type("any")
         try:
             default = as_json(value)
             if len(json.dumps(default)) > LONGEST:

@@ -188,6 +188,8 @@ def refusal(parameters: Any, given_: dict[str, Any]) -> str:
         ("x: np.float64 = 1.0", "float", 1.0),
         ("x = 5  # type: float How many", "float", 5),
         ("x = 5  # type: ignore", "int", 5),
+        ("x = {}  # type: dict[str, int] Sizes", "dict[str, int]", {}),
+        ("x: None = None", "any", None),
     ],
 )
 def test_literals_are_found_with_type_and_default(source: str, kind: str, default: Any) -> None:
@@ -275,13 +277,19 @@ def test_help_comes_from_comments_or_markdown() -> None:
                 "kappa = 1",
                 markdown("Some text."),
                 "lamda = 1\nmy = 2",
+                markdown("# Parameters"),
+                "nu = 1",
+                markdown("Long. " * 50),
+                "xi = 1  # type: dict[str, int] Sizes",
+                markdown("Long. " * 50),
+                "omicron = 1",
             )
         )
     )
     assert {name: one.help for name, one in found.items()} == {
         "alpha": "how *fast*", "beta": "how many", "gamma": "how deep", "delta": "First line and second",
         "epsilon": "", "zeta": "", "eta": "both", "theta": "Rows", "iota": "How many days to look at.",
-        "kappa": "Number of rows", "lamda": "", "my": "",
+        "kappa": "Number of rows", "lamda": "", "my": "", "nu": "", "xi": "Sizes", "omicron": "",
     }  # fmt: skip
 
 
@@ -300,6 +308,7 @@ def test_what_is_not_python_is_reported_and_the_rest_is_read() -> None:
             "%%timeit\no = 1",
             code("p = 1", "skip-execution"),
             "q = 1\0",
+            "print 'a'",
         )
     )
     assert [one.name for one in found.parameters] == ["a", "b", "d", "e", "f", "g", "j", "k", "n"]
@@ -310,7 +319,8 @@ def test_what_is_not_python_is_reported_and_the_rest_is_read() -> None:
         "Cell 4 begins with %%bash, whose body is not read.",
         "Cell 5 has an error in line 1: invalid syntax.",
     )
-    assert [note.split()[1] for note in found.notes[5:]] == ["7", "9", "11"]
+    assert [note.split()[1] for note in found.notes[5:]] == ["7", "9", "11", "12"]
+    assert not any("?." in note for note in found.notes)
 
 
 def test_other_notebooks_are_reported() -> None:
