@@ -135,8 +135,9 @@ def test_a_name_bound_anew_since_the_dispatch_keeps_its_value(notebook: Notebook
 
 def test_a_job_can_be_cancelled(notebook: Notebook) -> None:
     notebook.run("%%dispatch\nimport time; time.sleep(60)")
-    notebook.run("job = _\nimport time; time.sleep(1)\njob.cancel(); job.wait(20)")
+    notebook.run("job = _\nwhile not job.running(): pass\njob.cancel(); job.wait(20)")
     assert notebook.value("job.state") == "cancelled"
+    assert notebook.value("job.seconds") < 8, "a main process that has just begun has no ear for signals yet"
     reply = notebook.run("job.result()")
     assert reply.name == "JobCancelled" and reply.traceback.count("\n") == 0
 

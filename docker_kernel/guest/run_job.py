@@ -224,7 +224,7 @@ class Runner:
                     return self.end()
 
     def on_signals(self, numbers: bytes) -> None:
-        if signal.SIGTERM in numbers and self.code is None:
+        if signal.SIGTERM in numbers and self.code is None and not self.cancelled:
             self.cancelled = True
             self.stop_worker()
         if signal.SIGALRM in numbers:

@@ -26,6 +26,9 @@ T = TypeVar("T")
 STOP_SECONDS = 10
 """How long a cancelled job may take to end by itself."""
 
+STOP_PAUSES = (0.2, 0.3, 0.5, 1, 2, STOP_SECONDS - 4)
+"""The seconds after each signal that tells it to end."""
+
 BACK_SECONDS = 30
 """How long an engine that does not answer may take to come back."""
 
@@ -236,13 +239,19 @@ class EngineTarget(Target):
 
     async def _stop(self, container: str) -> None:
         engine = await self.engine()
-        await engine.kill(container, signal.SIGTERM)
+        ended = asyncio.ensure_future(engine.wait(container))
         try:
-            await asyncio.wait_for(engine.wait(container), STOP_SECONDS)
-        except asyncio.TimeoutError:
-            await engine.kill(container, signal.SIGKILL)
-        except NotFound:
-            pass
+            # Again, as a main process has no ear for it before it has set its handlers (signal(7), pid_namespaces(7)).
+            for pause in STOP_PAUSES:
+                await engine.kill(container, signal.SIGTERM)
+                if (await asyncio.wait([ended], timeout=pause))[0]:
+                    break
+            else:
+                await engine.kill(container, signal.SIGKILL)
+        finally:
+            ended.cancel()
+            with contextlib.suppress(NotFound, asyncio.CancelledError):
+                await ended
 
     async def result(self, job: Record, digest: str, folder: Path) -> None:
         engine, container = await self.engine(), job["containers"][0]
