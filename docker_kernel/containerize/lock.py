@@ -25,6 +25,9 @@ from docker_kernel.engine import ContainerSpec, Engine
 from docker_kernel.errors import ContainerizeError, ImageMissing
 from docker_kernel.kernel.guest_files import USER_BASE
 
+KEPT = "1"
+"""Changes when something else is kept of an image."""
+
 MOST_OUTPUT = 32 << 20
 """Bytes that an image's Python may say of its packages."""
 
@@ -160,14 +163,17 @@ def load(text: str | bytes) -> Lock:
         ) from None
 
 
-async def make(engine: Engine, image: str) -> Lock:
+async def make(engine: Engine, image: str, python: str = "") -> Lock:
     """The lock of an image. For one that was seen before, nothing is started and nothing asked on the net.
+
+    Args:
+        python: the path of the Python in it whose packages count; "" for the one that kernels run in.
 
     Raises:
         ImageMissing: the engine has no such image.
         ContainerizeError: it has no Python, or that does not answer.
     """
-    seen = await look(engine, image)
+    seen = await look(engine, image, python)
     wanted = [one for one in seen.packages if one.source == "index"]
     found = await index.hashes([(one.key, one.version) for one in wanted], tags_of(seen.python))
     packages = []
@@ -186,15 +192,17 @@ def tags_of(python: Python) -> index.Tags:
     return index.Tags(python.implementation, python.version, python.machine, python.libc, python.libc_version)
 
 
-async def look(engine: Engine, image: str) -> Lock:
+async def look(engine: Engine, image: str, python: str = "") -> Lock:
     """As `make`, without the hashes that an index gives."""
     about = await engine.image(image)
-    kept = platformdirs.user_cache_path("docker-kernel") / "locks" / f"{about['Id'].removeprefix('sha256:')}.json"
+    python = python or ((about.get("Config") or {}).get("Labels") or {}).get(labels.PYTHON, "")
+    key = hashlib.sha256(f"{KEPT}\0{about['Id']}\0{python}".encode()).hexdigest()
+    kept = platformdirs.user_cache_path("docker-kernel") / "locks" / f"{key}.json"
     try:
         return Lock.model_validate_json(await asyncio.to_thread(kept.read_bytes))
     except (OSError, ValidationError):
         pass
-    facts, (base, below) = await asyncio.gather(_facts(engine, about), _bases(engine, about))
+    facts, (base, below) = await asyncio.gather(_facts(engine, about, python), _bases(engine, about))
     try:
         made = Lock(
             base=base,
@@ -247,12 +255,10 @@ def _source(installer: str, direct: Mapping[str, Any], url: str) -> Source:
     return "index" if installer else "system"
 
 
-async def _facts(engine: Engine, about: Mapping[str, Any]) -> dict[str, Any]:
+async def _facts(engine: Engine, about: Mapping[str, Any], given: str) -> dict[str, Any]:
     """What an image's own Python says of what it can import."""
     image = str(about["Id"])
-    python = ((about.get("Config") or {}).get("Labels") or {}).get(labels.PYTHON)
-    if not python:
-        python = (await images.probe(engine, image)).python
+    python = given or (await images.probe(engine, image)).python
     if not python:
         raise ContainerizeError(f"The image {image[:19]} has no Python, and so no packages that a lock could name.")
     code = await asyncio.to_thread((data_folder("images") / "packages.py").read_text)
@@ -358,7 +364,7 @@ async def verify(engine: Engine, image: str, lock: Lock) -> list[str]:
     Raises:
         ImageMissing: the engine has no such image.
     """
-    return differences(await look(engine, image), lock)
+    return differences(await look(engine, image, lock.python.executable), lock)
 
 
 def differences(found: Lock, wanted: Lock) -> list[str]:

@@ -40,13 +40,14 @@ async def rebuild_environment(engine: Engine, lock: Lock, progress: Progress) ->
     Raises:
         ContainerizeError: the base or a package is not to be had any more, or is not what it was.
     """
+    python = lock.python.executable
     recipe = f"lock-{lock.digest.removeprefix('sha256:')}"
     for image in await engine.images(f"{labels.RECIPE}={recipe}"):
-        if not differences(await look(engine, str(image["Id"])), lock):
+        if not differences(await look(engine, str(image["Id"]), python), lock):
             return str(image["Id"])
     progress(Step("environment", f"Looks for the base {lock.base.reference}"))
     base = await _base(engine, lock, progress)
-    found = await look(engine, base)
+    found = await look(engine, base, python)
     have = {one.key: one for one in found.packages}
     wanted = {one.key: one for one in lock.packages}
     new = [one for key, one in wanted.items() if not _same(have.get(key), one)]
@@ -62,7 +63,7 @@ async def rebuild_environment(engine: Engine, lock: Lock, progress: Progress) ->
         progress(Step("environment", f"Installs {len(new)} packages"))
         made = await _install(engine, base, lock, new, old, Path(folder), recipe)
     try:
-        _check(await look(engine, made), lock, base)
+        _check(await look(engine, made, python), lock, base)
     except ContainerizeError:
         await asyncio.shield(engine.remove_image(made))
         raise

@@ -21,6 +21,7 @@ from docker_kernel.containerize.request import Step
 from docker_kernel.engine import ContainerSpec, Engine, File, archive
 from docker_kernel.errors import ContainerizeError, EngineError
 from docker_kernel.kernel.guest_files import USER_BASE
+from tests.engines import OwnRegistry
 
 run = background.run_blocking
 
@@ -312,3 +313,29 @@ def test_an_image_without_python_has_no_lock(engine: Engine, made: list[str]) ->
 def test_a_lock_says_nothing_of_this_machine(locked: Lock) -> None:
     text = json.dumps(locked.model_dump())
     assert str(Path.home()) + "/" not in text.replace("/root/.cache", "") and "file://" not in text
+
+
+def test_a_base_is_pulled_by_its_digest(
+    engine: Engine, python_image: str, made: list[str], own_registry: OwnRegistry
+) -> None:
+    name = f"{own_registry.address}/team/kernel"
+    context = [File("Dockerfile", f"FROM {python_image}\nRUN echo {uuid.uuid4()} > /etc/own\n".encode())]
+    made.append(f"{name}:1")
+    run(engine.build(archive(context), f"{name}:1", {}, {labels.KIND: labels.KIND_BUILD}, lambda event: None))
+    run(engine.push(name, "1", lambda text: None))
+    above = environment(engine, f"{name}:1", made)
+    wanted = run(lock.make(engine, above))
+    (digest,) = wanted.base.digests
+    assert digest.startswith(f"{name}@sha256:") and wanted.base.reference == f"{name}:1"
+    image = run(engine.image(f"{name}:1"))["Id"]
+    for reference in (above, f"{name}:1"):
+        run(engine.remove_image(reference))
+    others = [run(engine.image(one)) for one in run(engine.all_images())]
+    for one in others:  # stages of the build: what keeps the base's layers on the engine
+        if tuple(one["RootFS"]["Layers"][: len(wanted.base.layers)]) == wanted.base.layers:
+            run(engine.remove_image(one["Id"]))
+    assert image not in run(engine.all_images())
+    made.append(digest)
+    rebuilt = rebuild(engine, wanted, made)
+    assert run(lock.verify(engine, rebuilt, wanted)) == []
+    assert run(engine.image(image))["RepoDigests"] == [digest]

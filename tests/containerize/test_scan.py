@@ -48,7 +48,11 @@ AWS = "AKIA" + some(16, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567")
 
 SECRETS = {
     "a private key": [
-        key(), key("OPENSSH "), key(""), key("ENCRYPTED "), "PuTTY-User-Key-File-3: ssh-ed25519\n",
+        key(),
+        key("OPENSSH "),
+        key(""),
+        key("ENCRYPTED "),
+        "PuTTY-User-Key-File-3: ssh-ed25519\n",
         json.dumps({"private_key": key("", "\n")}),
         "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,0A\n\n" + some(64),
         "-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: 1\n\n" + some(64),
@@ -68,12 +72,22 @@ SECRETS = {
     ],
     "a Stripe key": [f"sk_live_{some(24)}"],
     "a key of an AI service": [
-        f"sk-ant-api03-{some(93)}AA", f"sk-proj-{some(64)}", f"sk-{some(48)}", "hf_" + some(34, string.ascii_letters),
+        f"sk-ant-api03-{some(93)}AA",
+        f"sk-proj-{some(64)}",
+        f"sk-{some(48)}",
+        "hf_" + some(34, string.ascii_letters),
     ],
     "a token of a package index": [f"npm_{some(36)}", f"pypi-AgEIcHlwaS5vcmc{some(80)}"],
-    "a token of a service": [f"dapi{some(32, '0123456789abcdef')}", f"SG.{some(22)}.{some(43)}", f"dckr_pat_{some(27)}"],
+    "a token of a service": [
+        f"dapi{some(32, '0123456789abcdef')}",
+        f"SG.{some(22)}.{some(43)}",
+        f"dckr_pat_{some(27)}",
+    ],
     "a JSON web token": [f"Authorization: Bearer {jwt()}"],
-    "a password in a URL": ["postgresql+psycopg://report:k3ller-7wo@db.internal:5432/x", "redis://:s3cr3t9@cache:6379/0"],
+    "a password in a URL": [
+        "postgresql+psycopg://report:k3ller-7wo@db.internal:5432/x",
+        "redis://:s3cr3t9@cache:6379/0",
+    ],
     "a token in Jupyter's URL": [f"http://127.0.0.1:8888/lab?token={some(48, '0123456789abcdef')}"],
     "Docker's credentials for a registry": [
         json.dumps({"auths": {"reg.io": {"auth": base64.b64encode(b"me:pa55word").decode()}}}),
@@ -81,15 +95,21 @@ SECRETS = {
     "the key of a Kubernetes user": [f"users:\n- user:\n    client-key-data: {some(80)}\n"],
     "a password for a host (.netrc)": ["machine api.host.org\n  login me\n  password 7hings\n"],
     "Jupyter's connection file": [
-        json.dumps({"shell_port": 1, "iopub_port": 2, "key": f"{some(8)}-{some(20)}", "signature_scheme": "hmac-sha256"}),
+        json.dumps(
+            {"shell_port": 1, "iopub_port": 2, "key": f"{some(8)}-{some(20)}", "signature_scheme": "hmac-sha256"}
+        ),
         json.dumps({"key": some(32), "signature_scheme": "hmac-sha256", "shell_port": 1}),
     ],
     "a secret in code": [
-        'password = "tr0ub4dor&3"', "connect(user='me', password='Winter2024!')", f'api_key: str = "{some(32)}"',
-        f'os.environ["SERVICE_TOKEN"] = "{some(24)}"', f'{{"client_secret": "{some(24)}"}}', f'DB_PASSWD="{some(12)}!"',
+        'password = "tr0ub4dor&3"',
+        "connect(user='me', password='Winter2024!')",
+        f'api_key: str = "{some(32)}"',
+        f'os.environ["SERVICE_TOKEN"] = "{some(24)}"',
+        f'{{"client_secret": "{some(24)}"}}',
+        f'DB_PASSWD="{some(12)}!"',
         f'token = os.environ.get("API_TOKEN", "{some(32)}")',
     ],
-}  # fmt: skip
+}
 
 
 def found(text: str, name: str = "code.py") -> list[Finding]:
@@ -111,17 +131,39 @@ def test_secrets_are_found_with_their_line_and_never_shown(rule: str, text: str)
 
 
 HARMLESS = [
-    'password = "password"', "password = getpass.getpass()", 'password = os.environ["DB_PASSWORD"]', "password = ''",
-    'parser.add_argument("--password", help="the password for login1")', 'token = "<your-token-here>"', 'secret = "changeme"',
-    'api_key = "YOUR_API_KEY_0123456789"', "token: str = Field(default='unset')", 'PASSWORD_FIELD = "user_password"',
-    "postgresql://user:password@localhost/db", "https://user:{password}@host/", "https://<user>:<password>@host/",
-    "http://a.org:8080/x@1", "-----BEGIN PRIVATE KEY-----", "-----BEGIN CERTIFICATE-----\nMIIB" + "a0" * 40,
-    "-----BEGIN PUBLIC KEY-----\n" + "aB3" * 20, "AKIAIOSFODNN7EXAMPLE", "ghp_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
-    "eyJhbGciOiJIUzI1NiJ9.not-json.at-all-here-is-a-signature", 'if token == "abcdefgh12345678901":', "token = tokens[0]",
-    '"auth": "required"', "sha256:" + "0123456789abcdef" * 4, 'cache_key = "f3a9c1d2e4b5a6978810"', "keyboard_token=12",
-    "tokenizer = 'bert-base-uncased-v2'", 'secret_name = "projects/a/secrets/b12/versions/3"', "machine learning password",
-    'PASS = "3 of 4"', 'token_url = "https://host/oauth2/v1/token"', "sk-learn-is-a-library-for-machine-learning-in-python3",
-]  # fmt: skip
+    'password = "password"',
+    "password = getpass.getpass()",
+    'password = os.environ["DB_PASSWORD"]',
+    "password = ''",
+    'parser.add_argument("--password", help="the password for login1")',
+    'token = "<your-token-here>"',
+    'secret = "changeme"',
+    'api_key = "YOUR_API_KEY_0123456789"',
+    "token: str = Field(default='unset')",
+    'PASSWORD_FIELD = "user_password"',
+    "postgresql://user:password@localhost/db",
+    "https://user:{password}@host/",
+    "https://<user>:<password>@host/",
+    "http://a.org:8080/x@1",
+    "-----BEGIN PRIVATE KEY-----",
+    "-----BEGIN CERTIFICATE-----\nMIIB" + "a0" * 40,
+    "-----BEGIN PUBLIC KEY-----\n" + "aB3" * 20,
+    "AKIAIOSFODNN7EXAMPLE",
+    "ghp_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+    "eyJhbGciOiJIUzI1NiJ9.not-json.at-all-here-is-a-signature",
+    'if token == "abcdefgh12345678901":',
+    "token = tokens[0]",
+    '"auth": "required"',
+    "sha256:" + "0123456789abcdef" * 4,
+    'cache_key = "f3a9c1d2e4b5a6978810"',
+    "keyboard_token=12",
+    "tokenizer = 'bert-base-uncased-v2'",
+    'secret_name = "projects/a/secrets/b12/versions/3"',
+    "machine learning password",
+    'PASS = "3 of 4"',
+    'token_url = "https://host/oauth2/v1/token"',
+    "sk-learn-is-a-library-for-machine-learning-in-python3",
+]
 
 
 @pytest.mark.parametrize("text", HARMLESS)
@@ -185,9 +227,19 @@ def test_a_file_of_very_many_tells_some() -> None:
 
 def test_a_hostile_file_holds_nothing_up() -> None:
     began = time.perf_counter()
-    for text in ("-----BEGIN PRIVATE KEY-----" + "\\n" * 200_000, "password=" * 100_000, "://" + "a:" * 200_000, "_" * 10**6,
-                 "token" + " " * 10**6, "eyJ" + "a" * 10**6, "eyJaaaaaaaaaaaa." * 50_000, "machine a login " * 50_000,
-                 '"shell_port" hmac-sha256' * 20_000, "aws secret " * 50_000, "export " * 100_000 + "token"):  # fmt: skip
+    for text in (
+        "-----BEGIN PRIVATE KEY-----" + "\\n" * 200_000,
+        "password=" * 100_000,
+        "://" + "a:" * 200_000,
+        "_" * 10**6,
+        "token" + " " * 10**6,
+        "eyJ" + "a" * 10**6,
+        "eyJaaaaaaaaaaaa." * 50_000,
+        "machine a login " * 50_000,
+        '"shell_port" hmac-sha256' * 20_000,
+        "aws secret " * 50_000,
+        "export " * 100_000 + "token",
+    ):
         found(text, "a.yaml")
     assert time.perf_counter() - began < 30
     deep: Any = "x"
