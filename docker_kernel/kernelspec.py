@@ -119,8 +119,7 @@ async def install(
     if all_kernels and (name or display_name):
         raise ConfigError("--all-kernels names the kernelspecs after the kernels it finds: leave out --name and more.")
     name = name or NAME
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        raise ConfigError(f"{name!r} is no name for a kernelspec: use letters, digits, '.', '_' and '-'.")
+    _check_name(name)
     _check_writable(folder)
     facts = await images.kernel_image(engine, str(settings.get("image") or default_image()), progress)
     settings = {**settings, "image": facts.reference, "python": facts.python}
@@ -130,6 +129,51 @@ async def install(
         raise ConfigError(f"There is no kernelspec in the image {facts.reference}: install it without --all-kernels.")
     made = [(f"docker-{found.name}", _found_spec(facts, found, settings)) for found in facts.kernelspecs]
     return [_write(folder / found_name, spec) for found_name, spec in made]
+
+
+def install_like(folder: Path, name: str, image: str, spec: Mapping[str, Any], display_name: str = "") -> Path:
+    """Install a kernelspec with the settings of another one of ours, and an image of its own; returns its folder.
+
+    Args:
+        folder: the `kernels` folder to install into.
+        spec: the other kernelspec, as kernel.json has it.
+        display_name: by default the other one's, with the new name.
+    """
+    metadata = dict(spec.get("metadata", {}))
+    settings = {**(_of_ours(spec) or {}), "image": image}
+    metadata["kernel_provisioner"] = {"provisioner_name": PROVISIONER, "config": settings}
+    made = {
+        **spec,
+        "argv": _template()["argv"],
+        "display_name": display_name or f"{spec.get('display_name', DISPLAY_NAME)} ({name})",
+        "metadata": metadata,
+    }
+    _check_writable(folder)
+    return _write(folder / name.lower(), made)
+
+
+def check_free(name: str, replace: bool) -> None:
+    """Refuse a name for a kernelspec that is none, or that is taken.
+
+    Args:
+        replace: whether one of ours may be replaced.
+
+    Raises:
+        ConfigError: it cannot be used, with what to do.
+    """
+    _check_name(name)
+    found = KernelSpecManager().get_all_specs().get(name.lower())
+    if found is None:
+        return
+    if _of_ours(found["spec"]) is None:
+        raise ConfigError(f"The kernelspec {name!r} is there, and not one of docker-kernel's: choose another name.")
+    if not replace:
+        raise ConfigError(f"The kernelspec {name!r} is there already: say --replace, or choose another name.")
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise ConfigError(f"{name!r} is no name for a kernelspec: use letters, digits, '.', '_' and '-'.")
 
 
 def default_image() -> str:

@@ -33,5 +33,8 @@ HOME = PREFIX + "home"
 RECIPE = PREFIX + "recipe"
 """On an image we built: the digest of what it was built from, so that the same is not built twice."""
 
+SAVED = PREFIX + "saved"
+"""On an image that a user saved a running kernel's environment as: theirs to remove."""
+
 NOTEBOOK_IMAGE = PREFIX + "notebook."
 """What the labels of a notebook image begin with: contract, path, digest, parameters, kernel, built-by, lock."""

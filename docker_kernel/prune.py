@@ -68,14 +68,15 @@ async def plan(engine: Engine, kept_images: Collection[str]) -> Plan:
     images = [
         UnusedImage(image["Id"], _name(image), int(image["Size"]), _tags(image))
         for image in await engine.images(labels.KIND)
-        if image["Id"] not in kept and image["Id"] not in used and not _is_named_notebook(image)
+        if image["Id"] not in kept and image["Id"] not in used and not _is_the_users(image)
     ]
     return Plan(await leftovers(engine), images)
 
 
-def _is_named_notebook(image: dict[str, Any]) -> bool:
-    """Whether it is a notebook image that can still be called for, which is the user's to remove."""
-    return (image.get("Labels") or {}).get(labels.KIND) == labels.KIND_NOTEBOOK_IMAGE and bool(_tags(image))
+def _is_the_users(image: dict[str, Any]) -> bool:
+    """Whether it is a notebook image or a saved kernel that can still be called for, which is the user's to remove."""
+    marks = image.get("Labels") or {}
+    return bool(_tags(image)) and (marks.get(labels.KIND) == labels.KIND_NOTEBOOK_IMAGE or labels.SAVED in marks)
 
 
 def _tags(image: dict[str, Any]) -> tuple[str, ...]:
