@@ -290,7 +290,7 @@ def _merit(entry: Mapping[str, Any]) -> tuple[bool, bool, bool]:
 async def _run(engine: Engine, image: str, command: Sequence[str]) -> str | None:
     """The output of a command in a throwaway container; None if the image has no such program."""
     spec = ContainerSpec(image=image, command=command, labels={labels.KIND: labels.KIND_BUILD}, network="none")
-    async with _container(engine, spec) as container:
+    async with throwaway_container(engine, spec) as container:
         try:
             await engine.start(container)
         except EngineError as error:
@@ -302,7 +302,7 @@ async def _run(engine: Engine, image: str, command: Sequence[str]) -> str | None
 
 
 @contextlib.asynccontextmanager
-async def _container(engine: Engine, spec: ContainerSpec) -> AsyncIterator[str]:
+async def throwaway_container(engine: Engine, spec: ContainerSpec) -> AsyncIterator[str]:
     """A container that is removed at the end, also when the caller is cancelled."""
     made = asyncio.ensure_future(engine.create(spec))
     try:
@@ -486,7 +486,7 @@ async def _derive(
         cap_drop=(),
         no_new_privileges=False,
     )
-    async with _container(engine, spec) as container:
+    async with throwaway_container(engine, spec) as container:
         await engine.start(container)
         script = _DERIVE.format(
             variables=settings.script(_CA_PATH),

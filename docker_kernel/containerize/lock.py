@@ -273,13 +273,10 @@ async def _facts(engine: Engine, about: Mapping[str, Any], given: str) -> dict[s
         cap_add=["DAC_READ_SEARCH"],
         working_dir="/",
     )
-    container = await engine.create(spec)
-    try:
+    async with images.throwaway_container(engine, spec) as container:
         await engine.start(container)
         ended = await engine.wait(container)
         output = await engine.logs(container)
-    finally:
-        await asyncio.shield(engine.remove(container))
     said = output[-MOST_OUTPUT:].decode(errors="replace").rpartition("docker-kernel-packages:")[2]
     try:
         facts: dict[str, Any] = json.loads(said.splitlines()[0])

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from docker_kernel import labels
+from docker_kernel import images, labels
 from docker_kernel.batch.state_image import SPOOL
 from docker_kernel.containerize import index
 from docker_kernel.containerize.lock import SOURCES, Base, Lock, Package, differences, look, tags_of
@@ -119,14 +119,14 @@ def _check(found: Lock, wanted: Lock, base: str) -> None:
 async def _base(engine: Engine, lock: Lock, progress: Progress) -> str:
     """The lock's base on the engine: it is there, or lies below another image that is, or a registry has it."""
     base = lock.base
-    images = []
+    there = []
     for one in await asyncio.gather(*map(engine.image, await engine.all_images()), return_exceptions=True):
         if isinstance(one, dict) and tuple(one["RootFS"].get("Layers") or ())[: len(base.layers)] == base.layers:
-            images.append(one)
-    images.sort(key=lambda one: (one["Id"] != base.id, len(one["RootFS"]["Layers"]), one["Id"]))
-    if images:
-        exact = images[0]["Id"] == base.id or len(images[0]["RootFS"]["Layers"]) == len(base.layers)
-        return str(images[0]["Id"]) if exact else await _cut(engine, images[0], base)
+            there.append(one)
+    there.sort(key=lambda one: (one["Id"] != base.id, len(one["RootFS"]["Layers"]), one["Id"]))
+    if there:
+        exact = there[0]["Id"] == base.id or len(there[0]["RootFS"]["Layers"]) == len(base.layers)
+        return str(there[0]["Id"]) if exact else await _cut(engine, there[0], base)
     tried = []
     for candidate in filter(None, (base, lock.below)):
         for reference in candidate.digests:
@@ -220,18 +220,16 @@ async def _install(
     steps += [[*common, "--user", *user]] if user else []
     code = _INSTALL.format(steps=steps, user=USER_BASE, folder=f"/tmp/{WHEELS}")
     about = (await engine.image(base))["Config"]
-    container = await engine.create(
-        ContainerSpec(
-            image=base,
-            command=[lock.python.executable, "-I", "-S", "-c", code],
-            user="0:0",
-            network="none",
-            cap_add=["CHOWN", "DAC_OVERRIDE", "FOWNER"],
-            mounts=[VolumeMount(None, "/tmp")],
-            labels={labels.KIND: labels.KIND_ENVIRONMENT, labels.RECIPE: recipe},
-        )
+    spec = ContainerSpec(
+        image=base,
+        command=[lock.python.executable, "-I", "-S", "-c", code],
+        user="0:0",
+        network="none",
+        cap_add=["CHOWN", "DAC_OVERRIDE", "FOWNER"],
+        mounts=[VolumeMount(None, "/tmp")],
+        labels={labels.KIND: labels.KIND_ENVIRONMENT, labels.RECIPE: recipe},
     )
-    try:
+    async with images.throwaway_container(engine, spec) as container:
         await engine.put_stream(container, _tools(folder / "wheels"), "/tmp")
         await engine.start(container)
         if await engine.wait(container):
@@ -245,8 +243,6 @@ async def _install(
             f"CMD {json.dumps(about.get('Cmd') or [])}",
         ]
         return await engine.commit(container, REPOSITORY, recipe[5:17], changes)
-    finally:
-        await asyncio.shield(engine.remove(container))
 
 
 # pip is the host's own, as images have old ones or none. Its settings live in these processes only.
