@@ -116,7 +116,7 @@ def _with_defaults(found: tuple[Parameter, ...], given: list[str]) -> tuple[Para
         raise ContainerizeError("--param is given as NAME=VALUE, and each name once.")
     optional = tuple(dataclasses.replace(one, required=False) for one in found)
     try:
-        values = parameters.check(optional, pairs)
+        values = parameters.check(optional, {name: parameters.Text(text) for name, text in pairs.items()})
     except parameters.ParameterError as error:
         raise ContainerizeError(str(error)) from None
     return tuple(

@@ -6,12 +6,12 @@ import asyncio
 import json
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from docker_kernel.batch.layers import CHUNK, Layer
-from docker_kernel.containerize import contents, lock
+from docker_kernel.containerize import contents, index, lock
 from docker_kernel.containerize.image import NotebookImage, Settings, documents, origin_of
 from docker_kernel.containerize.plan import make_plan
 from docker_kernel.containerize.request import Progress, Request, Step
@@ -60,11 +60,9 @@ async def write_context(engine: Engine, request: Request, folder: Path, progress
     plan = await make_plan(engine, request, progress)
     runner = await runner_layers(engine, plan.environment, progress)
     locked = await lock.make(engine, plan.environment.image)
-    added = await _added(engine, locked)
     settings = Settings(plan, await origin_of(plan), locked)
 
-    def write() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def write(added: bool) -> None:
         with tempfile.TemporaryDirectory() as spool:
             own = contents.layers(
                 plan.root,
@@ -79,29 +77,34 @@ async def write_context(engine: Engine, request: Request, folder: Path, progress
             with (folder / name).open("wb") as file:
                 file.writelines(layer.open())
         (folder / "lock.json").write_text(locked.model_dump_json(indent=1))
-        if added:
-            (folder / "requirements.txt").write_text(added)
-        (folder / "Dockerfile").write_text(_dockerfile(locked, bool(added), settings.of_container({}, {})))
+        (folder / "Dockerfile").write_text(_dockerfile(locked, added, settings.of_container({}, {})))
+
+    async def make() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(write, await _fetch_added(engine, locked, folder))
 
     progress(Step("layers", f"Writes {folder}"))
-    await _written(folder, asyncio.to_thread(write))
+    await _written(folder, make())
 
 
-async def _written(folder: Path, writing: Any) -> None:
+async def _written(folder: Path, writing: Awaitable[None]) -> None:
     try:
         await writing
     except OSError as error:
         raise ContainerizeError(f"{error.filename or folder} cannot be written: {error.strerror or error}.") from None
 
 
-async def _added(engine: Engine, locked: lock.Lock) -> str:
-    """The packages that were installed on the base, as pip reads them.
+async def _fetch_added(engine: Engine, locked: lock.Lock, folder: Path) -> bool:
+    """Write the wheels of what was installed on the base, and their hashes, for a build that needs no index.
+
+    Returns:
+        Whether there are any.
 
     Raises:
-        ContainerizeError: one of them is in no package index.
+        ContainerizeError: one of them is in no package index, or cannot be fetched.
     """
     if not locked.environment:
-        return ""
+        return False
     base = {(one.key, one.version) for one in (await lock.look(engine, locked.base.id)).packages}
     added = [one for one in locked.packages if (one.key, one.version) not in base]
     unknown = [f"{one.name} {one.version}" for one in added if not one.hashes]
@@ -110,7 +113,13 @@ async def _added(engine: Engine, locked: lock.Lock) -> str:
             f"A Dockerfile cannot install {', '.join(unknown)}, which no package index gives with a hash: make the "
             "image itself, which has them."
         )
-    return locked.model_copy(update={"packages": tuple(added)}).requirements()
+    requirements, wheels = folder / "requirements.txt", folder / "wheels"
+    wheels.mkdir(parents=True)
+    requirements.write_text(locked.model_copy(update={"packages": tuple(added)}).requirements())
+    ran = await index.download(requirements, wheels, lock.tags_of(locked.python))
+    if ran.code:
+        raise ContainerizeError(f"The packages that were installed cannot be fetched: {ran.last}")
+    return bool(added)
 
 
 def _unpack(layers: Sequence[Layer], folder: Path) -> None:
@@ -134,9 +143,10 @@ def _dockerfile(locked: lock.Lock, packages: bool, config: Mapping[str, Any]) ->
     lines += [f"FROM {base.digests[0] if base.digests else base.reference}", "USER 0:0"]
     if packages:
         lines += [
-            "COPY requirements.txt /tmp/requirements.txt",
-            f"RUN {PIP} {locked.python.executable} -m pip install --require-hashes --no-deps -r /tmp/requirements.txt "
-            "&& rm /tmp/requirements.txt",
+            "COPY requirements.txt /tmp/docker-kernel/",
+            "COPY wheels/ /tmp/docker-kernel/wheels/",
+            f"RUN {PIP} {locked.python.executable} -m pip install --no-index --find-links /tmp/docker-kernel/wheels "
+            "--require-hashes --no-deps -r /tmp/docker-kernel/requirements.txt && rm -r /tmp/docker-kernel",
         ]
     user, folder = str(config["User"]), str(config["WorkingDir"])
     lines += [
