@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from docker_kernel.batch.job_folder import root
 from tests.conftest import NotebookMaker
 from tests.notebook import Notebook
 
@@ -366,6 +367,10 @@ def test_an_input_comes_from_a_url_or_from_where_the_target_allows(
 ) -> None:
     reply = notebook.run("%%dispatch --input data=http://127.0.0.1:9/none --wait\n1")
     assert "The input data cannot be fetched from http://127.0.0.1:9/none" in reply.value, reply.traceback
+    reply = notebook.run("%%dispatch --input data=http://ada:s3cret@127.0.0.1:9/none --wait\n1")
+    assert (
+        "cannot be fetched from http://***@127.0.0.1:9/none" in reply.value and "s3cret" not in reply.value + reply.text
+    )
     assert "is not among the `inputs`" in notebook.run("%%dispatch --input data=/etc\n1").value
     data = tmp_path / "data"
     data.mkdir()
@@ -393,9 +398,13 @@ def test_an_input_comes_from_a_url_or_from_where_the_target_allows(
     )
     address, port = one.run(code).text.split()
     reply = one.run(
-        f"%%dispatch --exclude server,serve --input web=http://{address}:{port}/a.csv --name web --wait\n"
+        f"%%dispatch --exclude server,serve --input web=http://{address}:{port}/a.csv?token=hunter2&page=3 --name web "
+        "--wait\n"
         "fetched = open('/inputs/web').read()"
     )
     assert one.value("fetched") == "1,2\n", reply.traceback
-    assert "http://" in one.value("__import__('docker_kernel').jobs['web'].record['inputs']['web'].split()[0]")
-    assert "GMT" in one.value("__import__('docker_kernel').jobs['web'].record['inputs']['web']"), "its version is told"
+    told = one.value("__import__('docker_kernel').jobs['web'].record['inputs']['web']")
+    assert told.startswith(f"http://{address}:{port}/a.csv?token=***&page=3 ") and "GMT" in told, "its version is told"
+    assert b"hunter2" not in (root() / "jobs.sqlite").read_bytes()
+    one.run("again = __import__('docker_kernel').jobs['web'].retry(); again.wait(30)")
+    assert one.value("[again.state, again.record['inputs']['web']]") == ["succeeded", told]

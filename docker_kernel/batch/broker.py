@@ -31,7 +31,7 @@ from docker_kernel.batch.targets.base import InputMount, JobTask, Package, Targe
 from docker_kernel.config import Size, TargetConfig, format_size
 from docker_kernel.engine import ContainerSpec, VolumeMount
 from docker_kernel.errors import EngineError, JobError
-from docker_kernel.guest.credentials import looks_secret
+from docker_kernel.guest.credentials import looks_secret, without_credentials
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
 
@@ -248,7 +248,7 @@ class Broker:
                 snapshot=digest,
                 image=image,
                 commit=commit,
-                inputs=dict(request.inputs),
+                inputs={name: without_credentials(uri) for name, uri in request.inputs.items()},
                 volume=kernel.volume if config.kind == "local" else "",
             )
             task = JobTask(

@@ -387,7 +387,7 @@ class JobManager:
                 if len(record.metrics) + len(marker.values) <= MAX_METRICS:
                     record.metrics = {**record.metrics, **marker.values}
             elif isinstance(marker, Input) and marker.name in record.inputs:
-                record.inputs[marker.name] = f"{record.inputs.get(marker.name, '')} {marker.version}".strip()
+                record.versions = {**record.versions, marker.name: marker.version}
             elif isinstance(marker, Raised):
                 record.error = marker.name
                 running.raised = ": ".join(filter(None, [marker.name, marker.value]))

@@ -13,7 +13,7 @@ State = Literal["queued", "starting", "running", "succeeded", "failed", "cancell
 Kind = Literal["cell", "expression", "notebook"]
 FINAL = frozenset({"succeeded", "failed", "cancelled", "lost"})
 
-PRIVATE = {"source", "nonce", "placed", "volume", "owner", "settled"}
+PRIVATE = {"source", "nonce", "placed", "volume", "owner", "settled", "versions"}
 """What of a record is for the host and the target alone."""
 
 
@@ -40,7 +40,8 @@ class JobRecord(BaseModel):
         error: the type of the exception its code raised.
         metrics: the last value of each.
         progress: from 0 to 1.
-        inputs: what was mounted or fetched, by name: URI, and version or ETag where the store has one.
+        inputs: what was mounted or fetched, by name: its URI, without credentials.
+        versions: of inputs, as the attempt found them: what their stores call it (a version or ETag).
         volume: the kernel volume that has its result, where its target wrote it there; "" elsewhere.
         settled: whether nothing of it is left on its target.
         nonce: of its markers; placed: what its target finds it by, None before it has been started.
@@ -83,6 +84,7 @@ class JobRecord(BaseModel):
     metrics: dict[str, float] = Field(default_factory=dict)
     cost: Cost | None = None
     inputs: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
     nonce: str = Field(default_factory=lambda: secrets.token_hex(16))
     volume: str = ""
     settled: bool = False
@@ -99,12 +101,16 @@ class JobRecord(BaseModel):
 
     def public(self) -> dict[str, Any]:
         """What its owner may know."""
-        return {**self.model_dump(exclude=PRIVATE), "code": self.code}
+        return {**self.model_dump(exclude=PRIVATE), "code": self.code, "inputs": self.versioned_inputs()}
+
+    def versioned_inputs(self) -> dict[str, str]:
+        """Inputs by name: URI and version."""
+        return {name: f"{uri} {self.versions.get(name, '')}".strip() for name, uri in self.inputs.items()}
 
     def begin_again(self) -> None:
         """Set back what the last attempt left, under a new nonce."""
         self.state, self.reason, self.started, self.ended, self.exit_code = "queued", "", None, None, None
         self.result, self.error, self.progress, self.remaining, self.cost, self.placed = "", "", None, None, None, None
-        self.metrics, self.settled = {}, False
+        self.metrics, self.versions, self.settled = {}, {}, False
         self.attempt += 1
         self.nonce = secrets.token_hex(16)

@@ -225,7 +225,7 @@ def _facts(record: JobRecord) -> list[tuple[str, Any]]:
         ("exit code", record.exit_code is not None and str(record.exit_code)),
         ("exception", record.error),
         ("metrics", ", ".join(f"{name}={value:g}" for name, value in record.metrics.items())),
-        ("inputs", ", ".join(f"{name}: {uri}" for name, uri in record.inputs.items())),
+        ("inputs", ", ".join(f"{name}: {uri}" for name, uri in record.versioned_inputs().items())),
         ("image", record.image),
         ("git commit", record.commit),
         ("code", record.code),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit, urlunsplit
 
 _NAME = re.compile(
     r"(^|_)(KEY|KEYS|APIKEY|TOKEN|TOKENS|PAT|SECRET|SECRETS|PASS|PASSWD|PASSWORD|PASSPHRASE|PWD|CRED|CREDS|CREDENTIAL"
@@ -28,3 +29,55 @@ FILES = [
 def looks_secret(name: str, value: str) -> bool:
     """Whether an environment variable looks like a credential, by its name or its value."""
     return name not in _HARMLESS and bool(_NAME.search(name) or _VALUE.search(value))
+
+
+_SAYS_WHICH = re.compile(
+    r"(version_?id|version|rev|ref|branch|format|page|year|date)=.*|[^=]*=(\d{1,10}|true|false)?", re.I
+)
+"""What in a URL's query says which data it is, and lets nobody in."""
+
+
+def without_credentials(uri: str) -> str:
+    """A URL for people to read: without user, password, fragment, and the values of its query that may be a token.
+
+    URLs that are chained, as fsspec has them (`zip://a.csv::https://…`), are each done so.
+    """
+    return "::".join(map(_without, uri.split("::")))
+
+
+def _without(uri: str) -> str:
+    if "://" not in uri:
+        return uri
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return uri.partition("://")[0] + "://***"
+    place = parts.netloc.rpartition("@")
+    query = "&".join(
+        pair if _plain(pair) else pair.partition("=")[0][:100] * ("=" in pair) + "=***" for pair in _pairs(uri)
+    )
+    return urlunsplit(parts._replace(netloc=("***@" if place[1] else "") + place[2], query=query, fragment=""))
+
+
+def hide_credentials(text: str, uri: str) -> str:
+    """A text that may quote a URL, or a part of it, without what lets somebody in."""
+    text = text.replace(uri, without_credentials(uri))
+    for one in uri.split("::"):
+        found = re.findall(r"://([^/@]*)@", one) + [
+            pair.partition("=")[2] or pair for pair in _pairs(one) if not _plain(pair)
+        ]
+        for secret in [*found, *(part for pair in found for part in pair.split(":"))]:
+            text = text.replace(secret, "***") if len(secret) > 3 else text
+    return text
+
+
+def _pairs(uri: str) -> list[str]:
+    """The parts of a URL's query."""
+    return uri.partition("?")[2].partition("#")[0].split("&")
+
+
+def _plain(pair: str) -> bool:
+    name = pair.partition("=")[0].replace("-", "_")
+    if "=" not in pair:
+        return len(pair) <= 12
+    return bool(_SAYS_WHICH.fullmatch(pair)) and not _NAME.search(name)

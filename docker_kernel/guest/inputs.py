@@ -7,6 +7,8 @@ import os
 import shutil
 from typing import Any, Callable
 
+from docker_kernel.guest.credentials import hide_credentials, without_credentials
+
 FOLDER = "/inputs"
 
 
@@ -28,7 +30,8 @@ def fetch(inputs: dict[str, str], send: Callable[[dict[str, Any]], None]) -> Non
         except InputFailed:
             raise
         except Exception as error:
-            raise InputFailed("The input %s cannot be fetched from %s: %s" % (name, uri, error)) from None
+            shown = without_credentials(uri), hide_credentials(str(error), uri)
+            raise InputFailed("The input %s cannot be fetched from %s: %s" % (name, *shown)) from None
         send({"event": "input", "name": name, "version": version})
 
 
@@ -39,7 +42,7 @@ def _fetch(uri: str, path: str) -> str:
         if uri.startswith(("http://", "https://")):
             return _download(uri, path)
         text = "%s needs fsspec (and the package for its store, such as s3fs) in the kernel: %%pip install fsspec"
-        raise InputFailed(text % uri) from None
+        raise InputFailed(text % without_credentials(uri)) from None
     system, inside = fsspec.url_to_fs(uri)
     info = system.info(inside)
     if info["type"] == "directory":
