@@ -7,9 +7,10 @@ import datetime
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, NoReturn, Sequence
+from typing import Any, NoReturn
 
 from docker_kernel.guest import parameters
 from docker_kernel.guest.parameters import Parameter, Text
@@ -61,7 +62,9 @@ class Spec:
                 timeout=found.get("timeout"),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path} cannot be read ({error!r}): this is no notebook image, or a broken one.") from None
+            raise UsageError(
+                f"{path} cannot be read ({error!r}): this is no notebook image, or a broken one."
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,8 @@ def read(given: argparse.Namespace, spec: Spec, environment: Mapping[str, str]) 
         folders=folders or ((sagemaker.OUTPUT,) if train else (DEFAULT_OUTPUT,)),
         urls=tuple(place for place in places if _is_url(place)),
         chosen=bool(folders) or train,
-        no_input=given.no_input or environment.get("DOCKER_KERNEL_NO_INPUT", "").lower() not in ("", "0", "false", "no"),
+        no_input=given.no_input
+        or environment.get("DOCKER_KERNEL_NO_INPUT", "").lower() not in ("", "0", "false", "no"),
         timeout=timeout or spec.timeout,
         cell_timeout=given.cell_timeout or _seconds(environment, "DOCKER_KERNEL_CELL_TIMEOUT"),
         sagemaker=train,

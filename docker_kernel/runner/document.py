@@ -1,4 +1,4 @@
-"""The executed notebook as a file: each cell is put into JSON once, so that writing it after every cell costs little."""
+"""The executed notebook as a file: each cell becomes JSON once, so that writing all after every cell costs little."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat.v4 import new_output
 
 from docker_kernel.guest.supervisor import KERNEL_OOM_SCORE, oom_kills
+from docker_kernel.runner.client import Client
 from docker_kernel.runner.log import RunLog
 
 GUEST_BOOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "guest", "boot.py")
@@ -114,9 +115,7 @@ class Run(NotebookClient):  # type: ignore[misc]
         changed: Callable[[int], None],
         cell_timeout: float | None,
     ) -> None:
-        super().__init__(
-            notebook, km=manager, timeout=None, startup_timeout=STARTUP_SECONDS, ipython_hist_file=""
-        )
+        super().__init__(notebook, km=manager, timeout=None, startup_timeout=STARTUP_SECONDS, ipython_hist_file="")
         self._out = log
         self._stop = stop
         self._changed = changed
@@ -260,10 +259,7 @@ class Run(NotebookClient):  # type: ignore[misc]
         return Ending(1, reason, name, reason, oom)
 
     async def _exit_code(self) -> int | None:
-        process = self.km.provisioner.process
-        while process.poll() is None:
-            await asyncio.sleep(0.05)
-        return int(process.returncode)
+        return int(await asyncio.to_thread(self.km.provisioner.process.wait))
 
     def _which(self) -> str:
         if self._index < 0:
@@ -309,7 +305,7 @@ class Run(NotebookClient):  # type: ignore[misc]
         if "data" in content:
             self._text.data += sum(len(value) for value in content["data"].values() if isinstance(value, str))
             if self._text.data > MAX_DATA:
-                note = "[This output is left out: the cell's outputs are larger than %d MiB.]" % (MAX_DATA >> 20)
+                note = f"[This output is left out: the cell has more than {MAX_DATA >> 20} MiB of them.]"
                 msg = {**msg, "content": {**content, "data": {"text/plain": note}}}
         return super().output(outs, msg, display_id, cell_index)
 
@@ -379,7 +375,7 @@ def kernel_manager(kernel: Mapping[str, Any], room: Path, sockets: bool) -> Asyn
     # Sockets need no ports, so that none can be taken, and other containers of a pod cannot reach them. Kernels that
     # are not ipykernel may know TCP only.
     transport = {"transport": "ipc"} if sockets and python else {}
-    manager = AsyncKernelManager(connection_file=str(room / "kernel.json"), **transport)
+    manager = AsyncKernelManager(connection_file=str(room / "kernel.json"), client_factory=Client, **transport)
     manager._kernel_spec = KernelSpec(
         argv=argv,
         display_name=str(kernel.get("name", "")),

@@ -20,8 +20,10 @@ SECONDS_BETWEEN = 1.0
 SHARE = 4
 """Between two pages passes this times the time that the last one took, or SECONDS_BETWEEN."""
 
-MAX_SECONDS = 300.0
+MAX_SECONDS = 120.0
 """How long one page may take."""
+
+TOO_LONG = f"it took longer than {MAX_SECONDS:g} s to make"
 
 
 class Pages:
@@ -41,9 +43,8 @@ class Pages:
         self.problem = ""
         self._changed = threading.Condition()
         self._waiting: tuple[Pieces, str] | None = None
-        self._rested = 0.0
+        self._rested = float("inf")
         self._last = False
-        self._deadline = float("inf")
         self._over = False
         self._process: subprocess.Popen[bytes] | None = None
         # It loads what it needs while the kernel starts.
@@ -57,16 +58,18 @@ class Pages:
             note: what a reader shall see first.
         """
         with self._changed:
+            if self._rested == float("inf"):
+                self._rested = time.monotonic() + SECONDS_BETWEEN
             self._waiting = notebook, note
             self._changed.notify_all()
 
-    def finish(self, notebook: Pieces, note: str, deadline: float) -> None:
-        """Have the last page made, and wait for it until a time of `time.monotonic`."""
+    def finish(self, notebook: Pieces, note: str, deadline: Callable[[], float]) -> None:
+        """Have the last page made, and wait for it until a time of `time.monotonic`, which may come nearer."""
         with self._changed:
-            self._waiting, self._last, self._deadline = (notebook, note), True, deadline
+            self._waiting, self._last = (notebook, note), True
             self._changed.notify_all()
-            while not self._over and time.monotonic() < deadline:
-                self._changed.wait(max(0.0, min(1.0, deadline - time.monotonic())))
+            while not self._over and time.monotonic() < deadline():
+                self._changed.wait(max(0.0, min(0.5, deadline() - time.monotonic())))
         if not self._over:
             self.problem = "there was no time left to make it"
         self._stop()
@@ -80,7 +83,7 @@ class Pages:
                 (notebook, note), self._waiting, last = self._waiting, None, self._last
             begun = time.monotonic()
             page, problem = self._make(notebook, note)
-            if page is None and last:
+            if page is None and last and problem != TOO_LONG:
                 page, problem = self._make(notebook, note)
             if page is None and last:
                 self.problem = problem
@@ -129,7 +132,7 @@ class Pages:
                 process.kill()
             code = process.wait()
             late = time.monotonic() >= end
-            return None, "it took too long" if late else f"what makes it ended with code {code}, maybe for want of memory"
+            return None, TOO_LONG if late else f"what makes it ended with code {code}, maybe for want of memory"
 
     def _read(self, process: subprocess.Popen[bytes], size: int, end: float) -> bytes:
         assert process.stdout is not None
@@ -149,6 +152,6 @@ def _plain(title: str, note: str, problem: str) -> bytes:
     """A page for the case that there is no better one."""
     return (
         f"<!DOCTYPE html><html><head><meta charset=utf-8><title>{html.escape(title)}</title></head><body>"
-        f"<p>{html.escape(note)}</p><p>This notebook could not be shown here ({html.escape(problem)}): output.ipynb has "
-        "it all.</p></body></html>"
+        f"<p>{html.escape(note)}</p><p>This notebook could not be shown here ({html.escape(problem)}): "
+        "output.ipynb has it all.</p></body></html>"
     ).encode()

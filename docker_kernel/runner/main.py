@@ -43,8 +43,8 @@ def supervise(work: Callable[[], int], killed: Callable[[int], int]) -> int:
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     early: list[int] = []
-    for number in FORWARDED:
-        signal.signal(number, lambda number, _: early.append(number))
+    for one in FORWARDED:
+        signal.signal(one, lambda number, _: early.append(number))
     child = os.fork()
     if child == 0:
         _become(work)
@@ -53,8 +53,8 @@ def supervise(work: Callable[[], int], killed: Callable[[int], int]) -> int:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
 
-    for number in FORWARDED:
-        signal.signal(number, forward)
+    for one in FORWARDED:
+        signal.signal(one, forward)
     for number in early:
         forward(number, None)
     while True:

@@ -24,8 +24,6 @@ MAX_TEXT = 1 << 20
 MAX_DATA = 32 << 20
 """Characters of one rich output that a page shows."""
 
-OVERWRITTEN = re.compile(r"[^\n]*\r(?=[^\n])")
-
 
 def serve(no_input: bool) -> None:
     """Answer requests until there are no more."""
@@ -81,7 +79,7 @@ def _note(text: str) -> str:
 def _bound(output: dict[str, Any]) -> None:
     """Cut what no browser would show well, and show a line that was written over as a terminal leaves it."""
     if output["output_type"] == "stream":
-        output["text"] = _cut(OVERWRITTEN.sub("", _text(output["text"])))
+        output["text"] = _cut(_overwritten(_text(output["text"])))
     elif output["output_type"] == "error":
         output["traceback"] = [_cut(line) for line in output["traceback"]]
     else:
@@ -93,6 +91,14 @@ def _bound(output: dict[str, Any]) -> None:
                 del output["data"][kind]
                 size = f"{len(text) >> 20} MiB"
                 output["data"]["text/plain"] = f"[An output of {size} ({kind}) is left out here: output.ipynb has it.]"
+
+
+def _overwritten(text: str) -> str:
+    """A text as a terminal leaves it where its lines were written over, as bars of progress do."""
+    if "\r" not in text:
+        return text
+    lines = (line.rstrip("\r") for line in text.split("\n"))
+    return "\n".join(line[line.rfind("\r") + 1 :] for line in lines)
 
 
 def _text(value: Any) -> str:

@@ -10,13 +10,16 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any
 
+from docker_kernel.guest import parameters
 from docker_kernel.guest.run_job import usage
 from docker_kernel.guest.supervisor import oom_kills
 from docker_kernel.runner import arguments, places, sagemaker
 from docker_kernel.runner.arguments import BAD_PARAMETERS, UsageError
+from docker_kernel.runner.html import Pages
 from docker_kernel.runner.log import RunLog, complain
 from docker_kernel.runner.sinks import FILES, HTML, NOTEBOOK, FolderSink, Sink, UrlSink, cannot_write
 
@@ -55,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         spec = arguments.Spec.read()
         given = arguments.parser(spec).parse_args(list(argv))
         if given.show_parameters:
-            print(json.dumps(arguments.parameters.schema(spec.parameters), indent=2, ensure_ascii=False))
+            print(json.dumps(parameters.schema(spec.parameters), indent=2, ensure_ascii=False))
             return 0
         wishes = arguments.read(given, spec, os.environ)
         return _Execution(spec, wishes).run()
@@ -94,13 +97,15 @@ class _Execution:
 
     def run(self) -> int:
         self._open_sinks()
-        # From here on nothing of ours is heavy any more to load: the places are known to be right.
+        # What makes pages loads beside this process, which from here on loads what is heavy, too.
+        title = Path(self._spec.notebook).stem
+        pages = Pages(title, self._wishes.no_input, lambda page: self._put(HTML, page))
         from docker_kernel.runner.execute import Stop
 
         stop = Stop()
         for number, reason in STOPS.items():
             signal.signal(number, lambda number, _, reason=reason: self._stopped(stop, number, reason))  # type: ignore[misc]
-        return asyncio.run(self._run(stop))
+        return asyncio.run(self._run(stop, pages))
 
     def _open_sinks(self) -> None:
         """Find out which places can be written; raises UsageError if none can, or one that was asked for."""
@@ -137,12 +142,11 @@ class _Execution:
         self._deadline = min(self._deadline, time.monotonic() + GRACE)
         stop(128 + number, reason)
 
-    async def _run(self, stop: Stop) -> int:
+    async def _run(self, stop: Stop, pages: Pages) -> int:
         import nbformat
 
         from docker_kernel.runner.document import Document
         from docker_kernel.runner.execute import Events, Run, kernel_manager
-        from docker_kernel.runner.html import Pages
 
         loop = asyncio.get_running_loop()
         # asyncio's own handling, so that the loop wakes up for it.
@@ -150,20 +154,19 @@ class _Execution:
             loop.add_signal_handler(number, self._stopped, stop, number, reason)
         folders = [Path(sink.place) for sink in self._sinks if isinstance(sink, FolderSink)]
         room = places.scratch(folders)
+        outputs = folders[0] / FILES if folders else room.path / FILES
         try:
             source = WORKSPACE / self._spec.notebook
             original = nbformat.read(source, as_version=4)
-            notebook = nbformat.from_dict(
-                arguments.parameters.inject(original, self._spec.parameters, self._wishes.values)
-            )
+            notebook = nbformat.from_dict(parameters.inject(original, self._spec.parameters, self._wishes.values))
             for cell in notebook.cells:
                 if cell.cell_type == "code":
                     cell["outputs"], cell["execution_count"] = [], None
             workspace = places.working_directory(WORKSPACE, room)
-            outputs = folders[0] / FILES if folders else Path(room.folder("outputs"))
+            with contextlib.suppress(OSError):
+                outputs.mkdir(exist_ok=True)
             environment = self._environment(room, outputs)
             document = Document(notebook)
-            pages = Pages(source.stem, self._wishes.no_input, lambda page: self._put(HTML, page))
 
             def changed(index: int) -> None:
                 document.touch(index)
@@ -183,10 +186,10 @@ class _Execution:
                 text = f"The run took longer than {self._wishes.timeout:g} s, the most that it may take."
                 loop.call_later(self._wishes.timeout, stop, TIMED_OUT, text)
             ending = await run.run(workspace / Path(self._spec.notebook).parent, environment)
-            deadline = min(self._deadline, time.monotonic() + DELIVERY_SECONDS)
+            self._deadline = min(self._deadline, time.monotonic() + DELIVERY_SECONDS)
             content = document.content()
             self._put(NOTEBOOK, content)
-            page = loop.run_in_executor(None, pages.finish, content, ending.reason, deadline)
+            page = loop.run_in_executor(None, pages.finish, content, ending.reason, self._until)
             await run.end_kernel(now=ending.code != 0)
             await page
             if pages.problem:
@@ -194,8 +197,10 @@ class _Execution:
             written = places.written(before, places.inventory(workspace, excluded))
             made = places.written({}, places.inventory(outputs))
             await asyncio.to_thread(self._deliver, workspace, written, outputs, made)
-            return self._end(ending)
+            return self._end(ending, stop)
         finally:
+            with contextlib.suppress(OSError):
+                outputs.rmdir()  # nothing was put there
             shutil.rmtree(room.path, ignore_errors=True)
 
     def _environment(self, room: places.Scratch, outputs: Path) -> dict[str, str]:
@@ -208,26 +213,28 @@ class _Execution:
         made[OUTPUTS] = str(outputs)
         return made
 
+    def _until(self) -> float:
+        return self._deadline
+
     def _put(self, name: str, content: Sequence[bytes]) -> None:
         for sink in self._sinks:
             sink.put(name, content)
 
     def _deliver(self, workspace: Path, written: places.Written, outputs: Path, made: places.Written) -> None:
         """Bring everything to all places."""
-        deadline = min(self._deadline, time.monotonic() + DELIVERY_SECONDS)
         for sink in self._sinks:
-            sink.finish(deadline)
+            sink.finish(self._until)
         for sink in self._sinks:
-            sink.bring(workspace, written.files, min(self._deadline, deadline))
-            sink.bring(outputs, made.files, min(self._deadline, deadline))
+            sink.bring(workspace, written.files, self._until)
+            sink.bring(outputs, made.files, self._until)
         for skipped in (*written.skipped, *made.skipped)[:1]:
             count = len(written.skipped) + len(made.skipped)
             self._log.say(
-                f"docker-kernel: {count} files that the notebook wrote are not brought out, as there are more than "
-                f"{places.MAX_FILES}, or larger ones than {places.MAX_BYTES >> 30} GiB in all: {skipped} is one of them."
+                f"docker-kernel: {count} files that the notebook wrote are not brought out, {skipped} is one of them: "
+                f"{places.MAX_FILES} files with {places.MAX_BYTES >> 30} GiB in all are the most."
             )
 
-    def _end(self, ending: Ending) -> int:
+    def _end(self, ending: Ending, stop: Stop) -> int:
         """Say how it ended, for a reader and for a program."""
         code = ending.code
         failed = [f"{sink.place} ({', '.join(sink.problems)})" for sink in self._sinks if sink.problems]
@@ -236,7 +243,7 @@ class _Execution:
         if failed:
             self._log.say(f"docker-kernel: not everything could be brought to {'; '.join(failed)}.")
         if code == 0 and (failed or self._unusable):
-            code = NOT_DELIVERED
+            code = stop.code or NOT_DELIVERED
         if ending.name:
             self._log.tell({"event": "raised", "name": ending.name, "value": ending.value})
         seconds, peak = usage()

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 Pieces = Sequence[bytes]
+Deadline = Callable[[], float]
+"""A time of `time.monotonic`, which a signal may bring nearer."""
 
 NOTEBOOK = "output.ipynb"
 HTML = "output.html"
@@ -63,20 +65,20 @@ class Sink(ABC):
             self._waiting[name] = content
             self._changed.notify_all()
 
-    def finish(self, deadline: float) -> None:
-        """Have everything written that waits, or give up at a time of `time.monotonic`."""
+    def finish(self, deadline: Deadline) -> None:
+        """Have everything written that waits, or give up at the deadline."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-            while (self._waiting or self._busy) and time.monotonic() < deadline:
-                self._changed.wait(max(0.0, min(1.0, deadline - time.monotonic())))
+            while (self._waiting or self._busy) and time.monotonic() < deadline():
+                self._changed.wait(max(0.0, min(0.5, deadline() - time.monotonic())))
             if self._waiting or self._busy:
                 self._fail("it did not take the results in time", ", ".join(self._waiting) or "the last file")
 
-    def bring(self, folder: Path, names: Iterable[str], deadline: float) -> None:
+    def bring(self, folder: Path, names: Iterable[str], deadline: Deadline) -> None:
         """Write files that the notebook made, below `files/`."""
         for name in names:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline():
                 self._fail("it did not take all of them in time", FILES)
                 return
             try:
@@ -104,7 +106,9 @@ class Sink(ABC):
                 self._busy = False
                 now = time.monotonic()
                 # Large notebooks on slow disks: no more than a fifth of the time goes into writing them.
-                self._rested = now + max(self.seconds_between, min(30.0, 4 * (now - begun)) if now - begun > 0.05 else 0)
+                self._rested = now + max(
+                    self.seconds_between, min(30.0, 4 * (now - begun)) if now - begun > 0.05 else 0
+                )
                 for name in taken:
                     if name in failed:
                         self._fail(failed[name], name)
@@ -112,7 +116,7 @@ class Sink(ABC):
                         self.problems.pop(name, None)
                 self._changed.notify_all()
 
-    def _with_attempts(self, work: Callable[[], None], deadline: float | None, last: bool = True) -> None:
+    def _with_attempts(self, work: Callable[[], None], deadline: Deadline | None, last: bool = True) -> None:
         pause = FIRST_PAUSE
         for attempt in range(self.attempts if last else 1):
             try:
@@ -120,7 +124,7 @@ class Sink(ABC):
             except FileNotFoundError:
                 raise
             except Exception:
-                late = deadline is not None and time.monotonic() + pause > deadline
+                late = deadline is not None and time.monotonic() + pause > deadline()
                 if not last or late or attempt == self.attempts - 1:
                     raise
             time.sleep(pause)
@@ -224,8 +228,8 @@ def cannot_write(folder: str) -> str:
         reason = error
     if reason.errno == errno.EROFS:
         return (
-            f"The output folder {folder} is on a read-only file system: mount a folder of yours there, for example with "
-            f"`-v $PWD/out:{folder}`."
+            f"The output folder {folder} is on a read-only file system: mount a folder of yours there, with "
+            f"`-v $PWD/out:{folder}` for example."
         )
     if reason.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The output folder {folder} is on a full disk: make space there, or name another place with --output."

@@ -31,7 +31,17 @@ def packages(python_version: str) -> Path:
     kept = platformdirs.user_cache_path("docker-kernel") / "test-runner" / key
     if not kept.exists():
         made = kept.with_name(f"{key}.{uuid.uuid4().hex}")
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--require-hashes",
+            "--only-binary",
+            ":all:",
+        ]
         command += ["--target", str(made), "--implementation", "cp", "--python-version", python_version]
         for platform in ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"):
             command += ["--platform", platform]
@@ -116,17 +126,26 @@ class Images:
             for path in sorted(folder.rglob("*")):
                 inner = f"{RUNNER}/{path.relative_to(folder)}"
                 files.append(File(inner, mode=0o755) if path.is_dir() else File(inner, path.read_bytes()))
-            self._runner = self._commit(self._base, files, {})
+            command = ["/usr/bin/python3", "-m", "compileall", "-q", f"/{RUNNER}"]
+            self._runner = self._commit(self._base, files, {}, command)
         return self._runner
 
-    def _commit(self, base: str, files: Sequence[File], shown: Mapping[str, str]) -> str:
+    def _commit(
+        self, base: str, files: Sequence[File], shown: Mapping[str, str], command: Sequence[str] = ("true",)
+    ) -> str:
         tag = uuid.uuid4().hex[:12]
-        spec = ContainerSpec(image=base, command=["true"], labels={labels.KIND: labels.KIND_BUILD}, user="0:0")
-        changes = ["USER 1000:0", "WORKDIR /notebook", f"ENTRYPOINT {json.dumps(['/usr/bin/python3', '-I', '-S', MAIN])}"]
+        spec = ContainerSpec(image=base, command=command, labels={labels.KIND: labels.KIND_BUILD}, user="0:0")
+        changes = [
+            "USER 1000:0",
+            "WORKDIR /notebook",
+            f"ENTRYPOINT {json.dumps(['/usr/bin/python3', '-I', '-S', MAIN])}",
+        ]
         changes += ["CMD []", *(f"LABEL {name}={json.dumps(value)}" for name, value in shown.items())]
         container = background.run_blocking(self._engine.create(spec))
         try:
             background.run_blocking(self._engine.put_tar(container, archive(files)))
+            background.run_blocking(self._engine.start(container))
+            assert background.run_blocking(self._engine.wait(container)) == 0
             background.run_blocking(self._engine.commit(container, REPOSITORY, tag, changes))
         finally:
             background.run_blocking(self._engine.remove(container))
