@@ -1,4 +1,4 @@
-"""`docker-kernel kernels save`: what was installed in a running kernel is there tomorrow, and nothing secret with it."""
+"""`docker-kernel kernels save`: what was installed in a kernel is there tomorrow, and nothing secret with it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ def test_nothing_secret_is_in_the_image(saved: str, engine: Engine) -> None:
                 data = file.read()
                 assert SECRET.encode() not in data, member.name
                 if member.name.endswith("layer.tar"):
-                    names = tarfile.open(fileobj=io.BytesIO(data)).getnames()
+                    with tarfile.open(fileobj=io.BytesIO(data)) as layer:
+                        names = layer.getnames()
                     assert not [name for name in names if name.endswith((".netrc", ".aws", ".ssh", "start.json"))]
 
 
