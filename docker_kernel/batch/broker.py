@@ -25,7 +25,13 @@ from docker_kernel import labels
 from docker_kernel.batch.job_folder import DispatchFolder, JobFolder
 from docker_kernel.batch.manager import manager
 from docker_kernel.batch.manifest import ResultManifest, checked_digest, parse
-from docker_kernel.batch.package import environment_image, installed_packages, workspace_files, write_workspace
+from docker_kernel.batch.package import (
+    Environment,
+    environment_image,
+    installed_packages,
+    workspace_files,
+    write_workspace,
+)
 from docker_kernel.batch.record import JobRecord
 from docker_kernel.batch.targets.base import InputMount, JobTask, Package, Target
 from docker_kernel.config import Size, TargetConfig, format_size
@@ -143,7 +149,7 @@ class Broker:
         self._kernel = kernel
         self._manager = manager()
         self._owner = owner_of(kernel)
-        self._images: dict[str, str] = {}
+        self._environments: dict[str, Environment] = {}
         self._packaging = asyncio.Lock()
         self._outbox: collections.deque[dict[str, Any]] = collections.deque()
         self._waiting = 0
@@ -222,7 +228,8 @@ class Broker:
         gpus = self._gpus(request.gpus, config, replicas)
         mounts, fetched = _inputs(request.inputs, config, request.target)
         digest = checked_digest(request.manifest)
-        image = await self._image(request.environment)
+        environment = await self._environment(request.environment)
+        image = environment.image
         package, held_back = await self._package(request, digest, image, live)
         commit = await asyncio.to_thread(_commit, kernel.workspace)
         jobs = []
@@ -270,7 +277,11 @@ class Broker:
             raise
         if not live:
             await self._manager.forget_old_dispatches(self._owner, request.target)
-        return {"jobs": [record.public() for record, _ in jobs], "held_back": held_back}
+        return {
+            "jobs": [record.public() for record, _ in jobs],
+            "held_back": held_back[:1000],
+            "held_back_in_home": list(environment.held_back[:1000]),
+        }
 
     def _target(self, name: str, live: bool) -> tuple[TargetConfig, Target]:
         config = self._kernel.user_config.target(name)
@@ -325,8 +336,8 @@ class Broker:
         if not live and kernel.workspace is not None:
             found = await asyncio.to_thread(workspace_files, kernel.workspace)
             files, size, held_back = len(found.names), found.size, found.held_back
-        image = await self._image(request.environment)
-        package, _ = await self._package(request, digest, image, live)
+        environment = await self._environment(request.environment)
+        package, _ = await self._package(request, digest, environment.image, live)
         try:
             new = await target.missing(kernel, package)
         finally:
@@ -336,15 +347,17 @@ class Broker:
             "files": files,
             "files_size": size,
             "held_back": held_back[:1000],
+            "held_back_in_home": list(environment.held_back[:1000]),
             "new": new,
         }
 
-    async def _image(self, stamp: str) -> str:
+    async def _environment(self, stamp: str) -> Environment:
         """The image for a stamp. A kernel that lies about it only gets itself a job with older packages."""
         async with self._packaging:
-            if stamp not in self._images:
-                self._images[stamp] = await environment_image(self._kernel) if stamp else self._kernel.image
-            return self._images[stamp]
+            if stamp not in self._environments:
+                plain = Environment(self._kernel.image)
+                self._environments[stamp] = await environment_image(self._kernel) if stamp else plain
+            return self._environments[stamp]
 
     def _limit(
         self,

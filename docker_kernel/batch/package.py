@@ -7,6 +7,7 @@ import contextlib
 import errno
 import fnmatch
 import hashlib
+import io
 import json
 import os
 import re
@@ -46,9 +47,14 @@ ADDED, DELETED = 1, 2
 
 @dataclass
 class Changes:
-    """What a user changed in a kernel's container: paths to copy whole, and paths that are gone."""
+    """What a user changed in a kernel's container.
+
+    Attributes:
+        copied: paths to copy whole; folders: new ones above them, which are not copied whole; deleted: paths gone.
+    """
 
     copied: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
 
     @property
@@ -98,6 +104,8 @@ def environment_changes(diff: Iterable[tuple[str, int]], excluded: Iterable[str]
     tops = [path for path in kinds if path.parent not in kinds]
     for path in sorted(tops):
         visit(path)
+    above = {parent for path in found.copied for parent in PurePosixPath(path).parents}
+    found.folders = sorted(str(path) for path in above if kinds.get(path) == ADDED)
     return found
 
 
@@ -119,27 +127,40 @@ class Container:
     mounted: Sequence[str]
 
 
-async def environment_image(kernel: KernelHandle) -> str:
+@dataclass(frozen=True)
+class Environment:
+    """What a kernel's jobs run in: an image's id, and the files that it lacks, as they look like credentials."""
+
+    image: str
+    held_back: tuple[str, ...] = ()
+
+
+async def environment_image(kernel: KernelHandle) -> Environment:
     """The image a kernel's jobs run in: the kernel's own, or one with what was installed since its start."""
     mounted = [mount.target for mount in kernel.mounts]
     home = kernel.env.get("HOME", "/root")
-    return await environment_of(
-        kernel.engine, Container(kernel.container_id, kernel.image, kernel.python, home, mounted)
-    )
+    return await _environment(kernel.engine, Container(kernel.container_id, kernel.image, kernel.python, home, mounted))
 
 
 async def environment_of(engine: Engine, kernel: Container) -> str:
-    """The image with what was installed in a kernel's container since its start; the kernel's own if nothing was.
+    """The image with what was installed in a kernel's container since its start; the kernel's own if nothing was."""
+    return (await _environment(engine, kernel)).image
+
+
+async def _environment(engine: Engine, kernel: Container) -> Environment:
+    """An environment's image, and what is not in it.
 
     The kernel's container is never committed: the changed files are copied into a clean container of the same image,
     with no mounts and no environment, and that is committed, once for each content.
     """
     home = kernel.home
     diff = await engine.diff(kernel.id)
+    credentials = _credentials(diff, home)
+    held_back = tuple(sorted("~" + path[len(home) :] for path in credentials if not _in_caches(path, home)))
     changes = environment_changes(
         diff,
         [
-            *_credentials(diff, home),
+            *credentials,
             *NOT_ENVIRONMENT,
             *kernel.mounted,
             *(f"{home}/{name}" for name in NOT_ENVIRONMENT_IN_HOME),
@@ -147,11 +168,16 @@ async def environment_of(engine: Engine, kernel: Container) -> str:
         _made_by_us(home),
     )
     if changes.none:
-        return kernel.image
+        return Environment(kernel.image, held_back)
     with contextlib.ExitStack() as stack:
         copies: list[tuple[str, IO[bytes]]] = []
         digest = hashlib.sha256(kernel.image.encode())
         budget = _Budget(ENVIRONMENT_BUDGET)
+        folders = []
+        for path in changes.folders:
+            with contextlib.suppress(NotFound):
+                folders.append(await _folder(engine, kernel.id, path))
+        digest.update(repr([(folder.path, folder.mode, folder.uid, folder.gid) for folder in folders]).encode())
         for path in sorted(changes.copied):
             try:
                 # Not in /tmp, which may be memory.
@@ -166,9 +192,10 @@ async def environment_of(engine: Engine, kernel: Container) -> str:
             copies.append((path, copy))
         digest.update(json.dumps(sorted(changes.deleted)).encode())
         recipe = digest.hexdigest()
-        for image in await engine.images(f"{labels.RECIPE}={recipe}"):
-            return str(image["Id"])
-        return await _commit(engine, kernel, copies, changes.deleted, recipe)
+        for known in await engine.images(f"{labels.RECIPE}={recipe}"):
+            return Environment(str(known["Id"]), held_back)
+        image = await _commit(engine, kernel, folders, copies, changes.deleted, recipe)
+        return Environment(image, held_back)
 
 
 def _made_by_us(home: str) -> list[str]:
@@ -236,8 +263,29 @@ async def _fetch(engine: Engine, container: str, path: str, copy: IO[bytes], dig
     await asyncio.to_thread(store)
 
 
+async def _folder(engine: Engine, container: str, path: str) -> File:
+    """A folder as it is in a container, without what is in it."""
+    chunks = await engine.get_stream(container, path)
+
+    def head() -> tarfile.TarInfo:
+        begin = _Copied(iter(chunks), io.BytesIO(), hashlib.sha256())
+        with contextlib.closing(chunks), tarfile.open(fileobj=begin, mode="r|") as tar:  # type: ignore[call-overload]
+            member: tarfile.TarInfo | None = tar.next()
+        if member is None:
+            raise JobError(f"The engine did not give the folder {path} of this kernel.")
+        return member
+
+    info = await asyncio.to_thread(head)
+    return File(path.lstrip("/"), mode=info.mode, uid=info.uid, gid=info.gid)
+
+
 async def _commit(
-    engine: Engine, kernel: Container, copies: list[tuple[str, IO[bytes]]], deleted: list[str], recipe: str
+    engine: Engine,
+    kernel: Container,
+    folders: list[File],
+    copies: list[tuple[str, IO[bytes]]],
+    deleted: list[str],
+    recipe: str,
 ) -> str:
     script = (
         "import json, os, shutil\n"
@@ -256,10 +304,10 @@ async def _commit(
         )
     )
     try:
+        if folders:
+            await engine.put(clean, folders)
         for path, copy in copies:
-            parent = str(PurePosixPath(path).parent)
-            await engine.put(clean, [File(folder.lstrip("/"), mode=0o755) for folder in _new_parents(parent)])
-            await engine.put_stream(clean, _chunks(copy), parent)
+            await engine.put_stream(clean, _chunks(copy), str(PurePosixPath(path).parent))
         if deleted:
             await engine.start(clean)
             if await engine.wait(clean):
@@ -274,20 +322,16 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _new_parents(path: str) -> list[str]:
-    """Our own folders above a path, which the clean container lacks; all others are in the image."""
-    base = f"/{guest_files.BASE}"
-    if not path.startswith(base):
-        return []
-    pure = PurePosixPath(path)
-    return [str(parent) for parent in [*reversed(pure.parents), pure] if str(parent).startswith(base)]
-
-
 def _credentials(diff: Iterable[tuple[str, int]], home: str) -> list[str]:
     """The changed paths of a home folder that look like credentials."""
     names = [*FILES, ".pgpass", ".my.cnf", ".npmrc", ".kaggle", ".huggingface"]
     below = [path for path, _ in diff if path.startswith(f"{home}/") and "/site-packages/" not in path]
     return [path for path in below if any(fnmatch.fnmatch(PurePosixPath(path).name, name) for name in names)]
+
+
+def _in_caches(path: str, home: str) -> bool:
+    """Whether a path is below what jobs never get of a home folder, which nobody wants to hear of."""
+    return any(PurePosixPath(path).is_relative_to(f"{home}/{name}") for name in NOT_ENVIRONMENT_IN_HOME)
 
 
 @dataclass(frozen=True)

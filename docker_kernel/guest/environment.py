@@ -19,11 +19,28 @@ NOT_ENVIRONMENT = (
 )  # fmt: skip
 """What differs between a kernel's container and its image, but is no part of what the user installed."""
 
-NOT_ENVIRONMENT_IN_HOME = (
-    ".bash_history", ".cache", ".config", ".ipython", ".jupyter", ".local/share/jupyter", ".local/state",
+CREDENTIALS_IN_HOME = (
     ".aws", ".azure", ".docker", ".git-credentials", ".gnupg", ".kube", ".netrc", ".pypirc", ".ssh",
 )  # fmt: skip
-"""The same below the home folder; the last line's files are credentials, which travel only when they are named."""
+
+NOT_ENVIRONMENT_IN_HOME = (
+    ".bash_history", ".cache", ".config", ".ipython", ".jupyter", ".local/share/jupyter", ".local/state",
+    *CREDENTIALS_IN_HOME,
+)  # fmt: skip
+"""The same below the home folder."""
+
+
+def credentials_in_home() -> list[str]:
+    """The usual places of credentials in the home folder that changed since the container started: jobs lack that."""
+    home, since = os.path.expanduser("~"), os.lstat(SOCKET).st_ctime_ns
+    found = []
+    for name in CREDENTIALS_IN_HOME:
+        try:
+            if os.lstat(os.path.join(home, name)).st_ctime_ns > since:
+                found.append("~/" + name)
+        except OSError:
+            pass
+    return found
 
 
 def stamp() -> str:

@@ -193,7 +193,7 @@ class Session:
         for job in jobs:
             job._bindings = {name: found.get(name, _UNBOUND) for name in names}
             self._secrets[job.id] = list(secrets)
-        self._report_held_back(answer.get("held_back") or [])
+        self._report_held_back(answer["held_back"], [*environment.credentials_in_home(), *answer["held_back_in_home"]])
         return Sweep(jobs) if options.sweep else jobs[0]
 
     def _capture(
@@ -264,17 +264,23 @@ class Session:
                 self._reported.add(one)
                 print("Left out: %s (%s): %s; %s." % one, file=sys.stderr)
 
-    def _report_held_back(self, files: list[str]) -> None:
+    def _report_held_back(self, files: list[str], in_home: list[str]) -> None:
         """Name what looks like a credential and so stays here, once."""
         env = [name for name in self._held_env if name not in self._reported]
         files = [name for name in files if ("file", name) not in self._reported]
-        self._reported |= {*env, *(("file", name) for name in files)}
+        in_home = [name for name in in_home if ("file", name) not in self._reported]
+        self._reported |= {*env, *(("file", name) for name in [*files, *in_home])}
         if env:
             text = "Held back, as they look like credentials: %s; --env NAME or --secret NAME sends one."
             print(text % ", ".join(env), file=sys.stderr)
         if files:
             text = "Held back, as they look like credentials: %s; a line !NAME in .dockerignore sends one."
             print(text % _short(files), file=sys.stderr)
+        if in_home:
+            text = (
+                "Held back, as they look like credentials: %s; a job that needs one gets its content by --secret NAME."
+            )
+            print(text % _short(in_home), file=sys.stderr)
 
 
 def _short(names: list[str]) -> str:
@@ -415,7 +421,7 @@ def _plan_text(plan: dict[str, Any], captured: snapshot.Snapshot, options: Optio
         lines.append("files: %d of the workspace, %s" % (plan["files"], _size(plan["files_size"])))
     held = sorted(name for name, value in os.environ.items() if looks_secret(name, value)) if not options.live else []
     held = [name for name in held if name not in options.environment() and name not in options.secrets()]
-    held += plan["held_back"]
+    held += [*plan["held_back"], *environment.credentials_in_home(), *plan["held_back_in_home"]]
     lines.append("held back, as they look like credentials: %s" % (_short(held) if held else "none"))
     lines.append("new to the target: %s" % _size(plan["new"]))
     return "\n".join(lines)

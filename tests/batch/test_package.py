@@ -39,6 +39,9 @@ def test_only_what_was_installed_is_environment() -> None:
     assert sorted(changes.copied) == [
         "/home/me/.local", "/opt/docker-kernel/user/lib/shade.py", "/usr/lib/changed.py", "/usr/lib/new",
     ]  # fmt: skip
+    assert changes.folders == [
+        "/home/me", "/opt/docker-kernel", "/opt/docker-kernel/user", "/opt/docker-kernel/user/lib",
+    ]  # fmt: skip
     assert changes.deleted == ["/usr/lib/old.py"]
 
 
