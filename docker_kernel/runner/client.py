@@ -10,7 +10,7 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.channels import AsyncZMQSocketChannel
 from traitlets import Type
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.1
 """How often a channel on which a message is awaited is looked at, whether or not it has said that there is one."""
 
 
