@@ -116,6 +116,7 @@ class Run(NotebookClient):  # type: ignore[misc]
         cell_timeout: float | None,
     ) -> None:
         super().__init__(notebook, km=manager, timeout=None, startup_timeout=STARTUP_SECONDS, ipython_hist_file="")
+        self._manager = manager  # nbclient forgets its own when a kernel does not start
         self._out = log
         self._stop = stop
         self._changed = changed
@@ -159,7 +160,7 @@ class Run(NotebookClient):  # type: ignore[misc]
             )
         finally:
             os.close(write)
-        _prefer_for_oom(self.km.provisioner.process.pid)
+        _prefer_for_oom(self._manager.provisioner.process.pid)
         await self.async_start_new_kernel_client()
         info = await self.async_wait_for_reply(self.kc.kernel_info())
         if info is not None:
@@ -219,13 +220,10 @@ class Run(NotebookClient):  # type: ignore[misc]
         Args:
             now: without a chance to run what it wants to run at its end.
         """
-        process = getattr(self.km.provisioner, "process", None) if self.km.has_kernel else None
+        process = getattr(self._manager.provisioner, "process", None)
         self.shutdown_kernel = "immediate" if now else "graceful"
-        manager = self.km
         with contextlib.suppress(Exception):
             await self._async_cleanup_kernel()
-        with contextlib.suppress(Exception):
-            await manager.cleanup_resources()
         if process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -259,7 +257,7 @@ class Run(NotebookClient):  # type: ignore[misc]
         return Ending(1, reason, name, reason, oom)
 
     async def _exit_code(self) -> int | None:
-        return int(await asyncio.to_thread(self.km.provisioner.process.wait))
+        return int(await asyncio.to_thread(self._manager.provisioner.process.wait))
 
     def _which(self) -> str:
         if self._index < 0:
