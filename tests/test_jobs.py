@@ -182,7 +182,7 @@ def test_credentials_in_the_home_folder_stay_behind_and_are_listed(notebook: Not
     assert "~/.aws, ~/tools/server.key; a job that needs one" in reply.text
     notebook.run("sent = _; sent.result(60)")
     assert notebook.value("seen") == [[False, False, True], 0o711]
-    assert "Held back" not in notebook.run(f"%%dispatch\n{look}").text, "once"
+    assert "Held back" not in notebook.run(f"%%dispatch --wait\n{look}").text, "once"
     notebook.run("import shutil\nfor name in ('.aws', 'tools'): shutil.rmtree(home / name)\ndel home, Path")
 
 
