@@ -407,6 +407,17 @@ def test_an_input_comes_from_a_url_or_from_where_the_target_allows(
     )
     assert one.run(cell).status == "ok"
     assert one.value("[seen, kept]") == [["1,2\n", "1,2\n"], True]
+    (data / "out").symlink_to(own_folders)
+    (data / "deep").mkdir()
+    (data / "deep/in").symlink_to("../a.csv")
+    (own_folders / "secret").write_text("not for jobs")
+    for name, why in (("out/secret", "a link in out/secret leads out of the folder"), ("none", "there is no none in")):
+        assert f"The input x: {why}" in one.run(f"%%dispatch --wait --input x={data}/{name}\n1").value
+    one.run(
+        f"%%dispatch --wait --input x={data}/deep/in --input all={data}\n"
+        "linked = open('/inputs/x').read(), __import__('os').path.exists('/inputs/all/out/secret')"
+    )
+    assert one.value("linked") == ["1,2\n", False]
     code = (
         "import http.server, threading, functools\n"
         f"serve = functools.partial(http.server.SimpleHTTPRequestHandler, directory={str(data)!r})\n"

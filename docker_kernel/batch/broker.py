@@ -261,7 +261,7 @@ class Broker:
             task = JobTask(
                 job_id=record.id,
                 name=record.name,
-                spec=self._spec(record, request, fetched),
+                spec=self._spec(record, request, fetched, mounts),
                 secrets=request.secrets,
                 memory=record.memory,
                 cpus=cpus,
@@ -402,7 +402,9 @@ class Broker:
             )
         return asked
 
-    def _spec(self, record: JobRecord, request: StartRequest, fetched: dict[str, str]) -> dict[str, Any]:
+    def _spec(
+        self, record: JobRecord, request: StartRequest, fetched: dict[str, str], mounts: list[InputMount]
+    ) -> dict[str, Any]:
         """What the job's runner reads (guest/run_job.py).
 
         Of the kernel's environment, credentials stay behind, but where the job runs beside the kernel, as a part of it.
@@ -426,6 +428,7 @@ class Broker:
             "env": {**env, **request.env},
             "timeout": record.timeout,
             "inputs": fetched,
+            "linked": {one.name: [one.at, one.path] for one in mounts if one.path},
             "pull": request.pull,
         }
 
@@ -548,19 +551,20 @@ def _inputs(asked: dict[str, str], config: TargetConfig, target: str) -> tuple[l
             fetched[name] = uri
             continue
         source = rest if separator else uri
-        folders = [one for one in config.inputs if one.startswith("/")]
-        if config.kind == "local" and source.startswith("/"):
-            # The kernel may write there: a link must not lead out.
-            source, folders = os.path.realpath(source), [os.path.realpath(one) for one in folders]
         path = PurePosixPath(source)
-        allowed = source in config.inputs or any(path.is_relative_to(one) for one in folders)
-        if not allowed or ".." in path.parts:
+        folders = [one for one in config.inputs if one.startswith("/") and path.is_relative_to(one)]
+        if source in config.inputs:
+            mounts.append(InputMount(name, source, volume=not source.startswith("/")))
+        elif folders and ".." not in path.parts:
+            folder = max(folders, key=len)
+            below = path.relative_to(folder)
+            mounts.append(InputMount(name, folder, volume=False, path="" if below == PurePosixPath() else str(below)))
+        else:
             names = ", ".join(config.inputs) or "nothing"
             raise JobError(
                 f"--input {name}: {source!r} is not among the `inputs` of [targets.{target}], which allows {names}: "
                 "add the folder or volume there, or name a URL."
             )
-        mounts.append(InputMount(name, source, volume=not source.startswith("/")))
     return mounts, fetched
 
 

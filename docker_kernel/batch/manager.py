@@ -209,7 +209,7 @@ class JobManager:
         if not record.live:
             kept = {
                 "spec": dict(task.spec),
-                "inputs": [[one.name, one.source, one.volume] for one in task.inputs],
+                "inputs": [[one.name, one.source, one.volume, one.path] for one in task.inputs],
                 "secrets": sorted(task.secrets),
             }
             await asyncio.to_thread(running.folder.write, "task.json", kept)

@@ -1,4 +1,4 @@
-"""Fetches a job's inputs that are named by URL to /inputs/NAME, before its code runs."""
+"""Brings a job's inputs to /inputs/NAME before its code runs: what is named by URL, or is a part of what is mounted."""
 
 from __future__ import annotations
 
@@ -33,6 +33,23 @@ def fetch(inputs: dict[str, str], send: Callable[[dict[str, Any]], None]) -> Non
             shown = without_credentials(uri), hide_credentials(str(error), uri)
             raise InputFailed("The input %s cannot be fetched from %s: %s" % (name, *shown)) from None
         send({"event": "input", "name": name, "version": version})
+
+
+def link(linked: dict[str, list[str]]) -> None:
+    """Make `/inputs/NAME` a link to a path below a folder that is mounted elsewhere: (folder, path) by name.
+
+    Raises:
+        InputFailed: it is not there, or a link on its way leads out of the folder.
+    """
+    for name, (folder, path) in linked.items():
+        real = os.path.realpath(os.path.join(folder, path))
+        if not real.startswith(folder + "/"):
+            text = "The input %s: a link in %s leads out of the folder that the target allows, or is absolute."
+            raise InputFailed(text % (name, path))
+        if not os.path.exists(real):
+            text = "The input %s: there is no %s in the folder that the target allows."
+            raise InputFailed(text % (name, path))
+        os.symlink(real, os.path.join(FOLDER, name))
 
 
 def _fetch(uri: str, path: str) -> str:

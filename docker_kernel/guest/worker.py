@@ -208,6 +208,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
     shell.user_ns.update(restored)
     for one in failed:
         print("docker-kernel: %s is not here: %s" % (one.name, one.reason), file=sys.stderr)
+    inputs.link(spec.get("linked") or {})
     inputs.fetch(spec.get("inputs") or {}, events.send)
     outputs = os.environ["DOCKER_KERNEL_OUTPUTS"]
     job._begin(spec, events.send, outputs)

@@ -47,5 +47,5 @@ def kept_task(record: JobRecord, kept: dict[str, Any], secrets: dict[str, str]) 
         cpus=record.cpus,
         gpus=record.gpus,
         replicas=record.replicas,
-        inputs=[InputMount(name, source, volume) for name, source, volume in kept["inputs"]],
+        inputs=[InputMount(*one) for one in kept["inputs"]],
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from docker_kernel.config import TargetConfig
+from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
 
 Record = dict[str, Any]
@@ -42,13 +43,31 @@ class Package:
     workspace: Path | None = None
 
 
+ALLOWED_INPUTS = f"/{guest_files.BASE}/inputs"
+"""In a job: below it are folders of which a part is an input."""
+
+
 @dataclass(frozen=True)
 class InputMount:
-    """Data that a job finds, read-only, at `/inputs/NAME`: a folder of the target's machine, or one of its volumes."""
+    """Data that a job finds, read-only, at `/inputs/NAME`.
+
+    What the target's config allows is mounted as a whole, where `at` says, and the job's worker makes `/inputs/NAME` a
+    link to a path in it: so no link there leads to what is not allowed, whoever writes there, and whenever.
+
+    Args:
+        source: a folder (or file) of the target's machine, or one of its volumes, as the config has it.
+        path: what of it is meant, below it; "" for all.
+    """
 
     name: str
     source: str
     volume: bool
+    path: str = ""
+
+    @property
+    def at(self) -> str:
+        """Where to mount the source, read-only."""
+        return f"{ALLOWED_INPUTS}/{self.name}" if self.path else f"/inputs/{self.name}"
 
 
 @dataclass(frozen=True)

@@ -90,9 +90,9 @@ class EngineTarget(Target):
         )
         spec.network = network or spec.network
         inputs: list[BindMount | VolumeMount] = [
-            VolumeMount(one.source, f"/inputs/{one.name}", read_only=True)
+            VolumeMount(one.source, one.at, read_only=True)
             if one.volume
-            else BindMount(one.source, f"/inputs/{one.name}", read_only=True)
+            else BindMount(one.source, one.at, read_only=True)
             for one in task.inputs
         ]
         spec.mounts = [*spec.mounts, *inputs]

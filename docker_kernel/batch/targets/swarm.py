@@ -566,9 +566,9 @@ class SwarmTarget(Target):
             "network": None,
         }
         mounts: list[BindMount | VolumeMount] = [
-            VolumeMount(one.source, f"/inputs/{one.name}", read_only=True)
+            VolumeMount(one.source, one.at, read_only=True)
             if one.volume
-            else BindMount(one.source, f"/inputs/{one.name}", read_only=True)
+            else BindMount(one.source, one.at, read_only=True)
             for one in task.inputs
         ]
         try:
