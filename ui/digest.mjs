@@ -5,7 +5,12 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const ui = dirname(fileURLToPath(import.meta.url));
-const files = ['package.json', 'package-lock.json', 'tsconfig.json'];
+const files = [
+  'package.json',
+  'package-lock.json',
+  'rspack.config.js',
+  'tsconfig.json'
+];
 for (const folder of ['schema', 'src', 'style']) {
   for (const name of readdirSync(join(ui, folder), { recursive: true })) {
     if (/\.(ts|tsx|css|json)$/.test(name)) {

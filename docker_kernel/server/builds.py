@@ -36,13 +36,23 @@ Make = Callable[[Progress], Coroutine[Any, Any, NotebookImage]]
 
 
 @dataclass
+class Stage:
+    """All that a build told of one step: `text` as it began, `detail` what it said last, `done` from 0 to 1."""
+
+    name: str
+    text: str
+    detail: str = ""
+    done: float | None = None
+
+
+@dataclass
 class Build:
     """One image in the making.
 
     Args:
         notebook: its path, as the contents API names it.
         name: of the image.
-        steps: what it did and does, the last one now; a step that says more of itself stays one.
+        steps: what it did and does, the last one now.
         message: why it failed, in one sentence.
         version: of all builds together, when this one last changed.
     """
@@ -53,7 +63,7 @@ class Build:
     started: float
     state: State = "running"
     ended: float | None = None
-    steps: list[Step] = field(default_factory=list)
+    steps: list[Stage] = field(default_factory=list)
     message: str = ""
     image: NotebookImage | None = None
     version: int = 0
@@ -68,7 +78,9 @@ class Build:
             "state": self.state,
             "started": self.started,
             "ended": self.ended,
-            "steps": [{"name": one.name, "text": one.text, "done": one.done} for one in self.steps],
+            "steps": [
+                {"name": one.name, "text": one.text, "detail": one.detail, "done": one.done} for one in self.steps
+            ],
             "message": self.message,
             "image": image
             and {
@@ -182,10 +194,11 @@ class Builds:
 
     def _take(self, build: Build, work: _Work) -> None:
         for step in work.take():
-            if build.steps and build.steps[-1].name == step.name:
-                build.steps[-1] = step
-            else:
-                build.steps.append(step)
+            if not build.steps or build.steps[-1].name != step.name:
+                build.steps.append(Stage(step.name, step.text))
+            stage = build.steps[-1]
+            stage.detail = step.text if step.text != stage.text else ""
+            stage.done = step.done
             self._changed(build)
 
     def _changed(self, build: Build) -> None:
@@ -221,13 +234,13 @@ class _Work:
             self._cancelled = True
 
     def take(self) -> list[Step]:
-        """What it told since the last call, of each step the latest."""
+        """What it told since the last call: of each step how it began, and the latest."""
         with self._lock:
             steps, self._steps = self._steps, []
         return steps
 
     def _told(self, step: Step) -> None:
         with self._lock:
-            if self._steps and self._steps[-1].name == step.name:
+            if len(self._steps) > 1 and self._steps[-1].name == self._steps[-2].name == step.name:
                 self._steps.pop()
             self._steps.append(step)

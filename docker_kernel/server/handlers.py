@@ -43,10 +43,14 @@ T = TypeVar("T")
 Method = Callable[..., Awaitable[None]]
 
 
+class NotHere(ContainerizeError):
+    """There is no such notebook or build, as far as this user is shown."""
+
+
 def guarded(action: str, *resources: str) -> Callable[[Method], Method]:
     """Only for a user who is logged in, and may do something with "containerize" and read some other resources.
 
-    What a user can mend is answered with 400 and the error's sentence.
+    What a user can mend is answered with 400, or 404, and the error's sentence.
     """
 
     def wrap(method: Method) -> Method:
@@ -55,7 +59,7 @@ def guarded(action: str, *resources: str) -> Callable[[Method], Method]:
             try:
                 await method(self, *args)
             except DockerKernelError as error:
-                self.set_status(400)
+                self.set_status(404 if isinstance(error, NotHere) else 400)
                 self.finish({"message": str(error)})
 
         made: Any = answered
@@ -103,8 +107,8 @@ class _Handler(APIHandler):
                     path, content=False, type="notebook"
                 )
             )
-        except HTTPError as error:
-            raise HTTPError(error.status_code, f"There is no notebook {path}.") from None
+        except HTTPError:
+            raise NotHere(f"There is no notebook {path}.") from None
         root = getattr(manager, "root_dir", "")
         found = Path(os.path.normpath(to_os_path(model["path"], root))) if root else Path()
         inside = bool(root) and found.is_relative_to(Path(root).absolute())
@@ -134,7 +138,7 @@ def _request(wish: Wish, path: Path) -> Request:
     if wish.parameters is not None:
         wanted, problems = edited(parameters.find(read_notebook(path)).parameters, wish.parameters)
         if problems:
-            raise ContainerizeError(next(iter(problems.values())))
+            raise ContainerizeError(next(iter(problems.values())).message)
     return Request(
         notebook=path,
         tag=wish.tag,
@@ -153,15 +157,14 @@ class NotebookHandler(_Handler):
 
     @guarded("read", "contents")
     async def post(self) -> None:
-        path = await self.notebook(parse(self.request.body))
-        self.finish(await asyncio.to_thread(self._look, path))
+        wish = parse(self.request.body)
+        self.finish(await asyncio.to_thread(self._look, await self.notebook(wish), "/" in wish.path.strip("/")))
 
-    def _look(self, path: Path) -> dict[str, Any]:
+    def _look(self, path: Path, in_folder: bool) -> dict[str, Any]:
         found = parameters.find(read_notebook(path))
         name = proposed_name(path)
-        folder = proposed_name(path.parent)
         return {
-            "names": [name] if folder == "notebook" else [name, f"{folder}/{name}"],
+            "names": [name, f"{proposed_name(path.parent)}/{name}"] if in_folder else [name],
             "registries": list(config.load().registries),
             "parameters": [parameter(one) for one in found.parameters],
             "tagged": found.tagged,
@@ -186,7 +189,12 @@ def _check(wish: Wish, path: Path) -> dict[str, Any]:
     except ContainerizeError as error:
         name, problem = "", str(error)
     found = parameters.find(read_notebook(path)).parameters
-    return {"name": name, "problem": problem, "parameters": dict(edited(found, wish.parameters or ())[1])}
+    problems = edited(found, wish.parameters or ())[1]
+    return {
+        "name": name,
+        "problem": problem,
+        "parameters": {key: {"field": one.field, "message": one.message} for key, one in problems.items()},
+    }
 
 
 class PlanHandler(_Handler):
@@ -204,7 +212,7 @@ async def _plan(request: Request) -> dict[str, Any]:
     try:
         plan = await make_plan(engine, request, lambda step: None)
         packages = (await lock.look(engine, plan.environment.image)).packages
-        listed = sorted((one.name, one.version) for one in packages)
+        listed = sorted(((one.name, one.version) for one in packages), key=lambda one: one[0].lower())
         return await asyncio.to_thread(review, plan, listed, bool(request.from_kernel))
     finally:
         engine.close()
@@ -240,7 +248,7 @@ class BuildHandler(BuildsHandler):
     def found(self, build: str) -> Build:
         found = self.builds.get(build)
         if found is None:
-            raise HTTPError(404, "There is no such build any more.")
+            raise NotHere("There is no such build any more.")
         return found
 
     @guarded("read")

@@ -49,7 +49,9 @@ export interface ICheck {
   /** The image's whole name, if it can be one. */
   name: string;
   problem: string;
-  parameters: { [name: string]: string };
+  parameters: {
+    [name: string]: { field: 'type' | 'default'; message: string };
+  };
 }
 
 /** The first rows of a list, and how many it has. */
@@ -92,6 +94,8 @@ export interface IReview {
 export interface IStep {
   name: string;
   text: string;
+  /** What it does just now, where it tells more. */
+  detail: string;
   /** 0 to 1, or null where nobody knows. */
   done: number | null;
 }

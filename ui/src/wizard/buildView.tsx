@@ -26,12 +26,21 @@ export function BuildView({ build }: { build: IBuild }): JSX.Element {
                 {current ? '' : failed ? '✕' : '✓'}
               </span>
               {step.text}
+              {step.detail && ` (${step.detail})`}
             </li>
           );
         })}
       </ol>
-      {running && <Bar value={last?.done ?? null} text={last?.text ?? ''} />}
-      <div role="status" aria-live="polite" className="jp-dockerKernel-state">
+      {running && (
+        <Bar
+          value={last?.done ?? null}
+          text={last?.detail || last?.text || ''}
+        />
+      )}
+      <div
+        role="status"
+        className={running ? 'jp-dockerKernel-hidden' : 'jp-dockerKernel-state'}
+      >
         {sentence(build)}
       </div>
       {build.state === 'failed' && (

@@ -112,7 +112,7 @@ export class WizardModel implements IDisposable {
       one => !this.allowed.has(one.id)
     );
     return this.pushes && open.length > 0
-      ? 'The image is not pushed while something in it may be a secret: take it out, or tick it below if it is none.'
+      ? 'The image is not pushed while something in it may be a secret: take it out, or tick it if it is none.'
       : '';
   }
 

@@ -1,3 +1,4 @@
+import { HTMLSelect } from '@jupyterlab/ui-components';
 import React from 'react';
 
 import { baseName } from '../format';
@@ -68,8 +69,7 @@ export function NamePage({ model }: { model: WizardModel }): JSX.Element {
             : 'To push images to a registry, name one in [registries] of the config file.'
         }
       >
-        <select
-          className="jp-mod-styled"
+        <HTMLSelect
           value={model.registry}
           onChange={event => model.set({ registry: event.target.value })}
         >
@@ -79,7 +79,7 @@ export function NamePage({ model }: { model: WizardModel }): JSX.Element {
               {name}
             </option>
           ))}
-        </select>
+        </HTMLSelect>
       </Field>
       {model.registry && (
         <Checkbox

@@ -62,7 +62,7 @@ export function ParametersPage({ model }: { model: WizardModel }): JSX.Element {
 function ParameterRow(props: { model: WizardModel; row: IRow }): JSX.Element {
   const { model, row } = props;
   const { name } = row.found;
-  const problem = row.included ? (model.checked.parameters[name] ?? '') : '';
+  const problem = row.included ? model.checked.parameters[name] : undefined;
   const problemId = `docker-kernel-problem-${name}`;
   const field = (
     key: 'type' | 'default' | 'help',
@@ -79,9 +79,10 @@ function ParameterRow(props: { model: WizardModel; row: IRow }): JSX.Element {
       {...more}
     />
   );
-  const invalid = problem
-    ? { 'aria-invalid': true, 'aria-describedby': problemId }
-    : {};
+  const invalid = (key: 'type' | 'default') =>
+    problem?.field === key
+      ? { 'aria-invalid': true, 'aria-describedby': problemId }
+      : {};
   const choices = `docker-kernel-choices-${name}`;
   return (
     <>
@@ -99,12 +100,14 @@ function ParameterRow(props: { model: WizardModel; row: IRow }): JSX.Element {
         <th scope="row" title={name}>
           {name}
         </th>
-        <td>{field('type', { list: 'docker-kernel-types', ...invalid })}</td>
+        <td>
+          {field('type', { list: 'docker-kernel-types', ...invalid('type') })}
+        </td>
         <td>
           {field('default', {
             placeholder: placeholder(row),
             list: row.found.choices.length > 0 ? choices : undefined,
-            ...invalid
+            ...invalid('default')
           })}
           {row.found.choices.length > 0 && (
             <datalist id={choices}>
@@ -119,7 +122,7 @@ function ParameterRow(props: { model: WizardModel; row: IRow }): JSX.Element {
       <tr className="jp-dockerKernel-problemRow" hidden={!problem}>
         <td />
         <td colSpan={4}>
-          <Problem id={problemId} text={problem} />
+          <Problem id={problemId} text={problem?.message ?? ''} />
         </td>
       </tr>
     </>

@@ -47,6 +47,16 @@ function WizardView(props: {
       heading.current?.focus();
     }
   }, [model.page]);
+  // What had the focus may be gone when a build ends.
+  React.useEffect(() => {
+    if (!model.building && model.page === Page.Build) {
+      const lost = !form.current?.contains(document.activeElement);
+      const copy = form.current?.querySelector<HTMLElement>('main button');
+      if (lost) {
+        (copy ?? heading.current)?.focus();
+      }
+    }
+  }, [model.page, model.building]);
   const next = async () => {
     const before = model.page;
     await model.next();

@@ -1,9 +1,12 @@
-"use strict";(self.rspackChunkdocker_kernel=self.rspackChunkdocker_kernel||[]).push([[266],{646(e,r,o){var n=o(601),t=o.n(n),a=o(933),d=(o.n(a))()(t());d.push([e.id,`/* The windows over the page, as Lab's dialogs look. */
+"use strict";(self.rspackChunkdocker_kernel=self.rspackChunkdocker_kernel||[]).push([[1],{20(e,r,o){var n=o(21),t=o.n(n),a=o(22),i=(o.n(a))()(t());i.push([e.id,`/* The windows over the page, as Lab's dialogs look. */
 
-.jp-dockerKernel-Modal {
+dialog.jp-dockerKernel-Modal {
+  position: fixed;
+  inset: 0;
+  margin: auto;
   box-sizing: border-box;
   width: min(760px, calc(100vw - 32px));
-  height: min(640px, calc(100vh - 32px));
+  height: min(560px, calc(100vh - 32px));
   padding: 0;
   border: none;
   border-radius: var(--jp-border-radius);
@@ -147,7 +150,7 @@
 }
 
 .jp-dockerKernel-Wizard input.jp-mod-styled,
-.jp-dockerKernel-Wizard select.jp-mod-styled,
+.jp-dockerKernel-Wizard select,
 .jp-dockerKernel-Wizard textarea.jp-mod-styled {
   box-sizing: border-box;
   width: 100%;
@@ -161,7 +164,7 @@
   font-size: inherit;
 }
 
-.jp-dockerKernel-Wizard :is(input, select, textarea).jp-mod-styled:focus {
+.jp-dockerKernel-Wizard :is(input.jp-mod-styled, select, textarea):focus {
   border-color: var(--jp-brand-color1);
   box-shadow: inset 0 0 0 1px var(--jp-brand-color1);
   outline: none;
@@ -408,6 +411,10 @@
   resize: none;
 }
 
+.jp-dockerKernel-command button span {
+  display: flex;
+}
+
 .jp-dockerKernel-command button {
   display: flex;
   align-items: center;
@@ -434,4 +441,4 @@
     animation: none;
   }
 }
-`,""]),o.d(r,{},{A:d})},933(e){e.exports=function(e){var r=[];return r.toString=function(){return this.map(function(r){var o="",n=void 0!==r[5];return r[4]&&(o+="@supports (".concat(r[4],") {")),r[2]&&(o+="@media ".concat(r[2]," {")),n&&(o+="@layer".concat(r[5].length>0?" ".concat(r[5]):""," {")),o+=e(r),n&&(o+="}"),r[2]&&(o+="}"),r[4]&&(o+="}"),o}).join("")},r.i=function(e,o,n,t,a){"string"==typeof e&&(e=[[null,e,void 0]]);var d={};if(n)for(var p=0;p<this.length;p++){var i=this[p][0];null!=i&&(d[i]=!0)}for(var l=0;l<e.length;l++){var c=[].concat(e[l]);n&&d[c[0]]||(void 0!==a&&(void 0===c[5]||(c[1]="@layer".concat(c[5].length>0?" ".concat(c[5]):""," {").concat(c[1],"}")),c[5]=a),o&&(c[2]&&(c[1]="@media ".concat(c[2]," {").concat(c[1],"}")),c[2]=o),t&&(c[4]?(c[1]="@supports (".concat(c[4],") {").concat(c[1],"}"),c[4]=t):c[4]="".concat(t)),r.push(c))}},r}},601(e){e.exports=function(e){return e[1]}},665(e,r,o){o.r(r);var n=o(72),t=o.n(n),a=o(825),d=o.n(a),p=o(659),i=o.n(p),l=o(56),c=o.n(l),s=o(540),u=o.n(s),f=o(113),j=o.n(f),m=o(646),h={};h.styleTagTransform=j(),h.setAttributes=c(),h.insert=i().bind(null,"head"),h.domAPI=d(),h.insertStyleElement=u(),t()(m.A,h);let x=m.A&&m.A.locals?m.A.locals:void 0;o.d(r,{},{default:x})},72(e){var r=[];function o(e){for(var o=-1,n=0;n<r.length;n++)if(r[n].identifier===e){o=n;break}return o}function n(e,n){for(var t={},a=[],d=0;d<e.length;d++){var p=e[d],i=n.base?p[0]+n.base:p[0],l=t[i]||0,c="".concat(i," ").concat(l);t[i]=l+1;var s=o(c),u={css:p[1],media:p[2],sourceMap:p[3],supports:p[4],layer:p[5]};if(-1!==s)r[s].references++,r[s].updater(u);else{var f=function(e,r){var o=r.domAPI(r);return o.update(e),function(r){r?(r.css!==e.css||r.media!==e.media||r.sourceMap!==e.sourceMap||r.supports!==e.supports||r.layer!==e.layer)&&o.update(e=r):o.remove()}}(u,n);n.byIndex=d,r.splice(d,0,{identifier:c,updater:f,references:1})}a.push(c)}return a}e.exports=function(e,t){var a=n(e=e||[],t=t||{});return function(e){e=e||[];for(var d=0;d<a.length;d++){var p=o(a[d]);r[p].references--}for(var i=n(e,t),l=0;l<a.length;l++){var c=o(a[l]);0===r[c].references&&(r[c].updater(),r.splice(c,1))}a=i}}},659(e){var r={};e.exports=function(e,o){var n=function(e){if(void 0===r[e]){var o=document.querySelector(e);if(window.HTMLIFrameElement&&o instanceof window.HTMLIFrameElement)try{o=o.contentDocument.head}catch(e){o=null}r[e]=o}return r[e]}(e);if(!n)throw Error("Couldn't find a style target. This probably means that the value for the 'insert' parameter is invalid.");n.appendChild(o)}},540(e){e.exports=function(e){var r=document.createElement("style");return e.setAttributes(r,e.attributes),e.insert(r,e.options),r}},56(e,r,o){e.exports=function(e){var r=o.nc;r&&e.setAttribute("nonce",r)}},825(e){e.exports=function(e){if("u"<typeof document)return{update:function(){},remove:function(){}};var r=e.insertStyleElement(e);return{update:function(o){var n,t,a;n="",o.supports&&(n+="@supports (".concat(o.supports,") {")),o.media&&(n+="@media ".concat(o.media," {")),(t=void 0!==o.layer)&&(n+="@layer".concat(o.layer.length>0?" ".concat(o.layer):""," {")),n+=o.css,t&&(n+="}"),o.media&&(n+="}"),o.supports&&(n+="}"),(a=o.sourceMap)&&"u">typeof btoa&&(n+="\n/*# sourceMappingURL=data:application/json;base64,".concat(btoa(unescape(encodeURIComponent(JSON.stringify(a))))," */")),e.styleTagTransform(n,r,e.options)},remove:function(){var e;null===(e=r).parentNode||e.parentNode.removeChild(e)}}}},113(e){e.exports=function(e,r){if(r.styleSheet)r.styleSheet.cssText=e;else{for(;r.firstChild;)r.removeChild(r.firstChild);r.appendChild(document.createTextNode(e))}}}}]);
+`,""]),o.d(r,{},{A:i})},22(e){e.exports=function(e){var r=[];return r.toString=function(){return this.map(function(r){var o="",n=void 0!==r[5];return r[4]&&(o+="@supports (".concat(r[4],") {")),r[2]&&(o+="@media ".concat(r[2]," {")),n&&(o+="@layer".concat(r[5].length>0?" ".concat(r[5]):""," {")),o+=e(r),n&&(o+="}"),r[2]&&(o+="}"),r[4]&&(o+="}"),o}).join("")},r.i=function(e,o,n,t,a){"string"==typeof e&&(e=[[null,e,void 0]]);var i={};if(n)for(var d=0;d<this.length;d++){var p=this[d][0];null!=p&&(i[p]=!0)}for(var l=0;l<e.length;l++){var c=[].concat(e[l]);n&&i[c[0]]||(void 0!==a&&(void 0===c[5]||(c[1]="@layer".concat(c[5].length>0?" ".concat(c[5]):""," {").concat(c[1],"}")),c[5]=a),o&&(c[2]&&(c[1]="@media ".concat(c[2]," {").concat(c[1],"}")),c[2]=o),t&&(c[4]?(c[1]="@supports (".concat(c[4],") {").concat(c[1],"}"),c[4]=t):c[4]="".concat(t)),r.push(c))}},r}},21(e){e.exports=function(e){return e[1]}},13(e,r,o){o.r(r);var n=o(14),t=o.n(n),a=o(15),i=o.n(a),d=o(16),p=o.n(d),l=o(17),c=o.n(l),s=o(18),u=o.n(s),f=o(19),j=o.n(f),m=o(20),h={};h.styleTagTransform=j(),h.setAttributes=c(),h.insert=p().bind(null,"head"),h.domAPI=i(),h.insertStyleElement=u(),t()(m.A,h);let x=m.A&&m.A.locals?m.A.locals:void 0;o.d(r,{},{default:x})},14(e){var r=[];function o(e){for(var o=-1,n=0;n<r.length;n++)if(r[n].identifier===e){o=n;break}return o}function n(e,n){for(var t={},a=[],i=0;i<e.length;i++){var d=e[i],p=n.base?d[0]+n.base:d[0],l=t[p]||0,c="".concat(p," ").concat(l);t[p]=l+1;var s=o(c),u={css:d[1],media:d[2],sourceMap:d[3],supports:d[4],layer:d[5]};if(-1!==s)r[s].references++,r[s].updater(u);else{var f=function(e,r){var o=r.domAPI(r);return o.update(e),function(r){r?(r.css!==e.css||r.media!==e.media||r.sourceMap!==e.sourceMap||r.supports!==e.supports||r.layer!==e.layer)&&o.update(e=r):o.remove()}}(u,n);n.byIndex=i,r.splice(i,0,{identifier:c,updater:f,references:1})}a.push(c)}return a}e.exports=function(e,t){var a=n(e=e||[],t=t||{});return function(e){e=e||[];for(var i=0;i<a.length;i++){var d=o(a[i]);r[d].references--}for(var p=n(e,t),l=0;l<a.length;l++){var c=o(a[l]);0===r[c].references&&(r[c].updater(),r.splice(c,1))}a=p}}},16(e){var r={};e.exports=function(e,o){var n=function(e){if(void 0===r[e]){var o=document.querySelector(e);if(window.HTMLIFrameElement&&o instanceof window.HTMLIFrameElement)try{o=o.contentDocument.head}catch(e){o=null}r[e]=o}return r[e]}(e);if(!n)throw Error("Couldn't find a style target. This probably means that the value for the 'insert' parameter is invalid.");n.appendChild(o)}},18(e){e.exports=function(e){var r=document.createElement("style");return e.setAttributes(r,e.attributes),e.insert(r,e.options),r}},17(e,r,o){e.exports=function(e){var r=o.nc;r&&e.setAttribute("nonce",r)}},15(e){e.exports=function(e){if("u"<typeof document)return{update:function(){},remove:function(){}};var r=e.insertStyleElement(e);return{update:function(o){var n,t,a;n="",o.supports&&(n+="@supports (".concat(o.supports,") {")),o.media&&(n+="@media ".concat(o.media," {")),(t=void 0!==o.layer)&&(n+="@layer".concat(o.layer.length>0?" ".concat(o.layer):""," {")),n+=o.css,t&&(n+="}"),o.media&&(n+="}"),o.supports&&(n+="}"),(a=o.sourceMap)&&"u">typeof btoa&&(n+="\n/*# sourceMappingURL=data:application/json;base64,".concat(btoa(unescape(encodeURIComponent(JSON.stringify(a))))," */")),e.styleTagTransform(n,r,e.options)},remove:function(){var e;null===(e=r).parentNode||e.parentNode.removeChild(e)}}}},19(e){e.exports=function(e,r){if(r.styleSheet)r.styleSheet.cssText=e;else{for(;r.firstChild;)r.removeChild(r.firstChild);r.appendChild(document.createTextNode(e))}}}}]);
