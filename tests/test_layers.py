@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -17,9 +18,13 @@ LAYERS = [
     ["engine"],
     ["images"],
     ["guest"],
+    ["runner"],
     ["kernel"],
     ["batch"],
     ["kernelspec", "prune"],
+    ["containerize"],
+    ["saved_kernel"],
+    ["server", "scheduler"],
     ["doctor"],
     ["cli"],
 ]
@@ -78,6 +83,19 @@ def test_the_guest_imports_only_what_every_kernel_image_has(path: Path) -> None:
             assert part(name) in ("guest", "docker_kernel"), f"{name} is not in the container"
         else:
             assert top in sys.stdlib_module_names or top in allowed, f"{name} may be missing in the image"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parent.name == "runner"], ids=ids)
+def test_the_runner_imports_only_what_a_notebook_image_has(path: Path) -> None:
+    lock = (PACKAGE / "runner" / "requirements.txt").read_text()
+    locked = {name.lower().replace("-", "_") for name in re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)}
+    for name in imports(path):
+        top = name.split(".")[0]
+        if top == "docker_kernel":
+            assert part(name) in ("guest", "runner", "docker_kernel"), f"{name} is not in the image"
+        else:
+            known = {"yaml": "pyyaml", "zmq": "pyzmq"}.get(top, top)
+            assert top in sys.stdlib_module_names or known in locked, f"{name} is not in the runner's lock"
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if not is_guest(path)], ids=ids)

@@ -59,7 +59,7 @@ async def write_context(engine: Engine, request: Request, folder: Path, progress
         raise ContainerizeError(f"{folder} is not empty: name another folder with --output, or empty it.")
     plan = await make_plan(engine, request, progress)
     runner = await runner_layers(engine, plan.environment, progress)
-    locked = await lock.make(engine, plan.environment.image)
+    locked = await lock.make(engine, plan.environment.image, plan.environment.python)
     settings = Settings(plan, await origin_of(plan), locked)
 
     def write(added: bool) -> None:

@@ -375,7 +375,7 @@ def clean(notebook: Mapping[str, Any], keep_outputs: bool) -> dict[str, Any]:
     metadata = made.get("metadata")
     return {
         "cells": cells,
-        "metadata": _without(metadata if isinstance(metadata, Mapping) else {}, dropped),
+        "metadata": _completed(_without(metadata if isinstance(metadata, Mapping) else {}, dropped)),
         "nbformat": 4,
         "nbformat_minor": made["nbformat_minor"],
     }
@@ -386,6 +386,19 @@ def _without(metadata: Mapping[str, Any], dropped: set[str]) -> dict[str, Any]:
     if isinstance(kept.get("jupyter"), Mapping):
         kept["jupyter"] = {key: value for key, value in kept["jupyter"].items() if key != "outputs_hidden"}
     return {key: value for key, value in kept.items() if key != "jupyter" or value}
+
+
+def _completed(metadata: dict[str, Any]) -> dict[str, Any]:
+    """A notebook's metadata with what nbformat's schema requires of it, which other tools insist on."""
+    made = {**metadata}
+    if "kernelspec" in made:
+        given = made["kernelspec"] if isinstance(made["kernelspec"], Mapping) else {}
+        texts = {key: given[key] for key in ("name", "display_name") if isinstance(given.get(key), str)}
+        made["kernelspec"] = {**given, "name": "", "display_name": "", **texts}
+    language = made.get("language_info")
+    if language is not None and not (isinstance(language, Mapping) and isinstance(language.get("name"), str)):
+        del made["language_info"]  # the kernel will tell
+    return made
 
 
 def _id(cell: Mapping[str, Any], number: int, used: set[str]) -> str:
@@ -435,5 +448,5 @@ def digest(notebook: Mapping[str, Any]) -> str:
         ]
         for cell in cells
     ]
-    whole = json.dumps([kernel.get("name"), language.get("name"), said], sort_keys=True)
+    whole = json.dumps([kernel.get("name") or "", language.get("name") or "", said], sort_keys=True)
     return f"sha256:{hashlib.sha256(whole.encode()).hexdigest()}"

@@ -29,7 +29,7 @@ from docker_kernel.containerize.runner_layers import runner_layers
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ContainerizeError, EngineError
 from docker_kernel.guest import parameters
-from docker_kernel.kernel.guest_files import LIB
+from docker_kernel.kernel.guest_files import LIB, USER_BASE
 
 CONTRACT = 1
 """The version of what an image promises; it changes when old images could no longer be run as new ones."""
@@ -95,7 +95,7 @@ async def _make(engine: Engine, request: Request, plan: Plan, folder: Path, prog
     environment = plan.environment
     runner = await runner_layers(engine, environment, progress)
     progress(Step("lock", "Notes the versions of all packages"))
-    locked = await lock.make(engine, environment.image)
+    locked = await lock.make(engine, environment.image, environment.python)
     progress(Step("layers", f"Copies {len(plan.files)} files"))
     names = [name for name, _ in plan.files]
     own = await asyncio.to_thread(
@@ -165,7 +165,7 @@ class Settings:
             "User": f"{contents.UID}:0",
             "WorkingDir": f"/{contents.FOLDER}",
             "Entrypoint": [plan.environment.python, "-I", "-S", f"{LIB}/docker_kernel/runner/main.py"],
-            "Env": [f"{name}={value}" for name, value in {**env, **plan.env}.items()],
+            "Env": [f"{name}={value}" for name, value in {**env, "PYTHONUSERBASE": USER_BASE, **plan.env}.items()],
             "Labels": self._labels(marks),
         }
 

@@ -83,6 +83,8 @@ async def make_plan(engine: Engine, request: Request, progress: Progress) -> Pla
     progress(Step("scan", "Looks for secrets"))
     source = json.dumps(notebook, ensure_ascii=False, indent=1).encode()
     findings = await asyncio.to_thread(scan.scan, chosen.root, [one for one, _ in chosen.files], path, notebook, env)
+    if request.parameters is not None:
+        findings += scan.scan_labels({"parameters": json.dumps(parameters.schema(request.parameters))})
     allowed = set(request.allow)
     unknown = allowed - {key for one in findings for key in (one.id, one.path)}
     if unknown:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from docker_kernel.containerize.inspect import lock_of
 from docker_kernel.containerize.request import Request
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ContainerizeError
+from tests.conftest import SpecMaker
 from tests.containerize.conftest import Containerize, docker, write_notebook
 from tests.notebook import Notebook
 
@@ -22,20 +24,19 @@ CELLS = ("scale = 2", "import colorama, os\nprint(colorama.__version__, scale, '
 
 
 @pytest.fixture(scope="module")
-def from_kernel(engine: Engine, spec: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NotebookImage]:
-    """An image of what was installed in a running kernel."""
-    folder = tmp_path_factory.mktemp("from-kernel")
-    one = Notebook(spec, folder)
-    try:
-        assert one.run("%pip install -q colorama==0.4.6\nimport os; os.environ['HUSH'] = 'x'").status == "ok"
-        request = Request(
-            write_notebook(folder / "a.ipynb", *CELLS),
-            "docker-kernel-test/kernel",
-            from_kernel=str(one.manager.kernel_id),
-        )
-        image = background.run_blocking(containerize(request, engine=engine))
-    finally:
-        one.close()
+def from_kernel(engine: Engine, make_spec: SpecMaker) -> Iterator[NotebookImage]:
+    """An image of what a user who may not write the image's own folders installed in a running kernel."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        one = Notebook(make_spec(user="4321:4321"), folder)
+        try:
+            assert one.run("%pip install -q colorama==0.4.6\nimport os; os.environ['HUSH'] = 'x'").status == "ok"
+            path = write_notebook(folder / "a.ipynb", *CELLS)
+            request = Request(path, "docker-kernel-test/kernel", from_kernel=str(one.manager.kernel_id))
+            image = background.run_blocking(containerize(request, engine=engine))
+        finally:
+            one.close()
     yield image
     background.run_blocking(engine.remove_image(image.reference))
 
