@@ -19,8 +19,17 @@ KIND_ENVIRONMENT = "environment"
 KIND_JOB_IMAGE = "job-image"
 KIND_BUILD = "build"
 KIND_NOTEBOOK_IMAGE = "notebook-image"
+KIND_RUN = "notebook-run"
+KIND_SCHEDULED = "scheduled-run"
+"""A run of a notebook image that jupyter-scheduler asked for."""
 
 KERNEL_ID = PREFIX + "kernel-id"
+SCHEDULER = PREFIX + "scheduler"
+"""On a scheduled run: the digest of its scheduler's database, as there may be several of a user's."""
+
+NONCE = PREFIX + "nonce"
+"""On a scheduled run: what the markers in its log carry."""
+
 JOB_ID = PREFIX + "job-id"
 SPEC = PREFIX + "spec"
 USER = PREFIX + "user"

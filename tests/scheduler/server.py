@@ -1,0 +1,122 @@
+"""A real Jupyter server with jupyter-scheduler and our backend, for tests through its REST API."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+SECONDS = 150
+"""For a job, on a busy machine."""
+
+ENABLED = {"ServerApp": {"jpserver_extensions": {"jupyter_scheduler": True, "docker_kernel.scheduler": True}}}
+"""What `jupyter server extension enable docker_kernel.scheduler` writes, and jupyter-scheduler's own."""
+
+
+class Refused(Exception):
+    """An answer that is an error, with its message."""
+
+
+class Server:
+    """One Jupyter server at a time, with folders that stay when it is started again."""
+
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
+        self.folder = folder
+        self.root = folder / "root"
+        self._environment = environment or {}
+        self._token = secrets.token_hex(16)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._url = ""
+        for path in (self.root, folder / "config", folder / "data", folder / "runtime"):
+            path.mkdir(parents=True, exist_ok=True)
+        (folder / "config" / "jupyter_server_config.json").write_text(json.dumps(ENABLED))
+
+    def start(self, *arguments: str) -> None:
+        environment = {
+            **os.environ,
+            "JUPYTER_CONFIG_DIR": str(self.folder / "config"),
+            "JUPYTER_DATA_DIR": str(self.folder / "data"),
+            "JUPYTER_RUNTIME_DIR": str(self.folder / "runtime"),
+            "JUPYTER_TOKEN": self._token,
+            **self._environment,
+        }
+        command = [sys.executable, "-m", "jupyter_server", "--ip=127.0.0.1", "--port=0", "--allow-root"]
+        # Not started in its root folder, which jupyter-scheduler itself takes for granted.
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "--no-browser", f"--ServerApp.root_dir={self.root}", *arguments],
+                cwd=self.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 90
+        while not self._url:
+            assert self._process.poll() is None and time.monotonic() < deadline, self.log()
+            for path in (self.folder / "runtime").glob("jpserver-*.json"):
+                try:
+                    found = json.loads(path.read_text())
+                except ValueError:
+                    continue
+                if found["pid"] == self._process.pid:
+                    self._url = found["url"]
+            time.sleep(0.1)
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(60)
+        self._process, self._url = None, ""
+
+    def log(self) -> str:
+        return (self.folder / "server.log").read_text()
+
+    def api(self, path: str, method: str = "GET", body: Any = None) -> Any:
+        """An answer of jupyter-scheduler's."""
+        request = urllib.request.Request(
+            f"{self._url}scheduler/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"token {self._token}"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            raise Refused(json.loads(error.read())["message"]) from None
+        return json.loads(text) if text else None
+
+    def create(self, notebook: str, environment: str, **more: Any) -> str:
+        """Create a job; returns its id."""
+        body = {"input_uri": notebook, "runtime_environment_name": environment, "name": notebook}
+        made = self.api("jobs", "POST", {**body, "output_formats": ["ipynb", "html"], **more})
+        return str(made["job_id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.api(f"jobs/{job_id}")
+        return found
+
+    def until(self, job_id: str, *states: str) -> dict[str, Any]:
+        """Wait for a job to have one of these states."""
+        deadline = time.monotonic() + SECONDS
+        while (job := self.job(job_id))["status"] not in states:
+            assert job["status"] not in ("COMPLETED", "FAILED", "STOPPED"), job
+            assert time.monotonic() < deadline, (job, self.log())
+            time.sleep(0.3)
+        return job
+
+    def downloaded(self, job_id: str) -> dict[str, Path]:
+        """Download a job's files as the UI does; by their kind."""
+        self.api(f"jobs/{job_id}/download_files")
+        found = {one["file_format"]: one["file_path"] for one in self.job(job_id)["job_files"]}
+        return {kind: self.root / path for kind, path in found.items() if path}
