@@ -263,6 +263,17 @@ def test_notebooks_of_older_formats_are_brought_up_the_same_each_time() -> None:
     assert made["nbformat_minor"] == 0 and "id" not in made["cells"][0]
 
 
+@pytest.mark.parametrize("kernelspec", [{"language": "python"}, {"name": None, "display_name": "P"}, "python3"])
+def test_metadata_that_is_not_valid_is_made_so(kernelspec: object) -> None:
+    given = notebook(metadata={"kernelspec": kernelspec, "language_info": {"version": "3"}, "title": "kept"})
+    made = clean(given, keep_outputs=False)
+    nbformat.validate(nbformat.from_dict(made))
+    assert made["metadata"]["title"] == "kept" and made["metadata"]["kernelspec"]["name"] == ""
+    if isinstance(kernelspec, dict):
+        assert {**made["metadata"]["kernelspec"], **kernelspec} == {"name": "", "display_name": "", **kernelspec}
+    assert digest(made) == digest(clean(made, keep_outputs=False))
+
+
 def test_missing_and_repeated_ids_are_made_good() -> None:
     given = notebook()
     given["cells"][1]["id"] = "one"
