@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -122,13 +123,22 @@ def nothing_left_behind(engine: Engine, own_folders: Path) -> Iterator[None]:
     """Fails the run if its kernels or jobs left a container or a volume on the engine."""
     yield
     runtime = str(own_folders / "runtime")
-    kinds = (labels.KIND_KERNEL, labels.KIND_JOB, labels.KIND_STATE)
-    containers = [state for kind in kinds for state in background.run_blocking(engine.containers({labels.KIND: kind}))]
-    volumes = background.run_blocking(engine.volumes(f"{labels.KIND}={labels.KIND_VOLUME}"))
-    left = [state.name for state in containers if state.labels.get(labels.CONNECTION_FILE, "").startswith(runtime)]
-    left += [state.name for state in containers if state.labels.get(labels.KERNEL_ID) in KERNEL_IDS]
-    left += [volume["Name"] for volume in volumes if volume["Labels"].get(labels.KERNEL_ID) in KERNEL_IDS]
-    assert not left, f"left behind: {left}"
+
+    def left() -> list[str]:
+        kinds = (labels.KIND_KERNEL, labels.KIND_JOB, labels.KIND_STATE)
+        filters = [{labels.KIND: kind} for kind in kinds]
+        containers = [state for one in filters for state in background.run_blocking(engine.containers(one))]
+        volumes = background.run_blocking(engine.volumes(f"{labels.KIND}={labels.KIND_VOLUME}"))
+        found = [state.name for state in containers if state.labels.get(labels.CONNECTION_FILE, "").startswith(runtime)]
+        found += [state.name for state in containers if state.labels.get(labels.KERNEL_ID) in KERNEL_IDS]
+        found += [volume["Name"] for volume in volumes if volume["Labels"].get(labels.KERNEL_ID) in KERNEL_IDS]
+        return found
+
+    # What the last test's jobs started from goes some moments after their end.
+    end = time.monotonic() + 20
+    while (found := left()) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not found, f"left behind: {found}"
 
 
 @pytest.fixture(scope="session")

@@ -216,6 +216,33 @@ def test_a_timeout_ends_a_job_from_inside(notebook: Notebook) -> None:
     assert "tidied" in notebook.value("sent.logs()")
 
 
+WRITE = (
+    "from docker_kernel import job\nopen(job.outputs + '/model.bin', 'w').write('half')\nprint('written', flush=True)\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "end", "ended"),
+    [
+        (" --timeout 1.5", "import time; time.sleep(60)", "timeout of 1.5 s"),
+        ("", "import os; os._exit(9)", "exit code 9"),
+        ("", "import time; time.sleep(60)", "it was cancelled"),
+    ],
+    ids=["timeout", "death", "cancel"],
+)
+def test_what_a_job_wrote_before_it_was_ended_is_kept(notebook: Notebook, options: str, end: str, ended: str) -> None:
+    send(notebook, f"%%dispatch{options}\n{WRITE}\n{end}")
+    if "cancelled" in ended:
+        notebook.run("next(text for text in sent.logs(follow=True) if 'written' in text)\nsent.cancel()")
+    notebook.run("sent.wait(60)")
+    assert ended in notebook.value("sent.reason")
+    assert notebook.value("[list(sent.files), open(sent.files['model.bin']).read()]") == [["model.bin"], "half"]
+    assert notebook.run("sent.result()").name in ("JobFailed", "JobCancelled")
+    send(notebook, "%%dispatch\nimport os; os._exit(9)")
+    notebook.run("sent.wait(60)")
+    assert notebook.value("list(sent.files)") == []
+
+
 def test_jobs_wait_for_their_turn_and_can_be_cancelled_while_they_do(notebook: Notebook) -> None:
     notebook.run(
         "from docker_kernel import dispatch\nsent = dispatch('import time; time.sleep(2)', sweep={'i': range(12)})"

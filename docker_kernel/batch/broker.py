@@ -505,11 +505,11 @@ class Broker:
     async def _fetch(self, request: FetchRequest) -> dict[str, Any]:
         """See to it that the result is in the kernel volume; answers with its digest."""
         record = await self._own(request)
-        if record.volume != self._kernel.volume or not record.result or (request.bring and not record.live):
+        if record.volume != self._kernel.volume or not record.kept or (request.bring and not record.live):
             folder = await self._manager.collected(record)
-            names = await asyncio.to_thread(_result_files, folder, record.result, request.file)
+            names = await asyncio.to_thread(_result_files, folder, record.kept, request.file)
             await self._bring(folder, names)
-        return {"result": record.result}
+        return {"result": record.kept}
 
     async def _bring(self, folder: JobFolder, names: list[str]) -> None:
         uid, _, gid = self._kernel.user.partition(":")

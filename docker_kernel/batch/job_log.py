@@ -96,12 +96,18 @@ class Blob(_Marker):
 
 
 class End(_Marker):
-    """The runner's last word. `result`: the digest of the result's manifest, "" if there is none."""
+    """The runner's last word.
+
+    Attributes:
+        result: the digest of the result's manifest, "" if there is none.
+        partial: that of what a job which was stopped, or died, had written until then.
+    """
 
     event: Literal["end"]
     code: int
     oom: bool
     result: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")]
+    partial: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
     timeout: bool = False
     cost: Cost | None = None
 

@@ -264,12 +264,12 @@ class JobManager:
                 await asyncio.to_thread(running.folder.restart)
                 again = f"attempt {record.attempt - 1} of {record.retries + 1} {state}: {reason}; it is tried again"
                 await self._change(record, "queued", again)
-            if record.result and not record.live:
+            if record.kept and not record.live:
                 collecting = self._spawn(self._collect(record, running.dispatch.target, running.folder))
                 self._collecting[record.id] = collecting
                 collecting.add_done_callback(lambda _: self._collecting.pop(record.id, None))
             await self._change(record, state, reason)
-            if record.live or not record.result:
+            if record.live or not record.kept:
                 await self._clean(running)
         except _OutOfReach as error:
             # It may well run, or have a result: nothing is lost before somebody has looked.
@@ -378,6 +378,7 @@ class JobManager:
             if rank == 0:
                 running.said_end = marker
                 record.exit_code, record.result, record.cost = marker.code, marker.result, marker.cost
+                record.partial = marker.partial
         elif isinstance(marker, Blob) or rank:
             return
         else:
@@ -403,7 +404,8 @@ class JobManager:
         """How a job ended, and why, in words that a person can act on."""
         record, said = running.record, running.said_end
         if running.end or (said is not None and said.timeout):
-            record.result = ""  # the exception of an interrupted cell is not what ended it
+            # The exception of an interrupted cell is not what ended it.
+            record.result, record.partial = "", record.kept
         if running.end == "cancelled":
             return "cancelled", running.why
         if running.end == "timeout" or (said is not None and said.timeout):
@@ -480,12 +482,16 @@ class JobManager:
         """Bring a result to the host, and only then remove what the job left on its target."""
         assert record.placed is not None
         try:
-            await target.result(record.placed, record.result, folder.result)
+            await target.result(record.placed, record.kept, folder.result)
         except DockerKernelError as error:
-            if record.state != "lost":
-                text = f"{NOT_HERE} {error} `.result()` tries again."
-                await self._change(record, record.state, f"{record.reason}; {text}" if record.reason else text)
-            return
+            if not record.result:
+                log.warning("what the job %s left cannot be brought: %s", record.id, error)
+                record.partial = ""
+            else:
+                if record.state != "lost":
+                    text = f"{NOT_HERE} {error} `.result()` tries again."
+                    await self._change(record, record.state, f"{record.reason}; {text}" if record.reason else text)
+                return
         try:
             await target.clean(record.placed)
         except DockerKernelError as error:
@@ -502,13 +508,13 @@ class JobManager:
         folder = JobFolder(record.id)
         if record.id in self._collecting:
             await asyncio.shield(self._collecting[record.id])
-        if not record.result or record.placed is None:
+        if not record.kept or record.placed is None:
             raise JobError(f"The job {record.id} has no result: it {record.state}.")
-        if not await asyncio.to_thread(ResultFolder(folder.result).complete, record.result):
+        if not await asyncio.to_thread(ResultFolder(folder.result).complete, record.kept):
             if record.live:
                 raise JobError(f"The result of {record.id} went with the kernel that it was made for; run it again.")
             target = self.target(record.target, configuration.load().target(record.target))
-            await target.result(record.placed, record.result, folder.result)
+            await target.result(record.placed, record.kept, folder.result)
             await target.clean(record.placed)
             record.settled = True
             await self._change(record, record.state, record.reason.partition(NOT_HERE)[0].removesuffix("; "))
@@ -690,7 +696,7 @@ class JobManager:
     async def _settle(self, record: JobRecord) -> None:
         """Bring home what a job that has ended left on its target, after a process that was ended over it."""
         target = self.target(record.target, configuration.load().target(record.target))
-        if record.result and not record.live:
+        if record.kept and not record.live:
             await self._collect(record, target, JobFolder(record.id))
         elif record.placed is not None:
             await target.clean(record.placed)

@@ -35,7 +35,8 @@ class JobRecord(BaseModel):
         owner: whose job it is: kernels of one notebook share theirs (broker.owner_of).
         live: whether it works on the kernel's own workspace, and so ends with its kernel.
         swept: whether it is one of several of its dispatch.
-        snapshot, result: digests of manifests; "" for none.
+        snapshot, result: digests of manifests; "" for none. partial: that of what a job without a result has left, of
+            which only the files are used.
         image: what it ran in, by id or digest.
         error: the type of the exception its code raised.
         metrics: the last value of each.
@@ -75,6 +76,7 @@ class JobRecord(BaseModel):
     gpus: str | None = None
     snapshot: str = ""
     result: str = ""
+    partial: str = ""
     image: str = ""
     commit: str = ""
     exit_code: int | None = None
@@ -95,6 +97,11 @@ class JobRecord(BaseModel):
         return self.state in FINAL
 
     @property
+    def kept(self) -> str:
+        """The digest of what there is to bring home, "" for nothing."""
+        return self.result or self.partial
+
+    @property
     def code(self) -> str:
         """The digest of the code it ran."""
         return hashlib.sha256(self.source.encode(errors="surrogatepass")).hexdigest()[:12]
@@ -110,6 +117,7 @@ class JobRecord(BaseModel):
     def begin_again(self) -> None:
         """Set back what the last attempt left, under a new nonce."""
         self.state, self.reason, self.started, self.ended, self.exit_code = "queued", "", None, None, None
+        self.partial = ""
         self.result, self.error, self.progress, self.remaining, self.cost, self.placed = "", "", None, None, None, None
         self.metrics, self.versions, self.settled = {}, {}, False
         self.attempt += 1

@@ -240,7 +240,7 @@ def _files(record: JobRecord, result: Path) -> list[str]:
     from docker_kernel.config import format_size
 
     try:
-        manifest = (result / "manifests" / record.result.removeprefix("sha256:")).read_bytes()
+        manifest = (result / "manifests" / record.kept.removeprefix("sha256:")).read_bytes()
         files = parse(ResultManifest, manifest).files
     except (OSError, DockerKernelError):
         return []

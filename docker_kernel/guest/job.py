@@ -64,7 +64,8 @@ class JobFiles(Mapping[str, str]):
         self._folder = os.path.join("/tmp/docker-kernel-jobs", job.id)
 
     def _known(self) -> dict[str, dict[str, Any]]:
-        return {one["path"]: one for one in self._job._manifest().get("files", [])}
+        digest = self._job.record["result"] or self._job.record["partial"]
+        return {one["path"]: one for one in self._job._read_manifest(digest).get("files", [])} if digest else {}
 
     def __getitem__(self, name: str) -> str:
         known = self._known()
@@ -289,7 +290,10 @@ class Job:
 
     @property
     def files(self) -> JobFiles:
-        """The files that the job wrote to its output folder (`job.outputs` there), by name."""
+        """The files that the job wrote to its output folder (`job.outputs` there), by name.
+
+        Also those that one had written which was cancelled, timed out or died, as far as its target could keep them.
+        """
         self._ended(None)
         return JobFiles(self)
 
@@ -331,6 +335,9 @@ class Job:
         if not digest:
             tail = self.tail() or (self.logs()[-2000:].strip())
             raise JobFailed("The job %s %s: %s.%s" % (self.id, self.state, self.reason, tail and "\n" + tail))
+        return self._read_manifest(digest)
+
+    def _read_manifest(self, digest: str) -> dict[str, Any]:
         return self._with_result(lambda: snapshot.read_manifest(STATE, digest))
 
     def _with_result(self, read: Callable[[], T]) -> T:

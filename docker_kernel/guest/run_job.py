@@ -31,6 +31,12 @@ KILL_SECONDS = 8
 DRAIN_SECONDS = 2
 """How long the output of what a cell left running is passed on after the cell's end."""
 
+SALVAGE = "salvage"
+"""The worker's first argument where it is only to keep the files of one that was killed; its second says of what."""
+
+SALVAGE_SECONDS = 20
+"""How long that may take; who stops a job may kill its container before."""
+
 CANCELLED = 143
 TIMED_OUT = 124
 
@@ -89,7 +95,7 @@ class Log:
 def start_worker(spec: dict[str, object], output: int, events: int, request: int) -> int:
     """Start the process that restores the state and runs the cell, in a session of its own; returns its pid."""
     python = str(spec["python"])
-    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
+    script = worker_script()
     env = dict(os.environ)
     env.update(install_env(python, str(spec["user_base"])))
     env.update(spec["env"])  # type: ignore[call-overload]
@@ -125,6 +131,10 @@ def start_worker(spec: dict[str, object], output: int, events: int, request: int
         os._exit(127)
 
 
+def worker_script() -> str:
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
+
+
 def output_folder(path: str) -> str:
     """The folder for what the job writes, at the given path or where this user may have one."""
     if not os.access(path, os.W_OK):
@@ -157,6 +167,13 @@ def usage() -> tuple[float, int]:
 class Runner:
     def __init__(self, spec: dict[str, object]) -> None:
         self.log = Log(str(spec.pop("nonce")))
+        self.python = str(spec["python"])
+        self.left = {
+            "state": spec["state"],
+            "outputs": output_folder(str(spec.get("outputs") or OUTPUTS_ELSEWHERE)),
+            "result": spec.get("result"),
+        }
+        self.rank = spec.get("rank") or 0
         self.result = ""
         self.code: int | None = None
         self.cancelled = False
@@ -279,9 +296,37 @@ class Runner:
         cost = {"cpu_seconds": cpu_seconds, "peak_memory": peak, "seconds": time.monotonic() - self.begun}
         result = "" if self.timed_out else self.result
         self.log.marker(
-            {"event": "end", "code": code, "oom": oom, "result": result, "timeout": self.timed_out, "cost": cost}
+            {
+                "event": "end",
+                "code": code,
+                "oom": oom,
+                "result": result,
+                "partial": "" if result else self.result or self.salvage(),
+                "timeout": self.timed_out,
+                "cost": cost,
+            }
         )
         return code
+
+    def salvage(self) -> str:
+        """Keep the files that a worker wrote which came to no result; returns the digest of their manifest, or ""."""
+        import subprocess
+
+        if self.rank or not os.path.isdir(str(self.left["outputs"])) or not os.listdir(str(self.left["outputs"])):
+            return ""
+        command = [self.python, worker_script(), SALVAGE, json.dumps(self.left)]
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, timeout=SALVAGE_SECONDS, check=False)
+            events = [json.loads(line) for line in done.stdout.splitlines()]
+        except (OSError, ValueError, subprocess.SubprocessError):
+            return ""
+        digest = ""
+        for event in events:
+            if event["event"] == "result":
+                digest = str(event["digest"])
+            else:
+                self.log.marker(event)
+        return digest
 
 
 def main() -> int:

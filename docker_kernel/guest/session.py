@@ -245,7 +245,7 @@ class Session:
         jobs = self.jobs()
         keep = {*self._snapshots, *(job.record["snapshot"] for job in jobs if not job.over)}
         # Only those that work beside the kernel have no copy of their result on the host.
-        keep |= {job.record["result"] for job in jobs[:KEPT_RESULTS] if job.record["live"]}
+        keep |= {job.record["result"] or job.record["partial"] for job in jobs[:KEPT_RESULTS] if job.record["live"]}
         collect_garbage(STATE, keep - {""})
 
     def _context(self, live: bool) -> dict[str, Any]:

@@ -267,10 +267,32 @@ def run(spec: dict[str, Any], events: Events) -> int:
     return SUCCESS if result.success else CELL_ERROR
 
 
+def salvage(left: dict[str, Any]) -> None:
+    """Keep the files that a job wrote whose worker was killed; events go to standard output, a line each.
+
+    Args:
+        left: `state`, `outputs`, and `result` as in the job's spec.
+    """
+    from docker_kernel.guest import snapshot
+    from docker_kernel.guest.deliver import deliver
+
+    def send(event: dict[str, Any]) -> None:
+        print(json.dumps(event))
+
+    files = output_files(left["outputs"], left["state"])
+    digest = snapshot.capture({}, {}, left["state"], deleted=[], files=files).digest
+    if left["result"]:
+        deliver(left["state"], digest, left["result"], send)
+    send({"event": "result", "digest": digest})
+
+
 def main() -> int:
     from docker_kernel.guest.boot import load_guest
 
     load_guest()
+    if sys.argv[1] == "salvage":
+        salvage(json.loads(sys.argv[2]))
+        return SUCCESS
     with os.fdopen(int(sys.argv[1])) as file:
         spec = json.load(file)
     events = Events(int(sys.argv[2]))
