@@ -173,6 +173,11 @@ class JobLog:
             return None
         return marker if isinstance(marker, dict) else None
 
+    def pause(self) -> bytes:
+        """The newline that was held back, when nothing has come for a moment: a marker's own comes together with it."""
+        newline, self._newline = self._newline, b""
+        return newline
+
     def rest(self) -> bytes:
         """What was held back when the stream ended."""
         held, self._held, self._newline = self._newline + self._held, b"", b""

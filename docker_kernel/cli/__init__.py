@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from docker_kernel.cli import containerize, jobs, kernels, kernelspecs, targets, upkeep
+from docker_kernel.cli import containerize, jobs, kernels, kernelspecs, run, schedule, targets, upkeep
 from docker_kernel.errors import DockerKernelError
 
 
@@ -36,6 +36,6 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("docker-kernel", description="Jupyter kernels that live in containers.")
     top.add_argument("--version", action="version", version=f"docker-kernel {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (kernelspecs, kernels, jobs, containerize, targets, upkeep):
+    for group in (kernelspecs, kernels, jobs, containerize, run, schedule, targets, upkeep):
         group.add(commands)
     return top
