@@ -282,6 +282,11 @@ class UserConfig(_Strict):
         return known[name]
 
 
+def read_target(name: str, settings: Mapping[str, Any]) -> TargetConfig:
+    """One target's settings, as its table in the config file has them; raises ConfigError."""
+    return UserConfig(targets={name: settings}).targets[name]
+
+
 def validate(model: type[Any], data: Mapping[str, Any], where: str) -> Any:
     """Data checked against a model, with errors a user can act on.
 

@@ -170,16 +170,20 @@ def test_a_job_is_retried_from_the_command_line_with_its_secrets(notebook: Noteb
 def test_a_retry_goes_on_when_its_command_is_interrupted(notebook: Notebook) -> None:
     notebook.run("n = 0\nsent = None")
     notebook.run("%%dispatch --name slow\nimport time\nfor i in range(30): print(i, flush=True); time.sleep(.2)")
+    notebook.run("sent = _")
     wait_for("slow", "running")
     assert run("jobs", "cancel", "slow").returncode == 0
     retrying = subprocess.Popen([COMMAND, "jobs", "retry", "slow"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert retrying.stdout is not None
     assert retrying.stdout.readline() == b"0\n"
+    follow = "import time; end = time.time() + 20\nwhile sent.over and time.time() < end: time.sleep(.1)\nsent.state"
+    assert notebook.run(follow).shown == "'running'", "it is live again where it was sent"
     retrying.send_signal(signal.SIGINT)
     _, errors = retrying.communicate(timeout=40)
     assert retrying.returncode == 130 and b"goes on" in errors
     followed = run("jobs", "logs", "-f", "slow")
     assert followed.returncode == 0 and followed.stdout.split() == [str(i) for i in range(30)]
+    assert notebook.value("[sent.wait(20), sent.state]") == [True, "succeeded"]
 
 
 def test_what_went_with_its_kernel_cannot_be_retried(start: NotebookMaker) -> None:

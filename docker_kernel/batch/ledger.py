@@ -102,6 +102,23 @@ class Ledger:
                 log.warning("a row of the ledger %s is not understood: %s", self.path, error)
         return found
 
+    def changed(self) -> int:
+        """A number that is another one after each change, whichever process made it."""
+        try:
+            return self.path.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def under_way(self) -> list[tuple[str, str]]:
+        """The id and owner of each job that has not ended."""
+        query = f"SELECT job_id, owner FROM jobs WHERE state NOT IN ({','.join('?' * len(FINAL))})"
+        try:
+            with self._open() as connection:
+                return [(str(job), str(owner)) for job, owner in connection.execute(query, sorted(FINAL))]
+        except (OSError, sqlite3.Error) as error:
+            log.warning("the ledger %s cannot be read: %s", self.path, error)
+            return []
+
     def get(self, job: str) -> JobRecord:
         """One job by its id, or an unambiguous beginning of it; raises JobError."""
         found = self.find(job=job)

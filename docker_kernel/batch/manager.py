@@ -25,7 +25,7 @@ from docker_kernel.batch.ledger import Ledger
 from docker_kernel.batch.record import JobRecord, State
 from docker_kernel.batch.result_store import ResultFolder
 from docker_kernel.batch.targets.base import JobTask, Outcome, Package, Record, Target
-from docker_kernel.config import TargetConfig, format_size
+from docker_kernel.config import TargetConfig, format_size, read_target
 from docker_kernel.engine import Engine
 from docker_kernel.errors import DockerKernelError, EngineError, EngineUnavailable, JobError
 from docker_kernel.kernel.handle import KernelHandle
@@ -105,6 +105,10 @@ class Running:
     said_end: End | None = None
     raised: str = ""
 
+    @property
+    def cancelled(self) -> bool:
+        return self.end == "cancelled"
+
 
 class JobManager:
     """Follows jobs. Its coroutines run on the background loop."""
@@ -113,8 +117,8 @@ class JobManager:
         self.ledger = Ledger(root() / "jobs.sqlite")
         self._running: dict[str, Running] = {}
         self._watching: dict[str, asyncio.Task[None]] = {}
-        self._targets: dict[str, tuple[TargetConfig, Target]] = {}
-        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._targets: dict[str, list[Target]] = {}
+        self._slots: dict[Target, asyncio.Semaphore] = {}
         self._listeners: dict[str, list[Listener]] = {}
         self._collecting: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -122,23 +126,48 @@ class JobManager:
         self._closing: dict[str, asyncio.Task[None]] = {}
         self._engine: Engine | None = None
         self._hearing: asyncio.Task[None] | None = None
+        self._noticing: asyncio.Task[None] | None = None
 
     # Who asks
 
     def listen(self, owner: str, listener: Listener) -> None:
         """Send events of an owner's jobs to a listener."""
         self._listeners.setdefault(owner, []).append(listener)
+        if self._noticing is None or self._noticing.done():
+            self._noticing = self._spawn(self._notice())
 
     def unlisten(self, owner: str, listener: Listener) -> None:
-        self._listeners.get(owner, []).remove(listener)
+        self._listeners[owner].remove(listener)
+        if not self._listeners[owner]:
+            del self._listeners[owner]
 
     def target(self, name: str, config: TargetConfig) -> Target:
-        """The target of a name; one instance for as long as its settings stay the same."""
-        known = self._targets.get(name)
-        if known is None or known[0] != config:
-            self._targets[name] = known = (config, targets.load(name, config))
-            self._slots[name] = asyncio.Semaphore(config.max_jobs or known[1].default_max_jobs)
-        return known[1]
+        """The target of a name; one instance for all jobs that were sent with the same settings."""
+        known = self._targets.setdefault(name, [])
+        for one in known:
+            if one.given == config:
+                return one
+        made = targets.load(name, config)
+        made.given = config
+        known.append(made)
+        self._slots[made] = asyncio.Semaphore(config.max_jobs or made.default_max_jobs)
+        return made
+
+    def _target_of(self, name: str, sent: Record | None) -> Target:
+        """The target of a dispatch: as it was when its jobs were sent, if that is still known.
+
+        Args:
+            sent: what the dispatch's folder keeps.
+
+        Raises:
+            ConfigError: it is not, and the user's config names it no more.
+        """
+        kept = (sent or {}).get("config")
+        return self.target(name, configuration.load().target(name) if kept is None else read_target(name, kept))
+
+    async def _target_for(self, record: JobRecord) -> Target:
+        sent = await asyncio.to_thread(DispatchFolder(record.group).read, "dispatch.json")
+        return self._target_of(record.target, sent)
 
     def jobs(self, owner: str | None = None, limit: int = 100_000, skip: int = 0) -> list[JobRecord]:
         """Jobs, the newest first, as they stand now, so many of them skipped. Blocks: it reads the ledger."""
@@ -197,7 +226,9 @@ class JobManager:
 
     def _keep(self, dispatch: Dispatch, prepared: Record | None) -> None:
         """Write down what another process needs to go on with a dispatch."""
-        kept = {"target": dispatch.target.name, "volume": dispatch.volume, "holder": dispatch.holder}
+        target = dispatch.target
+        config = {**target.given.model_dump(mode="json", exclude_defaults=True), "kind": target.given.kind}
+        kept = {"target": target.name, "config": config, "volume": dispatch.volume, "holder": dispatch.holder}
         dispatch.folder.write("dispatch.json", {**kept, "prepared": prepared})
 
     async def _take(self, running: Running) -> None:
@@ -253,17 +284,12 @@ class JobManager:
         if self._hearing is None or self._hearing.done():
             self._hearing = self._spawn(self._hear())
         try:
-            while True:
-                state, reason = await self._attempt(running)
-                if state not in ("failed", "lost") or running.end or record.attempt > record.retries:
-                    break
-                await self._clean(running)
-                record.begin_again()
-                running.task = _with_spec(running.task, nonce=record.nonce)
-                running.said_end, running.raised = None, ""
-                await asyncio.to_thread(running.folder.restart)
-                again = f"attempt {record.attempt - 1} of {record.retries + 1} {state}: {reason}; it is tried again"
-                await self._change(record, "queued", again)
+            try:
+                state, reason = await self._attempts(running)
+            except asyncio.CancelledError:
+                if running.end != "cancelled":
+                    raise
+                state, reason = "cancelled", running.why
             if record.kept and not record.live:
                 collecting = self._spawn(self._collect(record, running.dispatch.target, running.folder))
                 self._collecting[record.id] = collecting
@@ -286,6 +312,23 @@ class JobManager:
                 self._closing[group] = ending = self._spawn(self._over(running.dispatch))
                 ending.add_done_callback(lambda _: self._closing.pop(group, None))
 
+    async def _attempts(self, running: Running) -> tuple[State, str]:
+        """Try a job as often as it may be: how the last attempt ended, and why."""
+        record = running.record
+        while True:
+            state, reason = await self._attempt(running)
+            if state not in ("failed", "lost") or running.end or record.attempt > record.retries:
+                return state, reason
+            await self._clean(running)
+            record.begin_again()
+            running.task = _with_spec(running.task, nonce=record.nonce)
+            running.said_end, running.raised = None, ""
+            await asyncio.to_thread(running.folder.restart)
+            if running.cancelled:
+                return "cancelled", running.why
+            again = f"attempt {record.attempt - 1} of {record.retries + 1} {state}: {reason}; it is tried again"
+            await self._change(record, "queued", again)
+
     async def _attempt(self, running: Running) -> tuple[State, str]:
         """Start a job, unless it runs already, and follow it: how it ended, and why."""
         record, dispatch = running.record, running.dispatch
@@ -297,7 +340,7 @@ class JobManager:
             if record.live:
                 await self._start(running, prepared)
                 return await self._follow(running)
-            async with self._slots[dispatch.target.name]:
+            async with self._slots[dispatch.target]:
                 await self._start(running, prepared)
                 return await self._follow(running)
         except DockerKernelError as error:
@@ -513,7 +556,7 @@ class JobManager:
         if not await asyncio.to_thread(ResultFolder(folder.result).complete, record.kept):
             if record.live:
                 raise JobError(f"The result of {record.id} went with the kernel that it was made for; run it again.")
-            target = self.target(record.target, configuration.load().target(record.target))
+            target = await self._target_for(record)
             await target.result(record.placed, record.kept, folder.result)
             await target.clean(record.placed)
             record.settled = True
@@ -560,6 +603,24 @@ class JobManager:
             for job, why in await asyncio.to_thread(_asked_to_cancel, folders):
                 self._spawn(self.cancel(job, why))
 
+    async def _notice(self) -> None:
+        """Watch the jobs of listeners that another process begins again, as the command line may."""
+        seen = 0
+        while self._listeners:
+            await asyncio.sleep(WATCH_SECONDS)
+            changed = await asyncio.to_thread(self.ledger.changed)
+            if changed == seen:
+                continue
+            seen = changed
+            for job, owner in await asyncio.to_thread(self.ledger.under_way):
+                if owner in self._listeners and job not in self._running and job not in self._watching:
+                    with contextlib.suppress(JobError):
+                        record = await asyncio.to_thread(self.ledger.get, job)
+                        if job in self._running or job in self._watching:
+                            continue  # it was taken over meanwhile
+                        self._watching[job] = self._spawn(self._watch(record))
+                        await self._tell(record, {"event": "state", **record.public()})
+
     async def retry(self, job: str, secrets: dict[str, str] | None = None) -> JobRecord:
         """Run a job that has ended once more, under its own id.
 
@@ -576,6 +637,7 @@ class JobManager:
         if record.id in self._collecting:
             await asyncio.wait([self._collecting[record.id]])
         record = await asyncio.to_thread(self.get, record.id)
+        configuration.load().target(record.target)  # a target that was taken out of the config gets no more work
         running = await self._kept(record, secrets or {})
         if record.placed is not None:
             await running.dispatch.target.clean(record.placed)
@@ -620,7 +682,7 @@ class JobManager:
                 prepared.set_result(sent["prepared"])
             known = Dispatch(
                 record.group,
-                self.target(record.target, configuration.load().target(record.target)),
+                self._target_of(record.target, sent),
                 prepared,
                 sent.get("holder", ""),
                 sent.get("volume", record.volume),
@@ -643,8 +705,8 @@ class JobManager:
             if start or record.placed is not None or sent is None or sent["prepared"] is None:
                 try:
                     await self._take_over(record)
-                except DockerKernelError as error:
-                    log.warning("the job %s cannot be followed: %s", record.id, error)
+                except (DockerKernelError, OSError) as error:
+                    log.info("the job %s cannot be followed: %s", record.id, error)
 
     async def catch_up(self, seconds: float) -> None:
         """Conclude the jobs that ended while no process followed them: for a process that does not stay itself.
@@ -664,14 +726,20 @@ class JobManager:
         folder = JobFolder(record.id)
         lock = await asyncio.to_thread(folder.lock)
         if lock is None:
-            if record.owner in self._listeners:
+            if record.owner in self._listeners and record.id not in self._watching:
                 self._watching[record.id] = self._spawn(self._watch(record))
             return
+        try:
+            await self._take_over_locked(record, folder, lock)
+        finally:
+            if record.id not in self._running:
+                lock.close()
+
+    async def _take_over_locked(self, record: JobRecord, folder: JobFolder, lock: Lock) -> None:
         record = await asyncio.to_thread(self.ledger.get, record.id)
         sent = await asyncio.to_thread(DispatchFolder(record.group).read, "dispatch.json")
         if record.over:
             await self._settle(record)
-            lock.close()
             return
         try:
             running = await self._kept(record, {})
@@ -681,7 +749,6 @@ class JobManager:
                 why = "its Jupyter server ended before its state was sent: run its cell again"
                 record.settled = True
                 await self._change(record, "lost", why)
-                lock.close()
                 await self._over(dispatch)
                 return
             record.retries = 0
@@ -695,7 +762,7 @@ class JobManager:
 
     async def _settle(self, record: JobRecord) -> None:
         """Bring home what a job that has ended left on its target, after a process that was ended over it."""
-        target = self.target(record.target, configuration.load().target(record.target))
+        target = await self._target_for(record)
         if record.kept and not record.live:
             await self._collect(record, target, JobFolder(record.id))
         elif record.placed is not None:
@@ -724,7 +791,7 @@ class JobManager:
                     self._spawn(self.adopt())
                     return
         finally:
-            del self._watching[record.id]
+            self._watching.pop(record.id, None)
 
     async def wait(self, job: str) -> JobRecord:
         """Wait for a job's end, whoever follows it."""
@@ -752,8 +819,7 @@ class JobManager:
         for record in gone:
             if record.placed is not None:
                 with contextlib.suppress(DockerKernelError):
-                    target = self.target(record.target, configuration.load().target(record.target))
-                    await target.clean(record.placed)
+                    await (await self._target_for(record)).clean(record.placed)
             await asyncio.to_thread(JobFolder(record.id).remove)
         await asyncio.to_thread(self.ledger.delete, *(record.id for record in gone))
         for group in {record.group for record in gone}:
@@ -769,8 +835,7 @@ class JobManager:
         sent = await asyncio.to_thread(folder.read, "dispatch.json")
         if sent is not None:
             with contextlib.suppress(DockerKernelError):
-                target = self.target(sent["target"], configuration.load().target(sent["target"]))
-                await target.release(sent["prepared"])
+                await self._target_of(sent["target"], sent).release(sent["prepared"])
         await asyncio.to_thread(folder.remove)
 
     async def forget_old_dispatches(self, owner: str, target: str) -> None:
@@ -784,7 +849,7 @@ class JobManager:
             sent = await asyncio.to_thread(folder.read, "dispatch.json")
             if sent is not None:
                 with contextlib.suppress(DockerKernelError):
-                    await self.target(target, configuration.load().target(target)).release(sent["prepared"])
+                    await self._target_of(target, sent).release(sent["prepared"])
                 await asyncio.to_thread(folder.remove)
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from docker_kernel import background, labels
-from docker_kernel.batch.job_folder import JobFolder
+from docker_kernel.batch.job_folder import JobFolder, root
+from docker_kernel.batch.ledger import Ledger
 from docker_kernel.batch.manager import manager
 from docker_kernel.batch.record import JobRecord
 from docker_kernel.engine import Engine
@@ -178,6 +179,62 @@ def test_two_processes_do_not_follow_one_job(start: NotebookMaker) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.split() == ["False", "succeeded"], done.stderr
     assert one.run("sent.result(30); print(x)").text == "1\n"
+
+
+def test_a_new_config_holds_for_new_jobs_only(start: NotebookMaker, own_folders: Path) -> None:
+    config = own_folders / "config.toml"
+    before = config.read_text()
+    config.write_text(f'{before}\n[targets.mine]\nkind = "local"\nmax_jobs = 1\n')
+    try:
+        one = start()
+        one.run("%%dispatch --on mine\nimport time; time.sleep(2); raise ValueError('x')")
+        one.run("sent = _")
+        job = one.value("sent.id")
+        record = manager_of(job)
+        old = run(target_for(record))
+        config.write_text(f'{before}\n[targets.mine]\nkind = "local"\nmax_jobs = 2\n')
+        assert run(target_for(record)) is old and old.config.max_jobs == 1
+        config.write_text(before)
+        one.run("sent.wait(30)")
+        assert one.value("sent.reason") == "its cell raised ValueError: x"
+        assert one.value("sorted(sent.files)") == [], "its result was brought home"
+        assert "There is no target 'mine'" in one.run("sent.retry()").value
+    finally:
+        config.write_text(before)
+
+
+def manager_of(job: str) -> JobRecord:
+    async def get() -> JobRecord:
+        return manager().get(job)
+
+    return run(get())
+
+
+async def target_for(record: JobRecord) -> Any:
+    return await manager()._target_for(record)
+
+
+def test_a_job_that_is_cancelled_between_two_attempts_is_not_started_again(
+    engine: Engine, start: NotebookMaker
+) -> None:
+    one = start()
+    one.run("%%dispatch --retries 50\nimport os; os._exit(1)")
+    one.run("sent = _")
+    job = one.value("sent.id")
+
+    async def cancel_between() -> bool:
+        jobs = manager()
+        while True:
+            record = jobs.get(job)
+            if record.attempt > 1 and record.placed is None:
+                return await jobs.cancel(job)
+            await asyncio.sleep(0)
+
+    assert run(asyncio.wait_for(cancel_between(), 30))
+    one.run("sent.wait(20)")
+    (kept,) = Ledger(root() / "jobs.sqlite").find(job=job)
+    assert kept.state == "cancelled" == one.value("sent.state") and kept.attempt < 10
+    assert until(lambda: not containers(engine, job))
 
 
 def test_pruned_jobs_are_gone_with_their_results(start: NotebookMaker) -> None:

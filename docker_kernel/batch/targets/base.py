@@ -137,6 +137,8 @@ class Target(ABC):
     def __init__(self, name: str, config: TargetConfig) -> None:
         self.name = name
         self.config = config
+        self.given = config
+        """The settings as the config file has them, of which a plugin makes its own."""
 
     @abstractmethod
     async def check(self) -> list[Check]:
