@@ -179,7 +179,7 @@ class Runs:
         engine = await self._connected()
         # In this order: a container that is made in between belongs to a job that is known.
         found = await engine.containers({labels.KIND: labels.KIND_SCHEDULED, labels.SCHEDULER: self._store.id})
-        containers = {state.labels.get(labels.JOB_ID, ""): state for state in found}
+        containers = {state.labels.get(labels.JOB_ID, ""): state for state in found if not _is_going(state)}
         active = await asyncio.to_thread(self._store.active)
         for job in active:
             container = containers.pop(job.job_id, None)
@@ -232,8 +232,11 @@ class Runs:
             await self._end(job, Status.STOPPED, "")
         else:
             try:
-                await engine.inspect(_name(job.job_id))  # it may have been made after the containers were listed
+                # It may have been made after the containers were listed.
+                gone = _is_going(await engine.inspect(_name(job.job_id)))
             except NotFound:
+                gone = True
+            if gone:
                 await self._end(job, Status.FAILED, "Its container was removed before the notebook was done.")
                 await _untag(engine, job.job_id)
 
@@ -369,6 +372,11 @@ class Runs:
             await self._end(job, Status.FAILED, reason, packaged_files=packaged)
         await engine.remove(container.id)
         await _untag(engine, job.job_id)
+
+
+def _is_going(container: ContainerState) -> bool:
+    """Whether a container is being removed."""
+    return container.status in ("removing", "dead")
 
 
 def _reason(container: ContainerState, log: bytes) -> str:

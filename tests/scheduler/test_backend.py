@@ -257,6 +257,8 @@ def test_the_host_s_environments_run_as_they_did(server: Server) -> None:
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python", "language": "python"}
     nbformat.write(notebook, server.root / "native.ipynb")
     job_id = server.create("native.ipynb", name)
+    while server.job(job_id)["status"] == "STOPPED":  # what jupyter-scheduler calls it until its process is there
+        time.sleep(0.5)
     server.until(job_id, "COMPLETED")
     assert "docker" not in printed(server.downloaded(job_id)["ipynb"])
     assert json.loads(server.downloaded(job_id)["ipynb"].read_text())["cells"]
