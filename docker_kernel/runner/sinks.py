@@ -83,10 +83,9 @@ class Sink(ABC):
                 return
             try:
                 self._with_attempts(lambda name=name: self.copy(folder / name, f"{FILES}/{name}"), deadline)  # type: ignore[misc]
-            except FileNotFoundError:
-                continue  # of something that the notebook left running
             except Exception as error:
-                self._fail(words(error), f"{FILES}/{name}")
+                if (folder / name).exists():  # else something that the notebook left running has removed it
+                    self._fail(words(error), f"{FILES}/{name}")
 
     def _serve(self) -> None:
         while True:
@@ -121,8 +120,6 @@ class Sink(ABC):
         for attempt in range(self.attempts if last else 1):
             try:
                 return work()
-            except FileNotFoundError:
-                raise
             except Exception:
                 late = deadline is not None and time.monotonic() + pause > deadline()
                 if not last or late or attempt == self.attempts - 1:
