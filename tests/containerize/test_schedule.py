@@ -286,16 +286,15 @@ def debian_cron(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_line_passes_crons_own_check(printed: Any, debian_cron: Path, tmp_path: Path) -> None:
     path = tmp_path / "crontab"
     path.write_text(printed("--as", "crontab", "--output", str(tmp_path), "-p", f"title={TRICKY}"))
-    program = debian_cron / "cron/usr/bin/crontab"
-    told = subprocess.run([program, "-h"], capture_output=True, text=True)
-    check = "-n" if "-n\t(dry run" in told.stderr + told.stdout else "-T"  # Debian renamed it after 12
     # It makes its spool folder where there is none.
     script = "mount --make-rprivate / && mount -t tmpfs none /var/spool && mkdir -p /var/spool/cron/crontabs && exec "
-    ask = ["unshare", "--mount", "/bin/sh", "-c", script + '"$@"', "sh", str(program), check, str(path)]
-    done = subprocess.run(ask, capture_output=True, text=True)
+    program = ["unshare", "--mount", "/bin/sh", "-c", script + '"$@"', "sh", str(debian_cron / "cron/usr/bin/crontab")]
+    told = subprocess.run([*program, "-h"], capture_output=True, text=True)
+    check = "-n" if "dry run" in told.stderr + told.stdout else "-T"  # Debian renamed it after 12
+    done = subprocess.run([*program, check, path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     path.write_text("61 * * * * true\n")
-    assert "bad minute" in subprocess.run(ask, capture_output=True, text=True).stderr
+    assert "bad minute" in subprocess.run([*program, check, path], capture_output=True, text=True).stderr
 
 
 def test_cron_itself_runs_a_line(printed: Any, debian_cron: Path, tmp_path: Path, engine: Engine) -> None:
