@@ -28,6 +28,9 @@ GUEST_BOOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file
 """What starts ipykernel with `docker_kernel` importable, wherever its packages are."""
 
 STARTUP_SECONDS = 120
+OUTPUT_SECONDS = 60
+"""How long a cell's outputs may take to come after its reply; what comes later is lost."""
+
 INTERRUPT_SECONDS = 2.0
 """How long a cell may take to end when it is interrupted."""
 
@@ -115,7 +118,14 @@ class Run(NotebookClient):  # type: ignore[misc]
         changed: Callable[[int], None],
         cell_timeout: float | None,
     ) -> None:
-        super().__init__(notebook, km=manager, timeout=None, startup_timeout=STARTUP_SECONDS, ipython_hist_file="")
+        super().__init__(
+            notebook,
+            km=manager,
+            timeout=None,
+            startup_timeout=STARTUP_SECONDS,
+            iopub_timeout=OUTPUT_SECONDS,
+            ipython_hist_file="",
+        )
         self._manager = manager  # nbclient forgets its own when a kernel does not start
         self._out = log
         self._stop = stop

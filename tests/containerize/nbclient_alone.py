@@ -55,7 +55,10 @@ def main() -> None:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     before = files()
-    client = NotebookClient(notebook, timeout=None, kernel_name=kernel, resources={"metadata": {"path": cwd}})
+    resources = {"metadata": {"path": cwd}}
+    client = NotebookClient(notebook, timeout=None, iopub_timeout=60, kernel_name=kernel, resources=resources)
+    # Nor does it lose outputs here, as it does where a cell puts out thousands at once.
+    client.create_kernel_manager().context.rcvhwm = 0
     error = ""
     try:
         client.execute()
