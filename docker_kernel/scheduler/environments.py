@@ -12,10 +12,10 @@ from docker_kernel import background, kernelspec, labels
 from docker_kernel.engine import Engine
 from docker_kernel.errors import EngineError
 
-KERNEL = "kernel:"
+KERNEL = "Container: "
 """Begins the name of an environment that is a kernelspec of ours."""
 
-IMAGE = "image:"
+IMAGE = "Image: "
 """Begins the name of an environment that is a notebook image."""
 
 FORMATS = ["ipynb", "html"]
@@ -37,10 +37,10 @@ class DockerEnvironments(CondaEnvironmentManager):  # type: ignore[misc]
             return await self._on_the_host()
         specs = await asyncio.to_thread(kernelspec.ours)
         found = [
-            _environment(KERNEL + name, one["spec"]["display_name"], f"A container of the kernelspec {name}")
+            _environment(KERNEL + name, f"A container as that of the kernel {one['spec']['display_name']}")
             for name, one in specs.items()
         ]
-        found += [_environment(IMAGE + name, name, f"The image of the notebook {path}") for name, path in images]
+        found += [_environment(IMAGE + name, f"The image of the notebook {path}") for name, path in images]
         return found + await self._on_the_host()
 
     async def _on_the_host(self) -> list[RuntimeEnvironment]:
@@ -48,10 +48,11 @@ class DockerEnvironments(CondaEnvironmentManager):  # type: ignore[misc]
         return found
 
 
-def _environment(name: str, label: str, description: str) -> Any:
+def _environment(name: str, description: str) -> Any:
+    # The user interface of 2.12 shows the name and sends the label: they must be the same.
     return RuntimeEnvironment(
         name=name,
-        label=label,
+        label=name,
         description=description,
         file_extensions=["ipynb"],
         output_formats=FORMATS,

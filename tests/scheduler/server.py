@@ -26,15 +26,19 @@ class Refused(Exception):
 
 
 class Server:
-    """One Jupyter server at a time, with folders that stay when it is started again."""
+    """One Jupyter server at a time, with folders that stay when it is started again.
 
-    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
+    Args:
+        module: `jupyter_server`, or `jupyterlab` for one with a user interface.
+    """
+
+    def __init__(self, folder: Path, module: str = "jupyter_server") -> None:
         self.folder = folder
         self.root = folder / "root"
-        self._environment = environment or {}
-        self._token = secrets.token_hex(16)
+        self.token = secrets.token_hex(16)
+        self.url = ""
+        self._module = module
         self._process: subprocess.Popen[bytes] | None = None
-        self._url = ""
         for path in (self.root, folder / "config", folder / "data", folder / "runtime"):
             path.mkdir(parents=True, exist_ok=True)
         (folder / "config" / "jupyter_server_config.json").write_text(json.dumps(ENABLED))
@@ -45,10 +49,11 @@ class Server:
             "JUPYTER_CONFIG_DIR": str(self.folder / "config"),
             "JUPYTER_DATA_DIR": str(self.folder / "data"),
             "JUPYTER_RUNTIME_DIR": str(self.folder / "runtime"),
-            "JUPYTER_TOKEN": self._token,
-            **self._environment,
+            "JUPYTERLAB_SETTINGS_DIR": str(self.folder / "settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(self.folder / "workspaces"),
+            "JUPYTER_TOKEN": self.token,
         }
-        command = [sys.executable, "-m", "jupyter_server", "--ip=127.0.0.1", "--port=0", "--allow-root"]
+        command = [sys.executable, "-m", self._module, "--ip=127.0.0.1", "--port=0", "--allow-root"]
         # Not started in its root folder, which jupyter-scheduler itself takes for granted.
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -61,7 +66,7 @@ class Server:
                 start_new_session=True,
             )
         deadline = time.monotonic() + 90
-        while not self._url:
+        while not self.url:
             assert self._process.poll() is None and time.monotonic() < deadline, self.log()
             for path in (self.folder / "runtime").glob("jpserver-*.json"):
                 try:
@@ -69,14 +74,18 @@ class Server:
                 except ValueError:
                     continue
                 if found["pid"] == self._process.pid:
-                    self._url = found["url"]
+                    self.url = found["url"]
             time.sleep(0.1)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
 
     def end(self, number: int = signal.SIGTERM) -> None:
         if self._process is not None:
             self._process.send_signal(number)
             self._process.wait(60)
-        self._process, self._url = None, ""
+        self._process, self.url = None, ""
 
     def log(self) -> str:
         return (self.folder / "server.log").read_text()
@@ -84,10 +93,10 @@ class Server:
     def api(self, path: str, method: str = "GET", body: Any = None) -> Any:
         """An answer of jupyter-scheduler's."""
         request = urllib.request.Request(
-            f"{self._url}scheduler/{path}",
+            f"{self.url}scheduler/{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"token {self._token}"},
+            headers={"Authorization": f"token {self.token}"},
         )
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:

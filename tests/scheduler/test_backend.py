@@ -59,7 +59,7 @@ def server(engine: Engine, python_image: str, tmp_path_factory: pytest.TempPathF
     try:
         yield one
     finally:
-        if one._process is None:
+        if not one.running:
             one.start()
         for job in one.api("jobs")["jobs"]:
             one.api(f"jobs/{job['job_id']}", "DELETE")
@@ -81,15 +81,16 @@ def image(server: Server, engine: Engine) -> Iterator[str]:
 
 def test_kernelspecs_images_and_the_host_are_environments(server: Server, image: str) -> None:
     found = {one["name"]: one for one in server.api("runtime_environments")}
-    assert found["kernel:docker-python"]["label"] == "Docker Python"
-    assert found[f"image:{image}"]["description"] == "The image of the notebook report.ipynb"
-    assert next(iter(found)).startswith("kernel:")
-    assert any(not name.startswith(("kernel:", "image:")) for name in found)
+    assert found["Container: docker-python"]["description"].endswith("of the kernel Docker Python")
+    assert all(one["label"] == name for name, one in found.items())
+    assert found[f"Image: {image}"]["description"] == "The image of the notebook report.ipynb"
+    assert next(iter(found)).startswith("Container: ")
+    assert any(not name.startswith(("Container: ", "Image: ")) for name in found)
     assert not any("docker-kernel/scheduled" in name for name in found)
 
 
 def test_a_job_runs_with_its_parameters_and_everything_can_be_downloaded(server: Server, engine: Engine) -> None:
-    job_id = server.create("report.ipynb", "kernel:docker-python", parameters={"rows": "5", "title": "it's {x} #1"})
+    job_id = server.create("report.ipynb", "Container: docker-python", parameters={"rows": "5", "title": "it's {x} #1"})
     job = server.until(job_id, "COMPLETED")
     assert job["start_time"] >= job["create_time"] and job["end_time"] > job["start_time"]
     files = server.downloaded(job_id)
@@ -107,24 +108,24 @@ def test_a_job_runs_with_its_parameters_and_everything_can_be_downloaded(server:
 
 
 def test_an_image_runs_as_it_is(server: Server, image: str) -> None:
-    job_id = server.create("report.ipynb", f"image:{image}", parameters={"title": "by image"})
+    job_id = server.create("report.ipynb", f"Image: {image}", parameters={"title": "by image"})
     server.until(job_id, "COMPLETED")
     assert printed(server.downloaded(job_id)["ipynb"]) == "by image 3 False\n"
 
 
 def test_an_image_of_another_notebook_is_refused(server: Server, image: str) -> None:
-    job_id = server.create("failing.ipynb", f"image:{image}")
+    job_id = server.create("failing.ipynb", f"Image: {image}")
     job = server.until(job_id, "FAILED")
     assert job["status_message"].startswith(f"failing.ipynb is not what the image {image} was made of")
 
 
 def test_wrong_parameters_are_refused_at_once(server: Server) -> None:
     with pytest.raises(Refused, match="rows must be a whole number"):
-        server.create("report.ipynb", "kernel:docker-python", parameters={"rows": "many"})
+        server.create("report.ipynb", "Container: docker-python", parameters={"rows": "many"})
     with pytest.raises(Refused, match=r"There is no parameter titel.*title"):
-        server.create("report.ipynb", "kernel:docker-python", parameters={"titel": "x"})
+        server.create("report.ipynb", "Container: docker-python", parameters={"titel": "x"})
     with pytest.raises(Refused, match="timeout must be a number of seconds"):
-        server.create("report.ipynb", "kernel:docker-python", runtime_environment_parameters={"timeout": "soon"})
+        server.create("report.ipynb", "Container: docker-python", runtime_environment_parameters={"timeout": "soon"})
 
 
 def test_the_notebooks_folder_goes_along_if_that_is_asked_for(server: Server) -> None:
@@ -132,7 +133,7 @@ def test_the_notebooks_folder_goes_along_if_that_is_asked_for(server: Server) ->
     folder.mkdir()
     written(folder / "report.ipynb", REPORT, BODY)
     (folder / "beside.txt").write_text("here")
-    job_id = server.create("project/report.ipynb", "kernel:docker-python", package_input_folder=True)
+    job_id = server.create("project/report.ipynb", "Container: docker-python", package_input_folder=True)
     server.until(job_id, "COMPLETED")
     files = server.downloaded(job_id)
     assert printed(files["ipynb"]) == "plain 3 True\n"
@@ -140,7 +141,7 @@ def test_the_notebooks_folder_goes_along_if_that_is_asked_for(server: Server) ->
 
 
 def test_a_failure_says_why_and_leaves_the_notebook_as_far_as_it_came(server: Server) -> None:
-    job_id = server.create("failing.ipynb", "kernel:docker-python")
+    job_id = server.create("failing.ipynb", "Container: docker-python")
     job = server.until(job_id, "FAILED")
     assert job["status_message"] == "ValueError: no such luck"
     files = server.downloaded(job_id)
@@ -149,7 +150,7 @@ def test_a_failure_says_why_and_leaves_the_notebook_as_far_as_it_came(server: Se
 
 
 def test_a_timeout_ends_a_job(server: Server) -> None:
-    job_id = server.create("long.ipynb", "kernel:docker-python", runtime_environment_parameters={"timeout": 5})
+    job_id = server.create("long.ipynb", "Container: docker-python", runtime_environment_parameters={"timeout": 5})
     job = server.until(job_id, "FAILED")
     assert "took longer than 5 s" in job["status_message"]
     assert printed(server.downloaded(job_id)["ipynb"]) == "begun\n"
@@ -157,7 +158,7 @@ def test_a_timeout_ends_a_job(server: Server) -> None:
 
 def running(server: Server, engine: Engine, notebook: str = "long.ipynb") -> tuple[str, ContainerState]:
     """A job whose notebook has begun."""
-    job_id = server.create(notebook, "kernel:docker-python")
+    job_id = server.create(notebook, "Container: docker-python")
     server.until(job_id, "IN_PROGRESS")
     deadline = time.monotonic() + 60
     while True:
@@ -177,8 +178,8 @@ def test_stop_stops_the_container_and_keeps_what_there_is(server: Server, engine
 
 
 def test_a_job_that_is_not_begun_can_be_stopped_and_deleted(server: Server, engine: Engine) -> None:
-    one = server.create("long.ipynb", "kernel:docker-python")
-    two = server.create("long.ipynb", "kernel:docker-python")
+    one = server.create("long.ipynb", "Container: docker-python")
+    two = server.create("long.ipynb", "Container: docker-python")
     server.api(f"jobs/{one}", "PATCH", {"status": "STOPPED"})
     server.api(f"jobs/{two}", "DELETE")
     server.until(one, "STOPPED")
@@ -208,7 +209,7 @@ def test_a_servers_restart_loses_no_job(server: Server, engine: Engine, how: int
     )
     lasting, container = running(server, engine)
     ending, _ = running(server, engine, "waiting.ipynb")
-    queued = server.create("report.ipynb", "kernel:docker-python")
+    queued = server.create("report.ipynb", "Container: docker-python")
     server.end(how)
     assert run(engine.inspect(container.id)).running
     time.sleep(8)  # one of them ends while no server is there
@@ -227,7 +228,7 @@ def test_a_schedule_runs_its_jobs_in_containers(server: Server) -> None:
         "POST",
         {
             "input_uri": "report.ipynb",
-            "runtime_environment_name": "kernel:docker-python",
+            "runtime_environment_name": "Container: docker-python",
             "name": "every minute",
             "schedule": "* * * * *",
             "timezone": "UTC",
@@ -251,7 +252,9 @@ def test_a_schedule_runs_its_jobs_in_containers(server: Server) -> None:
 
 def test_the_host_s_environments_run_as_they_did(server: Server) -> None:
     (name,) = [
-        one["name"] for one in server.api("runtime_environments") if not one["name"].startswith(("kernel:", "image:"))
+        one["name"]
+        for one in server.api("runtime_environments")
+        if not one["name"].startswith(("Container: ", "Image: "))
     ][:1]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import sys; print(sys.executable)")])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python", "language": "python"}
