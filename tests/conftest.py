@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -33,6 +34,17 @@ NotebookMaker = Callable[..., Notebook]
 def pytest_configure() -> None:
     """Make Ctrl-C work also where the run was started in the background, with SIGINT ignored, as CI systems do."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let `pytest -n 2 --dist loadgroup` keep together what shares kernels, a Swarm or a second engine."""
+    shared = {
+        path
+        for path in {item.path for item in items}
+        if path.parent.name == "targets" or re.search("second_engine|own_registry|two_nodes", path.read_text("utf-8"))
+    }
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("engines" if item.path in shared else str(item.path)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -203,10 +203,13 @@ def test_a_job_of_a_killed_server_is_brought_home(server: Server, engine: Engine
     server.run("%%dispatch --name endless\nimport time; time.sleep(600)")
     server.run("import time; time.sleep(1.5)")
     server.kill()
-    time.sleep(4)
+    kernel = {labels.KIND: labels.KIND_KERNEL, labels.KERNEL_ID: server.kernel_id}
+    end = time.monotonic() + 30
+    while (states := background.run_blocking(engine.containers(kernel))) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not states
     before = background.run_blocking(prune.leftovers(engine))
-    record = listed("orphan")
-    assert record["state"] == "succeeded", record
+    record = wait_for("orphan", "succeeded")
     assert record["id"] not in [state.labels.get(labels.JOB_ID) for state in before.containers]
     folder = JobFolder(record["id"])
     assert (folder.result / "manifests" / record["result"].removeprefix("sha256:")).exists()
@@ -222,6 +225,9 @@ def test_jobs_that_wait_are_not_started_by_a_command_that_ends(server: Server, e
         "sent = dispatch('__import__(\"time\").sleep(8)', name='queue', sweep={'i': range(9)})"
     )
 
+    def known() -> list[str]:
+        return [one.state for one in Ledger(root() / "jobs.sqlite").find() if one.name == "queue"]
+
     def queue() -> list[dict[str, Any]]:
         return [one for one in json.loads(run("jobs", "list", "--all", "--json").stdout) if one["name"] == "queue"]
 
@@ -230,8 +236,9 @@ def test_jobs_that_wait_are_not_started_by_a_command_that_ends(server: Server, e
         return [one.name for one in found if one.labels.get(labels.KERNEL_ID) == server.kernel_id]
 
     end = time.monotonic() + 60
-    while sum(one["state"] == "running" for one in queue()) < 8:
-        assert time.monotonic() < end, queue()
+    while known().count("running") < 8:
+        assert time.monotonic() < end, known()
+        time.sleep(0.1)
     server.kill()
     end = time.monotonic() + 60
     while sum(one["state"] == "succeeded" for one in queue()) < 8:

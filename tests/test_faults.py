@@ -23,6 +23,7 @@ import pytest
 
 from docker_kernel import background, labels
 from docker_kernel.batch.job_folder import JobFolder
+from docker_kernel.batch.targets import containers
 from docker_kernel.batch.targets.containers import BACK_SECONDS
 from docker_kernel.engine import Engine
 from docker_kernel.guest import snapshot
@@ -341,15 +342,18 @@ def test_state_with_a_flipped_bit_is_not_sent(kernel: Notebook, target: str) -> 
     assert ended(kernel) == ("succeeded", "")
 
 
-def test_a_job_whose_engine_is_gone_for_good_is_lost(kernel: Notebook, engines: SecondEngine) -> None:
+def test_a_job_whose_engine_is_gone_for_good_is_lost(
+    kernel: Notebook, engines: SecondEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "BACK_SECONDS", 8)
     send(kernel, "--on plain", "import time; print('begun', flush=True); time.sleep(600)")
     running(kernel)
     begun = time.monotonic()
     engines.kill()
     try:
-        state, reason = ended(kernel, BACK_SECONDS + 20)
+        state, reason = ended(kernel, 28)
         assert (state, "retry" in reason and "did not come back" in reason) == ("lost", True), reason
-        assert time.monotonic() - begun < BACK_SECONDS + 15
+        assert time.monotonic() - begun < 23
         assert reason in kernel.run("sent.result(5)").value
     finally:
         engines.start()
