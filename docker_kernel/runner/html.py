@@ -7,6 +7,7 @@ import html
 import json
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -14,9 +15,10 @@ import threading
 import time
 from collections.abc import Callable
 
+from docker_kernel.runner import render
 from docker_kernel.runner.sinks import Pieces
 
-SECONDS_BETWEEN = 1.0
+SECONDS_BETWEEN = 2.0
 SHARE = 4
 """Between two pages passes this times the time that the last one took, or SECONDS_BETWEEN."""
 
@@ -46,9 +48,8 @@ class Pages:
         self._rested = float("inf")
         self._last = False
         self._over = False
-        self._process: subprocess.Popen[bytes] | None = None
-        # It loads what it needs while the kernel starts.
-        self._start()
+        # It loads what it needs while the kernel starts; much of it is here already.
+        self._process: _Fork | subprocess.Popen[bytes] = _Fork(no_input)
         threading.Thread(target=self._serve, name="pages", daemon=True).start()
 
     def put(self, notebook: Pieces, note: str = "") -> None:
@@ -97,7 +98,8 @@ class Pages:
                     self._changed.notify_all()
                 return
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start_anew(self) -> subprocess.Popen[bytes]:
+        """Replace a process that has ended: by then there are threads, and so no more forks."""
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "render.py")
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", script, *(["--no-input"] if self._no_input else [])],
@@ -108,15 +110,14 @@ class Pages:
         return self._process
 
     def _stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()
+        self._process.wait()
 
     def _make(self, notebook: Pieces, note: str) -> tuple[bytes | None, str]:
         """One page; None, and the reason, where it could not be made, which may have cost the process."""
         process = self._process
-        if process is None or process.poll() is not None:
-            process = self._start()
+        if process.poll() is not None:
+            process = self._start_anew()
         assert process.stdin is not None and process.stdout is not None
         request = {"size": sum(map(len, notebook)), "title": self._title, "note": note}
         end = time.monotonic() + MAX_SECONDS
@@ -134,7 +135,7 @@ class Pages:
             late = time.monotonic() >= end
             return None, TOO_LONG if late else f"what makes it ended with code {code}, maybe for want of memory"
 
-    def _read(self, process: subprocess.Popen[bytes], size: int, end: float) -> bytes:
+    def _read(self, process: _Fork | subprocess.Popen[bytes], size: int, end: float) -> bytes:
         assert process.stdout is not None
         parts = []
         descriptor = process.stdout.fileno()
@@ -146,6 +147,44 @@ class Pages:
             parts.append(data)
             size -= len(data)
         return b"".join(parts)
+
+
+class _Fork:
+    """The process of render.py as a fork of this one, with what both need of the faces of `subprocess.Popen`."""
+
+    def __init__(self, no_input: bool) -> None:
+        requests, self_requests = os.pipe()
+        self_replies, replies = os.pipe()
+        self._code: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            with contextlib.suppress(BaseException):
+                for number in (self_requests, self_replies):
+                    os.close(number)
+                os.dup2(os.open(os.devnull, os.O_RDWR), 2)
+                render.serve(no_input, os.fdopen(requests, "rb"), os.fdopen(replies, "wb"))
+            os._exit(0)
+        os.close(requests)
+        os.close(replies)
+        self.stdin = os.fdopen(self_requests, "wb")
+        self.stdout = os.fdopen(self_replies, "rb")
+
+    def poll(self) -> int | None:
+        return self._wait(os.WNOHANG)
+
+    def wait(self) -> int | None:
+        return self._wait(0)
+
+    def _wait(self, options: int) -> int | None:
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, options)
+            if pid:
+                self._code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        return self._code
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
 
 
 def _plain(title: str, note: str, problem: str) -> bytes:

@@ -1,8 +1,8 @@
 """Makes HTML of notebooks, in a process of its own: it shares neither the notebook's time nor, should one output be
 too much for it, its fate.
 
-Standard input has requests, a line of JSON with the number of bytes of a notebook and then those; standard output the
-replies: whether a page could be made, the number of bytes, and then those of the page, or of the reason why not.
+Requests are a line of JSON with the number of bytes of a notebook and then those; replies are whether a page could be
+made, the number of bytes, and then those of the page, or of the reason why not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import os
 import re
 import struct
 import sys
-from typing import Any
+import types
+from typing import Any, BinaryIO
 
 LIB = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PACKAGES = os.path.join(os.path.dirname(LIB), "runner")
@@ -25,16 +26,15 @@ MAX_DATA = 32 << 20
 """Characters of one rich output that a page shows."""
 
 
-def serve(no_input: bool) -> None:
+def serve(no_input: bool, requests: BinaryIO, replies: BinaryIO) -> None:
     """Answer requests until there are no more."""
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    _load()
     exporter = _exporter(no_input)
     # An empty page makes it compile its templates, while the kernel starts.
     _page(exporter, b'{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', "", "")
-    while line := sys.stdin.buffer.readline():
+    while line := requests.readline():
         request = json.loads(line)
-        content = sys.stdin.buffer.read(request["size"])
+        content = requests.read(request["size"])
         try:
             made = True
             page = _page(exporter, content, request["title"], request["note"])
@@ -43,6 +43,16 @@ def serve(no_input: bool) -> None:
             page = f"{type(error).__name__}: {error}".encode(errors="replace")
         replies.write(struct.pack(">?Q", made, len(page)) + page)
         replies.flush()
+
+
+def _load() -> None:
+    """Let nbconvert find its templates, and the lexer for magics, which is here without the rest of IPython."""
+    import ipython_pygments_lexers
+
+    os.environ["JUPYTER_PATH"] = os.path.join(PACKAGES, "share", "jupyter")
+    for name in ("IPython", "IPython.lib"):
+        sys.modules[name] = types.ModuleType(name)
+    sys.modules["IPython.lib.lexers"] = ipython_pygments_lexers
 
 
 def _exporter(no_input: bool) -> Any:
@@ -115,5 +125,4 @@ def _cut(text: str) -> str:
 
 if __name__ == "__main__":
     sys.path[:0] = [LIB, PACKAGES]
-    os.environ["JUPYTER_PATH"] = os.path.join(PACKAGES, "share", "jupyter")
-    serve("--no-input" in sys.argv[1:])
+    serve("--no-input" in sys.argv[1:], sys.stdin.buffer, sys.stdout.buffer)

@@ -96,34 +96,36 @@ class _Execution:
         self._deadline = float("inf")
 
     def run(self) -> int:
-        self._open_sinks()
-        # What makes pages loads beside this process, which from here on loads what is heavy, too.
-        title = Path(self._spec.notebook).stem
-        pages = Pages(title, self._wishes.no_input, lambda page: self._put(HTML, page))
+        folders = self._check_places()
+        # Heavy: after all that could be wrong has been looked at, and before the fork that makes pages needs it, too.
         from docker_kernel.runner.execute import Stop
 
+        title = Path(self._spec.notebook).stem
+        pages = Pages(title, self._wishes.no_input, lambda page: self._put(HTML, page))
+        self._sinks += [FolderSink(folder, self._log.say) for folder in folders]
+        self._sinks += [UrlSink(url, self._log.say) for url in self._wishes.urls]
         stop = Stop()
         for number, reason in STOPS.items():
             signal.signal(number, lambda number, _, reason=reason: self._stopped(stop, number, reason))  # type: ignore[misc]
         return asyncio.run(self._run(stop, pages))
 
-    def _open_sinks(self) -> None:
-        """Find out which places can be written; raises UsageError if none can, or one that was asked for."""
+    def _check_places(self) -> list[str]:
+        """The folders that can be written; raises UsageError if no place can."""
         self._check_urls()
-        problems = []
+        problems, folders = [], []
         for folder in self._wishes.folders:
             problem = cannot_write(folder)
             if problem:
                 problems.append(problem)
             else:
-                self._sinks.append(FolderSink(os.path.abspath(folder), self._log.say))
-        if problems and not self._sinks and not self._wishes.urls:
+                folders.append(os.path.abspath(folder))
+        if problems and not folders and not self._wishes.urls:
             raise UsageError(problems[0])
         wanted = self._wishes.chosen or any(map(os.path.ismount, self._wishes.folders))
         for problem in problems if wanted else []:
             self._log.say(f"docker-kernel: {problem} The other places get the results.")
             self._unusable = self._unusable or problem
-        self._sinks += [UrlSink(url, self._log.say) for url in self._wishes.urls]
+        return folders
 
     def _check_urls(self) -> None:
         if not self._wishes.urls:
