@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import docker_kernel
+
 SECONDS = 150
 """For a job, on a busy machine."""
-
-ENABLED = {"ServerApp": {"jpserver_extensions": {"jupyter_scheduler": True, "docker_kernel.scheduler": True}}}
-"""What `jupyter server extension enable docker_kernel.scheduler` writes, and jupyter-scheduler's own."""
 
 
 class Refused(Exception):
@@ -41,25 +41,33 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         for path in (self.root, folder / "config", folder / "data", folder / "runtime"):
             path.mkdir(parents=True, exist_ok=True)
-        (folder / "config" / "jupyter_server_config.json").write_text(json.dumps(ENABLED))
+        # As the wheel installs it.
+        listed = folder / "config" / "jupyter_server_config.d" / "docker_kernel.scheduler.json"
+        listed.parent.mkdir()
+        shutil.copyfile(Path(docker_kernel.__file__).parent / "scheduler" / "server_config.json", listed)
+        enable = ["-m", "jupyter_server.extension.serverextension", "enable", "--user", "docker_kernel.scheduler"]
+        subprocess.run([sys.executable, *enable], env=self._environment(), check=True, capture_output=True)
 
-    def start(self, *arguments: str) -> None:
-        environment = {
+    def _environment(self) -> dict[str, str]:
+        return {
             **os.environ,
             "JUPYTER_CONFIG_DIR": str(self.folder / "config"),
+            "JUPYTER_PREFER_ENV_PATH": "0",
             "JUPYTER_DATA_DIR": str(self.folder / "data"),
             "JUPYTER_RUNTIME_DIR": str(self.folder / "runtime"),
             "JUPYTERLAB_SETTINGS_DIR": str(self.folder / "settings"),
             "JUPYTERLAB_WORKSPACES_DIR": str(self.folder / "workspaces"),
             "JUPYTER_TOKEN": self.token,
         }
+
+    def start(self, *arguments: str) -> None:
         command = [sys.executable, "-m", self._module, "--ip=127.0.0.1", "--port=0", "--allow-root"]
         # Not started in its root folder, which jupyter-scheduler itself takes for granted.
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--no-browser", f"--ServerApp.root_dir={self.root}", *arguments],
                 cwd=self.folder,
-                env=environment,
+                env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

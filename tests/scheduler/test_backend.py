@@ -52,6 +52,11 @@ def printed(path: Path) -> str:
 def server(engine: Engine, python_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     one = Server(tmp_path_factory.mktemp("scheduler"))
     run(install(engine, one.folder / "data" / "kernels", {"image": python_image}, progress=images.silent))
+    data = one.folder / "shared"
+    data.mkdir()
+    (data / "input.csv").write_text("from outside")
+    settings = {"image": python_image, "memory": "300m", "network": "none", "mounts": [f"{data}:/data:ro"]}
+    run(install(engine, one.folder / "data" / "kernels", settings, "bounded", progress=images.silent))
     written(one.root / "report.ipynb", REPORT, BODY)
     written(one.root / "long.ipynb", "import time\nprint('begun')\ntime.sleep(600)")
     written(one.root / "failing.ipynb", "print('before')", "raise ValueError('no such luck')")
@@ -147,6 +152,17 @@ def test_a_failure_says_why_and_leaves_the_notebook_as_far_as_it_came(server: Se
     files = server.downloaded(job_id)
     assert printed(files["ipynb"]) == "before\n"
     assert "no such luck" in files["html"].read_text()
+
+
+def test_a_run_has_its_kernelspecs_limits_network_and_mounts(server: Server) -> None:
+    code = (
+        "import os\nprint(open('/data/input.csv').read(), sorted(os.listdir('/sys/class/net')))\nx = bytearray(1 << 30)"
+    )
+    written(server.root / "bounded.ipynb", code)
+    job_id = server.create("bounded.ipynb", "Container: bounded")
+    job = server.until(job_id, "FAILED")
+    assert "memory" in job["status_message"].lower()
+    assert printed(server.downloaded(job_id)["ipynb"]) == "from outside ['lo']\n"
 
 
 def test_a_timeout_ends_a_job(server: Server) -> None:
