@@ -182,8 +182,9 @@ class Run(NotebookClient):  # type: ignore[misc]
                 await self._execute_one(index)
         finally:
             watching.cancel()
+            # Widgets are shown as they were at the end, also where that is an error.
+            self.set_widgets_metadata()
         self._out.cell(len(cells), len(cells))
-        self.set_widgets_metadata()
 
     async def _execute_one(self, index: int) -> None:
         cell = self.nb.cells[index]

@@ -65,7 +65,7 @@ Runner = Callable[..., Ran]
 
 @pytest.fixture(scope="session")
 def images(engine: Engine, python_image: str) -> Iterator[Images]:
-    made = Images(engine, python_image)
+    made = Images(engine)
     yield made
     made.close()
 

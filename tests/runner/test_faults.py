@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from tests.runner.conftest import Runner
+from tests.runner.image import Images
 
 
 def error(out: Path) -> tuple[str, str]:
@@ -99,10 +100,9 @@ def test_killed_kernel(image: str, docker_run: Runner, out: Path) -> None:
     assert (out / "files" / "made.txt").exists()
 
 
-def test_kernel_that_cannot_start(images, docker_run: Runner, out: Path) -> None:  # type: ignore[no-untyped-def]
-    argv = ["/usr/bin/python3", "-m", "nosuchkernel", "-f", "{connection_file}"]
-    image = images.make(["1"], kernel={"name": "broken", "language": "python", "argv": argv})
-    ran = docker_run(image)
+def test_kernel_that_cannot_start(images: Images, image: str, docker_run: Runner, out: Path) -> None:
+    broken = images.with_kernel(image, ["/usr/bin/python3", "-m", "nosuchkernel", "-f", "{connection_file}"])
+    ran = docker_run(broken)
     assert ran.code == 1
     assert "could not be started" in ran.log and "nosuchkernel" in ran.log
     assert (out / "output.ipynb").exists() and "could not be started" in (out / "output.html").read_text()

@@ -10,6 +10,7 @@ import nbformat
 import pytest
 
 from tests.runner.conftest import Runner
+from tests.runner.image import Images
 
 
 def texts(out: Path) -> str:
@@ -61,7 +62,14 @@ def test_what_is_wrong_is_one_sentence(
     assert not list(out.iterdir()) and not ran.log
 
 
-def test_required_parameter(images, docker_run: Runner, out: Path) -> None:  # type: ignore[no-untyped-def]
+def test_other_kernels_argv(images: Images, image: str, docker_run: Runner) -> None:
+    other = images.with_kernel(image, ["python3", "-m", "ipykernel_launcher", "-f", "{connection_file}"])
+    ran = docker_run(other, "-p", "code=from docker_kernel import job; job.progress(0.6, 'told')")
+    assert ran.code == 0, ran.log
+    assert "told" in [one.get("text") for one in ran.markers()]
+
+
+def test_required_parameter(images: Images, docker_run: Runner, out: Path) -> None:
     image = images.make(["person: str", "print('hello', person)"])
     ran = docker_run(image)
     assert ran.code == 2 and "person" in ran.complaint and "required" in ran.complaint
