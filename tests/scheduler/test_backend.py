@@ -155,10 +155,8 @@ def test_a_failure_says_why_and_leaves_the_notebook_as_far_as_it_came(server: Se
 
 
 def test_a_run_has_its_kernelspecs_limits_network_and_mounts(server: Server) -> None:
-    code = (
-        "import os\nprint(open('/data/input.csv').read(), sorted(os.listdir('/sys/class/net')))\nx = bytearray(1 << 30)"
-    )
-    written(server.root / "bounded.ipynb", code)
+    look = "import os\nprint(open('/data/input.csv').read(), sorted(os.listdir('/sys/class/net')))"
+    written(server.root / "bounded.ipynb", look, "x = bytearray(1 << 30)")
     job_id = server.create("bounded.ipynb", "Container: bounded")
     job = server.until(job_id, "FAILED")
     assert "memory" in job["status_message"].lower()
