@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from docker_kernel.cli import containerize, jobs, kernels, kernelspecs, run, schedule, targets, upkeep
+from docker_kernel.cli.base import printable
 from docker_kernel.errors import DockerKernelError
 
 
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except DockerKernelError as error:
-        print(f"docker-kernel: {error}", file=sys.stderr)
+        print(printable(f"docker-kernel: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,8 @@ def add(commands: Subparsers) -> None:
 def _containerize(arguments: argparse.Namespace) -> int:
     from docker_kernel.containerize import export, image, plan
 
+    # Ended as by Ctrl-C: what was begun is taken down.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     request = _request(arguments)
     if arguments.dry_run:
         _print_plan(with_engine(lambda engine: plan.plan(request, engine)))
@@ -174,7 +177,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     found = with_engine(lambda engine: describe(engine, arguments.image))
     if arguments.json:
-        print(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False))
+        print(json.dumps(dataclasses.asdict(found), indent=2))
         return 0
     rows: list[tuple[str, Any]] = [
         ("notebook", found.notebook),

@@ -24,6 +24,9 @@ LOCK = "opt/docker-kernel/notebook/lock.json"
 UID = 1000
 """Who runs notebooks, with the group 0: clusters that choose a uid for each run keep that group (OpenShift's rule)."""
 
+TIME = 315_619_200
+"""When every file was written, as a checkout of the same commit has other times each: 1980, which zip files can say."""
+
 OWN_LAYER = 1 << 20
 """Bytes from which a file has a layer of its own."""
 
@@ -74,7 +77,7 @@ def _files(root: Path, names: list[str]) -> Iterator[Entry]:
         path = root / name
         info = tarfile.TarInfo(f"{FOLDER}/{name}")
         status = path.lstat()
-        info.uid, info.mtime = UID, int(status.st_mtime)
+        info.uid, info.mtime = UID, TIME
         if stat.S_ISLNK(status.st_mode):
             info.type, info.linkname, info.mode = tarfile.SYMTYPE, str(path.readlink()), 0o777
             yield info, None
@@ -113,8 +116,8 @@ def _folder(name: str) -> tarfile.TarInfo:
 
 
 def _mode(mode: int) -> int:
-    """A file's permissions, with the group's made those of its owner."""
-    return (mode & 0o705) | ((mode & 0o700) >> 3)
+    """A file's permissions, the same whatever the umask was: whoever runs the image can read it."""
+    return 0o775 if mode & 0o100 else 0o664
 
 
 class _Hashed:

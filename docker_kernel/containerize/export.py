@@ -36,12 +36,12 @@ async def save(engine: Engine, image: NotebookImage, folder: Path, progress: Pro
     archive = await engine.save(image.reference)
 
     def write() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with archive, (folder / "image.tar").open("wb") as file:
-            while data := archive.read(CHUNK):
-                file.write(data)
-        (folder / "lock.json").write_text(image.lock.model_dump_json(indent=1))
-        (folder / "parameters.json").write_text(json.dumps(parameters.schema(image.plan.parameters), indent=1))
+        _make(folder)
+        with archive:
+            _replace(folder / "image.tar", iter(lambda: archive.read(CHUNK), b""))
+        _replace(folder / "lock.json", [image.lock.model_dump_json(indent=1).encode()])
+        schema = json.dumps(parameters.schema(image.plan.parameters), indent=1)
+        _replace(folder / "parameters.json", [schema.encode()])
 
     await _written(folder, asyncio.to_thread(write))
 
@@ -55,8 +55,8 @@ async def write_context(engine: Engine, request: Request, folder: Path, progress
     Raises:
         ContainerizeError: it has files, or cannot be written.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ContainerizeError(f"{folder} is not empty: name another folder with --output, or empty it.")
+    if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
+        raise ContainerizeError(f"{folder} is not empty, or no folder: name another folder with --output, or empty it.")
     plan = await make_plan(engine, request, progress)
     runner = await runner_layers(engine, plan.environment, progress)
     locked = await lock.make(engine, plan.environment.image, plan.environment.python)
@@ -80,11 +80,29 @@ async def write_context(engine: Engine, request: Request, folder: Path, progress
         (folder / "Dockerfile").write_text(_dockerfile(locked, added, settings.of_container({}, {})))
 
     async def make() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         await asyncio.to_thread(write, await _fetch_added(engine, locked, folder))
 
     progress(Step("layers", f"Writes {folder}"))
     await _written(folder, make())
+
+
+def _make(folder: Path) -> None:
+    if folder.is_symlink():
+        raise ContainerizeError(f"{folder} is a link, which the notebook's code may have made: name another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _replace(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file that is there when it is whole, in place of whatever was there: no link is followed."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        try:
+            file.writelines(pieces)
+        except BaseException:
+            Path(file.name).unlink()
+            raise
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(path)
 
 
 async def _written(folder: Path, writing: Awaitable[None]) -> None:
@@ -165,5 +183,10 @@ def _dockerfile(locked: lock.Lock, packages: bool, config: Mapping[str, Any]) ->
 
 
 def _assignments(instruction: str, pairs: Iterable[tuple[str, str]]) -> list[str]:
-    # A dollar would be the name of a build argument (Dockerfile reference, "Environment replacement").
-    return [f"{instruction} {name}={json.dumps(value).replace('$', chr(92) + '$')}" for name, value in pairs]
+    """Instructions that set names to values, whatever is in them."""
+    lines = []
+    for name, value in pairs:
+        # A backslash and a u would be no character there, and a dollar a build argument (Dockerfile reference).
+        quoted = json.dumps(value, ensure_ascii=False).replace("$", "\\$")
+        lines.append(f"{instruction} {name}={quoted}")
+    return lines

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from docker_kernel import labels
 from docker_kernel.containerize.contents import LOCK
@@ -13,6 +14,37 @@ from docker_kernel.engine import ContainerSpec, Engine
 from docker_kernel.errors import ContainerizeError, ImageMissing, NotFound
 
 OCI = "org.opencontainers.image."
+
+
+class _Schema(BaseModel):
+    """What a JSON Schema of parameters must be for those who read it: labels are anybody's."""
+
+    model_config = ConfigDict(extra="allow")
+
+    properties: dict[str, dict[str, Any]] = {}
+    required: list[str] = []
+
+    @field_validator("properties")
+    @classmethod
+    def _lists(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for one in value.values():
+            if not isinstance(one.get("enum", []), list) or not isinstance(one.get("description", ""), str):
+                raise ValueError("a parameter is described wrongly")
+        return value
+
+
+class _Kernel(BaseModel):
+    name: str = ""
+    language: str = ""
+
+
+def read_schema(label: str) -> dict[str, Any]:
+    """The schema of parameters in a label.
+
+    Raises:
+        ValidationError: it is none.
+    """
+    return _Schema.model_validate_json(label).model_dump()
 
 
 @dataclass(frozen=True)
@@ -62,9 +94,12 @@ async def describe(engine: Engine, reference: str) -> Described:
     if ours + "contract" not in known:
         raise ContainerizeError(f"{reference} is not an image of a notebook: `docker-kernel containerize` makes those.")
     try:
-        schema, kernel = json.loads(known[ours + "parameters"]), json.loads(known.get(ours + "kernel", "{}"))
-    except (KeyError, ValueError):
-        raise ContainerizeError(f"The labels of {reference} are damaged: containerize its notebook again.") from None
+        schema = read_schema(known[ours + "parameters"])
+        kernel = _Kernel.model_validate_json(known.get(ours + "kernel", "{}"))
+    except (KeyError, ValidationError, RecursionError):
+        raise ContainerizeError(
+            f"The labels of {reference} are damaged: its notebook has to be containerized again."
+        ) from None
     digests = found.get("RepoDigests") or []
     return Described(
         reference=reference,
@@ -77,7 +112,7 @@ async def describe(engine: Engine, reference: str) -> Described:
         contract=known[ours + "contract"],
         notebook=known.get(ours + "path", ""),
         notebook_digest=known.get(ours + "digest", ""),
-        kernel=kernel,
+        kernel={"name": kernel.name, "language": kernel.language},
         schema=schema,
         base=known.get(OCI + "base.name", ""),
         base_digest=known.get(OCI + "base.digest", ""),

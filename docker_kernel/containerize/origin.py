@@ -7,6 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,31 @@ async def of(folder: Path) -> Origin:
     revision = await _git(folder, "rev-parse", "HEAD")
     if not revision:
         return Origin()
-    remote = await _git(folder, "config", "--get", "remote.origin.url")
-    # Credentials in a URL are nobody's business who reads a label.
-    source = re.sub(r"^(\w+://)[^/@]*@", r"\1", remote)
-    return Origin(revision, source)
+    return Origin(
+        revision, public(await _git(folder, "config", "--local", "--no-includes", "--get", "remote.origin.url"))
+    )
+
+
+def public(remote: str) -> str:
+    """A remote's URL as a label may have it: without user, password and query; "" where it may have more of those."""
+    if re.fullmatch(r"git@[\w.-]+:[\w./~-]+", remote, re.ASCII):
+        return remote
+    try:
+        parts = urlsplit(remote)
+        place = f"{parts.hostname or ''}:{parts.port}" if parts.port else parts.hostname or ""
+    except ValueError:
+        return ""
+    plain = (
+        parts.scheme in ("http", "https", "ssh", "git") and place and re.fullmatch(r"[\w./~+-]*", parts.path, re.ASCII)
+    )
+    return f"{parts.scheme}://{place}{parts.path}" if plain else ""
 
 
 async def _git(folder: Path, *arguments: str) -> str:
     # The notebook's code may have written the checkout's configuration: nothing that runs programs named there (such as
     # `git status`, with its filters) is asked for.
     command = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-C", str(folder), *arguments]
-    env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
+    env = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}
     try:
         process = await asyncio.create_subprocess_exec(
             *command,

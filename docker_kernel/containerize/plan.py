@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,9 @@ from docker_kernel.engine import Engine
 from docker_kernel.errors import ContainerizeError
 from docker_kernel.guest import parameters
 from docker_kernel.guest.credentials import looks_secret
+
+LARGEST = 256 << 20
+"""Bytes that a notebook may have."""
 
 BUDGET = 1 << 30
 """Bytes of a workspace that an image may have; more data belongs where a run can read it from."""
@@ -81,10 +87,13 @@ async def make_plan(engine: Engine, request: Request, progress: Progress) -> Pla
     secret = [one for one in base.env if looks_secret(one, base.env[one])]
     env = {one: value for one, value in base.env.items() if one not in secret}
     progress(Step("scan", "Looks for secrets"))
-    source = json.dumps(notebook, ensure_ascii=False, indent=1).encode()
+    source = json.dumps(notebook, ensure_ascii=False, indent=1).encode(errors="replace")
     findings = await asyncio.to_thread(scan.scan, chosen.root, [one for one, _ in chosen.files], path, notebook, env)
+    about = await engine.image(base.image)
+    findings += scan.scan_environment(_variables(about))
     if request.parameters is not None:
         findings += scan.scan_labels({"parameters": json.dumps(parameters.schema(request.parameters))})
+        findings += [_secret_default(one) for one in request.parameters if _looks_secret(one)]
     allowed = set(request.allow)
     unknown = allowed - {key for one in findings for key in (one.id, one.path)}
     if unknown:
@@ -104,8 +113,29 @@ async def make_plan(engine: Engine, request: Request, progress: Progress) -> Pla
         ),
         env=env,
         environment=base,
-        size=int((await engine.image(base.image))["Size"]) + sum(size for _, size in chosen.files),
+        size=int(about["Size"]) + sum(size for _, size in chosen.files),
         findings=tuple(one for one in findings if allowed.isdisjoint((one.id, one.path))),
+    )
+
+
+def _variables(image: Mapping[str, Any]) -> dict[str, str]:
+    """The environment variables of an image, without the fingerprint of a public key that Python's own images have."""
+    given = dict(pair.partition("=")[::2] for pair in (image.get("Config") or {}).get("Env") or [])
+    return {name: value for name, value in given.items() if name != "GPG_KEY"}
+
+
+def _looks_secret(one: parameters.Parameter) -> bool:
+    return isinstance(one.default, str) and bool(one.default) and looks_secret(one.name, one.default)
+
+
+def _secret_default(one: parameters.Parameter) -> scan.Finding:
+    where = f"parameter {one.name}"
+    return scan.Finding(
+        rule="a default that looks like a credential",
+        where=where,
+        hint="Leave it out, and give the value at each run.",
+        id=hashlib.sha256(where.encode()).hexdigest()[:8],
+        path=where,
     )
 
 
@@ -129,9 +159,18 @@ def read_notebook(path: Path) -> dict[str, Any]:
         ContainerizeError: it cannot be read, or is none.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        # The notebook's code may have put a pipe there, or a file of any size.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
+                raise ContainerizeError(
+                    f"{path} is no notebook: it is no file, or larger than the {LARGEST >> 20} MiB that one may have."
+                )
+            found = json.loads(file.read(LARGEST).decode())
     except OSError as error:
         raise ContainerizeError(f"The notebook {path} cannot be read: {error.strerror}.") from None
+    except RecursionError:
+        raise ContainerizeError(f"{path} is no notebook: its JSON is too deep.") from None
     except ValueError as error:
         raise ContainerizeError(f"{path} is no notebook: it is not JSON ({error}).") from None
     if not isinstance(found, dict) or not (isinstance(found.get("cells"), list) or "worksheets" in found):

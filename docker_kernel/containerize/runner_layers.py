@@ -12,11 +12,12 @@ import functools
 import hashlib
 import importlib.util
 import io
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import platformdirs
@@ -27,12 +28,12 @@ from docker_kernel import labels
 from docker_kernel.batch.layers import CHUNK, Layer
 from docker_kernel.containerize.environment import Environment
 from docker_kernel.containerize.request import Progress, Step
-from docker_kernel.engine import ContainerSpec, Engine, File, archive
+from docker_kernel.engine import ContainerSpec, Engine
 from docker_kernel.errors import ContainerizeError
 from docker_kernel.kernel import guest_files
 
 PACKAGES = "opt/docker-kernel/runner"
-FORMAT = "3"
+FORMAT = "4"
 """Changes when the layer is made in another way."""
 
 GLIBC = ("2_5", "2_12", "2_17", "2_24", "2_27", "2_28", "2_31", "2_34")
@@ -46,26 +47,33 @@ async def runner_layers(engine: Engine, environment: Environment, progress: Prog
         ContainerizeError: the packages cannot be had.
     """
 
-    def packages(work: Path) -> Iterator[bytes]:
+    def packages(root: Path) -> None:
+        (root / PACKAGES).mkdir(parents=True)
         progress(Step("runner", "Fetches what runs notebooks (once for each version of Python)"))
-        _install(environment, work)
-        return _tree(work)
+        _install(environment, root / PACKAGES)
+        _prune(root / PACKAGES)
 
     code = await asyncio.to_thread(_code)
+    lib = f"{guest_files.BASE}/lib"
     return [
         await _layer(engine, environment, PACKAGES, _lock().read_bytes(), packages),
-        await _layer(engine, environment, f"{guest_files.BASE}/lib", code, lambda work: iter([code])),
+        await _layer(engine, environment, lib, b"".join(code.values()), functools.partial(_write_code, code)),
     ]
 
 
-def _code() -> bytes:
-    """Our own code as an archive, the same bytes for the same code."""
+def _code() -> dict[str, bytes]:
+    """Our own code, by its paths in the image."""
     package = Path(docker_kernel.__file__).parent
-    files = {file.path: file for file in guest_files.library()}
+    files = {file.path: file.data for file in guest_files.library() if file.data is not None}
     for path in sorted((package / "runner").glob("*.py")):
-        name = f"{guest_files.BASE}/lib/docker_kernel/runner/{path.name}"
-        files[name] = File(name, path.read_bytes())
-    return archive(files.values())
+        files[f"{guest_files.BASE}/lib/docker_kernel/runner/{path.name}"] = path.read_bytes()
+    return {path: files[path] for path in sorted(files)}
+
+
+def _write_code(code: Mapping[str, bytes], root: Path) -> None:
+    for path, data in code.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(data)
 
 
 def _lock() -> Path:
@@ -73,54 +81,80 @@ def _lock() -> Path:
 
 
 async def _layer(
-    engine: Engine, environment: Environment, folder: str, source: bytes, tree: Callable[[Path], Iterator[bytes]]
+    engine: Engine, environment: Environment, folder: str, source: bytes, fill: Callable[[Path], None]
 ) -> Layer:
     """A layer that holds a folder of Python code, compiled.
 
     Args:
         source: what its content depends on.
-        tree: gives the content as an archive, with the help of an empty folder.
+        fill: writes the content below an empty root.
     """
     cache = platformdirs.user_cache_path("docker-kernel") / "runner"
+    # An image's own Python may write what it likes: what it compiles goes into that image only.
+    here = environment.python_version[:2] == sys.version_info[:2] and sys.implementation.name == "cpython"
     parts = (FORMAT, folder, *map(str, environment.python_version[:2]), environment.libc, environment.machine)
-    key = hashlib.sha256("\0".join(parts).encode() + source).hexdigest()[:32]
+    parts += () if here else (environment.image,)
+    key = hashlib.sha256("\0".join(parts).encode() + b"\0" + source).hexdigest()[:32]
     kept = next(cache.glob(f"{key}-*.tar"), None)
     if kept is None:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="runner-", dir=cache) as work:
-            given = await asyncio.to_thread(tree, Path(work))
-            kept = await _compiled(engine, environment, folder, given, cache, key)
+            root = Path(work) / "root"
+            await asyncio.to_thread(fill, root)
+            if here:
+                await asyncio.to_thread(_compile_here, root, folder)
+            else:
+                await _compile_there(engine, environment, root, folder)
+            kept = await asyncio.to_thread(_keep, root, cache, key)
     return Layer(f"sha256:{kept.stem.partition('-')[2]}", kept.stat().st_size, functools.partial(_pieces, kept))
 
 
-async def _compiled(
-    engine: Engine, environment: Environment, folder: str, tree: Iterator[bytes], cache: Path, key: str
-) -> Path:
+# Hashes that nobody checks at a start, in place of times: the same source makes the same bytes (PEP 552).
+_COMPILE = """
+import compileall, py_compile, sys
+mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+compileall.compile_dir(sys.argv[1], quiet=2, invalidation_mode=mode, stripdir=sys.argv[2] or None, prependdir="/")
+"""
+
+
+def _compile_here(root: Path, folder: str) -> None:
+    command = [sys.executable, "-I", "-S", "-c", _COMPILE, str(root / folder), str(root)]
+    subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+
+
+async def _compile_there(engine: Engine, environment: Environment, root: Path, folder: str) -> None:
+    """Have the image's Python compile, where it is none of this version; nothing else of what it writes is taken."""
     spec = ContainerSpec(
         image=environment.image,
-        command=[environment.python, "-I", "-S", "-c", _COMPILE, f"/{folder}"],
+        command=[environment.python, "-I", "-S", "-c", _COMPILE, f"/{folder}", ""],
         user="0:0",
         labels={labels.KIND: labels.KIND_BUILD},
         network="none",
     )
     container = await engine.create(spec)
     try:
-        await engine.put_stream(container, tree)
+        await engine.put_stream(container, _tree(root))
         await engine.start(container)
-        if await engine.wait(container):
-            said = (await engine.logs(container)).decode(errors="replace").strip().splitlines()
-            raise ContainerizeError(f"What runs notebooks cannot be compiled in {environment.reference}: {said[-1:]}.")
+        await engine.wait(container)
         compiled = await engine.get_stream(container, f"/{folder}")
-        return await asyncio.to_thread(_write, compiled, str(PurePosixPath(folder).parent), cache, key)
+        await asyncio.to_thread(_take_compiled, compiled, root / PurePosixPath(folder).parent)
     finally:
         await asyncio.shield(engine.remove(container))
 
 
-# Hashes that nobody checks at a start, in place of times: the same source makes the same bytes (PEP 552).
-_COMPILE = """
-import compileall, py_compile, sys
-compileall.compile_dir(sys.argv[1], quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
-"""
+def _take_compiled(archive: Iterator[bytes], above: Path) -> None:
+    with tempfile.TemporaryFile() as spool:
+        spool.writelines(archive)
+        spool.seek(0)
+        with tarfile.open(fileobj=spool) as tar:
+            for member in tar:
+                path = PurePosixPath(member.name)
+                source = path.parent.parent / f"{path.name.partition('.')[0]}.py"
+                ours = path.parent.name == "__pycache__" and path.suffix == ".pyc" and ".." not in path.parts
+                file = tar.extractfile(member) if ours and member.isreg() else None
+                if file is not None and not path.is_absolute() and (above / source).is_file():
+                    (above / path).parent.mkdir(exist_ok=True)
+                    (above / path).write_bytes(file.read())
 
 
 def _install(environment: Environment, folder: Path) -> None:
@@ -128,7 +162,7 @@ def _install(environment: Environment, folder: Path) -> None:
     if importlib.util.find_spec("pip") is None:
         raise ContainerizeError(f"pip is missing in {sys.prefix}: install it there, it fetches what runs notebooks.")
     version = ".".join(map(str, environment.python_version[:2]))
-    wanted = folder.parent / f"{folder.name}.txt"
+    wanted = folder.with_suffix(".txt")
     wanted.write_text(_requirements(_lock().read_text(), environment))
     machine = environment.machine
     tags = [f"manylinux_{v}_{machine}" for v in GLIBC] if environment.libc == "glibc" else []
@@ -183,53 +217,41 @@ def _requirements(lock: str, environment: Environment) -> str:
     return "\n".join(kept) + "\n"
 
 
-def _tree(folder: Path) -> Iterator[bytes]:
-    """The installed packages as an archive, without their own test suites and command-line programs."""
+def _tree(root: Path) -> Iterator[bytes]:
+    """What is below a folder as an archive: sorted, without times and owners, the same bytes for the same content."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for path in sorted(folder.rglob("*")):
-            inner = path.relative_to(folder)
-            if inner.parts[0] == "bin" or {"tests", "__pycache__"} & set(inner.parts[1:]) or _of_no_use(inner):
-                continue
-            info = tar.gettarinfo(str(path), arcname=f"{PACKAGES}/{inner}")
-            if info.isreg():
+        for path in sorted(root.rglob("*")):
+            info = tarfile.TarInfo(str(path.relative_to(root)))
+            if path.is_dir():
+                info.type, info.mode = tarfile.DIRTYPE, 0o755
+                tar.addfile(info)
+            else:
+                info.size, info.mode = path.stat().st_size, 0o644
                 with path.open("rb") as file:
                     tar.addfile(info, file)
-            elif info.isdir():
-                tar.addfile(info)
     yield buffer.getvalue()
 
 
-def _of_no_use(path: Path) -> bool:
-    """Whether it describes one of the hundreds of AWS services that are not where results go: 90 % of the layer."""
+def _prune(folder: Path) -> None:
+    """Remove what no run needs: command-line programs, test suites, and descriptions of AWS services that are not where
+    results go, which are 90 % of it."""
     services = ("s3", "sts", "sso", "sso-oidc", "signin")
-    return len(path.parts) > 3 and path.parts[:2] == ("botocore", "data") and path.parts[2] not in services
+    shutil.rmtree(folder / "bin", ignore_errors=True)
+    for path in [*folder.glob("*/**/tests"), *(folder / "botocore" / "data").glob("*/")]:
+        if path.is_dir() and path.name not in services:
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def _write(compiled: Iterator[bytes], above: str, folder: Path, key: str) -> Path:
-    """Keep the folder that the engine gives, as a layer: sorted, without times and owners. It appears whole or not.
-
-    Args:
-        above: the folder's own folder in the image.
-    """
-    with tempfile.TemporaryFile(dir=folder) as spool, tempfile.TemporaryDirectory(dir=folder) as work:
-        for chunk in compiled:
-            spool.write(chunk)
-        spool.seek(0)
-        made = Path(work) / "layer.tar"
-        with tarfile.open(fileobj=spool) as given, tarfile.open(made, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for member in sorted(given.getmembers(), key=lambda one: one.name):
-                info = tarfile.TarInfo(f"{above}/{member.name}")
-                info.type, info.mode = member.type, 0o755 if member.isdir() else 0o644
-                if member.isreg():
-                    info.size = member.size
-                    tar.addfile(info, given.extractfile(member))
-                elif member.isdir():
-                    tar.addfile(info)
-        found = hashlib.sha256()
-        for piece in _pieces(made):
+def _keep(root: Path, cache: Path, key: str) -> Path:
+    """Keep a layer of what is below a folder; it appears whole or not."""
+    made = root.parent / "layer.tar"
+    found = hashlib.sha256()
+    with made.open("wb") as file:
+        for piece in _tree(root):
             found.update(piece)
-        return made.replace(folder / f"{key}-{found.hexdigest()}.tar")
+            file.write(piece)
+    return made.replace(cache / f"{key}-{found.hexdigest()}.tar")
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

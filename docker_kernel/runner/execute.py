@@ -297,9 +297,14 @@ class Run(NotebookClient):  # type: ignore[misc]
 
     def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
         self._stirred = True
-        if msg["msg_type"] == "stream":
-            self._out.text(msg["content"]["text"].encode("utf-8", errors="replace"))
-        return super().process_message(msg, cell, cell_index)
+        try:
+            if msg["msg_type"] == "stream":
+                self._out.text(msg["content"]["text"].encode("utf-8", errors="replace"))
+            return super().process_message(msg, cell, cell_index)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # A kernel that is none of Jupyter's best, or a cell, sent what the protocol does not know.
+            self._out.say(f"docker-kernel: a message of the kernel ({msg.get('msg_type')}) is left out: {error!r}.")
+            return None
 
     def output(self, outs: list[Any], msg: dict[str, Any], display_id: str | None, cell_index: int) -> Any:
         """As nbclient's own, but that texts which follow each other are one, and that there are bounds."""

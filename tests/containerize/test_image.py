@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +15,16 @@ from typing import Any
 import pytest
 
 from docker_kernel import background
+from docker_kernel.batch.layers import Layer
+from docker_kernel.containerize import runner_layers
+from docker_kernel.containerize.environment import environment
 from docker_kernel.containerize.image import BUILDING, containerize
 from docker_kernel.containerize.inspect import describe
 from docker_kernel.containerize.request import Request, Step
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ContainerizeError, ImageMissing
+from docker_kernel.guest.parameters import find
+from tests.conftest import ImageMaker, SpecMaker
 from tests.containerize.conftest import Containerize, docker, write_notebook
 from tests.engines import OwnRegistry, Relay
 
@@ -104,6 +111,70 @@ def test_what_is_no_notebook_is_a_sentence(
         path.write_text(content)
     with pytest.raises(ContainerizeError, match=problem):
         make(path)
+
+
+def test_a_pipe_in_a_notebook_s_place_is_a_sentence(make: Containerize, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.ipynb")
+    with pytest.raises(ContainerizeError, match="it is no file"):
+        make(tmp_path / "a.ipynb")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"cells": [' + '{"a":' * 5000 + "1" + "}" * 5000 + "]}"])
+def test_a_notebook_that_is_too_deep_is_a_sentence(make: Containerize, tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.ipynb").write_text(content)
+    with pytest.raises(ContainerizeError, match="is no notebook"):
+        make(tmp_path / "a.ipynb")
+
+
+def test_secrets_of_the_base_and_in_new_defaults_are_found(
+    make: Containerize, make_image: ImageMaker, make_spec: SpecMaker, python_image: str, tmp_path: Path
+) -> None:
+    base = make_image(f"FROM {python_image}\nENV DB_PASSWORD=hunter2 GPG_KEY=0D96\n")
+    notebook = write_notebook(tmp_path / "a.ipynb", "api_token: str = ''")
+    (one,) = find(json.loads(notebook.read_text())).parameters
+    edited = dataclasses.replace(one, default="a8f5f167f44f4964")
+    image = make(notebook, kernel=make_spec(image=base), parameters=(edited,))
+    assert {found.where for found in image.plan.findings} == {"env DB_PASSWORD", "parameter api_token"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    ["[]", "5", '{"properties":{"a":5}}', '{"properties":{"a":{"enum":5}}}', '{"required":[["a"]]}', "[" * 9000],
+)
+def test_labels_that_somebody_forged_are_a_sentence(engine: Engine, make_image: ImageMaker, schema: str) -> None:
+    value = schema.replace('"', '\\"')
+    name = "io.docker-kernel.notebook"
+    image = make_image(f'FROM scratch\nLABEL {name}.contract="1" {name}.parameters="{value}"\n')
+    with pytest.raises(ContainerizeError, match=r"The labels of .* are damaged"):
+        background.run_blocking(describe(engine, image))
+
+
+def test_what_an_image_s_python_compiles_is_for_that_image(
+    engine: Engine, python_image: str, make_image: ImageMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be hostile: nothing but its compiled code is taken, and no other image gets that."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    evil = make_image(
+        f"FROM {python_image}\nUSER 0\n"
+        "RUN echo 'import sys' > /tmp/c && echo 'def compile_dir(folder, **_):' >> /tmp/c && "
+        'echo \'    open(folder + "/docker_kernel/runner/main.py", "a").write("# evil")\' >> /tmp/c && '
+        "cp /tmp/c $(python3 -c 'import compileall; print(compileall.__file__)')\n"
+    )
+
+    async def code(image: str, version: tuple[int, ...]) -> Layer:
+        notebook = write_notebook(tmp_path / "a.ipynb", "1")
+        found = await environment(engine, {}, Request(notebook), lambda step: None)
+        about = await engine.image(image)
+        wanted = dataclasses.replace(found, image=about["Id"], python_version=version)
+        monkeypatch.setattr(runner_layers, "_install", lambda environment, folder: None)
+        return (await runner_layers.runner_layers(engine, wanted, lambda step: None))[1]
+
+    other = (3, 10 if sys.version_info[1] != 10 else 11)
+    poisoned = background.run_blocking(code(evil, other))
+    clean = background.run_blocking(code(python_image, other))
+    assert b"# evil" not in b"".join(poisoned.open()) and poisoned.digest != clean.digest
+    ours = [background.run_blocking(code(image, sys.version_info[:3])) for image in (evil, python_image)]
+    assert ours[0].digest == ours[1].digest and b".pyc" in b"".join(ours[0].open())
 
 
 def test_a_cancelled_build_leaves_nothing(engine: Engine, python_image: str, tmp_path: Path) -> None:
