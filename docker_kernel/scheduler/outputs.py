@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
-from pathlib import Path
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jupyter_scheduler.job_files_manager import JobFilesManager
 
 FOLDER = ".docker-kernel-output"
 """In a job's staging folder: what its container has at /output."""
+
+LOCK = ".docker-kernel-lock"
+"""There, too: who works for the job holds it."""
 
 PRODUCED = {"ipynb": "output.ipynb", "html": "output.html"}
 FILES = "files"
@@ -22,7 +26,8 @@ FILES = "files"
 def collect(staged: Mapping[str, str]) -> list[str]:
     """Bring what a run wrote to where jupyter-scheduler looks for it; done again, it does no harm.
 
-    The notebook runs as the container's user and may have written anything: links are not followed.
+    The notebook runs as the container's user and may have written anything: no link is followed, not in a folder's
+    place either.
 
     Args:
         staged: a job's staging paths, by output format, and of its input.
@@ -30,27 +35,59 @@ def collect(staged: Mapping[str, str]) -> list[str]:
     Returns:
         The files that the notebook itself wrote, relative to the staging folder.
     """
-    source = Path(staged["input"]).parent / FOLDER
-    kept = {Path(path).name for path in staged.values()}
-    for output_format, name in PRODUCED.items():
-        if output_format in staged:
-            _bring(source / name, Path(staged[output_format]))
-    found = []
-    for folder, _, names in os.walk(source / FILES):
-        for name in names:
-            path = Path(folder) / name
-            relative = path.relative_to(source / FILES)
-            if str(relative) not in kept and _bring(path, source.parent / relative):
-                found.append(str(relative))
-    shutil.rmtree(source, ignore_errors=True)
+    home = Path(staged["input"]).parent
+    kept = {FOLDER, LOCK, *(Path(path).name for path in staged.values())}
+    found: list[str] = []
+    with _opened(home) as target, contextlib.suppress(*_NO_FOLDER), _opened(FOLDER, target) as source:
+        for output_format, name in PRODUCED.items():
+            if output_format in staged:
+                _bring(source, name, target, Path(staged[output_format]).name)
+        with contextlib.suppress(*_NO_FOLDER), _opened(FILES, source) as files:
+            found += _bring_all(files, target, kept)
+    shutil.rmtree(home / FOLDER, ignore_errors=True)
     return sorted(found)
 
 
-def _bring(source: Path, target: Path) -> bool:
-    if source.is_symlink() or not source.is_file():
+_NO_FOLDER = (FileNotFoundError, NotADirectoryError, FileExistsError)
+"""What opening a folder raises where there is none, but nothing, a file, or a link."""
+
+
+@contextlib.contextmanager
+def _opened(folder: str | Path, inside: int | None = None) -> Iterator[int]:
+    """A folder's descriptor, which means that folder whatever takes its place later."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=inside)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _bring_all(source: int, target: int, kept: Collection[str]) -> Iterator[str]:
+    """Bring all files of a folder; nothing takes the place of what is `kept` at its top."""
+    for folder, _, names, place in os.fwalk(".", dir_fd=source, follow_symlinks=False):
+        parts = PurePosixPath(folder).parts
+        files = [name for name in names if (*parts, name)[0] not in kept]
+        if not files:
+            continue
+        with contextlib.suppress(*_NO_FOLDER), contextlib.ExitStack() as stack:
+            there = target
+            for part in parts:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=there)
+                there = stack.enter_context(_opened(part, there))
+            for name in files:
+                if _bring(place, name, there, name):
+                    yield str(PurePosixPath(folder, name))
+
+
+def _bring(source: int, name: str, target: int, new: str) -> bool:
+    """Move a regular file from one folder to another; returns whether it was one."""
+    try:
+        if not stat.S_ISREG(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
+            return False
+        os.replace(name, new, src_dir_fd=source, dst_dir_fd=target)
+    except (FileNotFoundError, IsADirectoryError):
         return False
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source.replace(target)
     return True
 
 

@@ -60,8 +60,6 @@ STOP_SECONDS = 12.0
 LATE_SECONDS = 180.0
 """A run that is this much over its time cannot end itself."""
 
-LOCK = ".docker-kernel-lock"
-
 LAST_LINES = 40
 """Of the log, in which the entry point says how it ended."""
 
@@ -210,7 +208,7 @@ class Runs:
     async def _alone(self, job: DescribeJob, work: Coroutine[Any, Any, None]) -> None:
         folder = Path(self._paths(job)["input"]).parent
         try:
-            with _lock(folder / LOCK) as ours:
+            with _lock(folder / outputs.LOCK) as ours:
                 if ours:
                     await work
         except EngineUnavailable:
