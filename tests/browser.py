@@ -1,7 +1,7 @@
 """A real JupyterLab in a real browser, with kernels in containers, for the tests of what a user sees.
 
 Screenshots are kept in build/screenshots. Those that the docs show go to the folder that DOCKER_KERNEL_SCREENSHOTS
-names, too: `DOCKER_KERNEL_SCREENSHOTS=docs/images pytest tests/test_browser.py tests/test_browser_jobs.py`.
+names, too: `DOCKER_KERNEL_SCREENSHOTS=docs/images pytest tests/test_browser*.py`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
 ]
 SCREENSHOTS = Path(__file__).parent.parent / "build" / "screenshots"
-IN_DOCS = ("lab", "job", "job_dark", "job_failed", "sweep", "sweep_dark")
+IN_DOCS = (
+    *("lab", "job", "job_dark", "job_failed", "sweep", "sweep_dark", "scheduled-run"),
+    *(f"containerize-{page}" for page in ("button", "name", "parameters", "review", "build", "images")),
+)
 ABSENT = "docker-kernel/absent:latest"
 START_MS = 60_000
 """For a kernel's start, or a cell's end, on a busy machine."""

@@ -217,6 +217,7 @@ export class WizardModel implements IDisposable {
   /** Go one page back. */
   back(): void {
     this._abort?.abort();
+    this.busy = '';
     this.error = '';
     this.page = Math.max(0, this.page - 1);
     if (this.page === Page.Review) {

@@ -47,10 +47,12 @@ function WizardView(props: {
       heading.current?.focus();
     }
   }, [model.page]);
-  // What had the focus may be gone when a build ends.
+  // What had the focus may be gone when a build ends; then the next thing to do gets it.
   React.useEffect(() => {
     if (!model.building && model.page === Page.Build) {
-      const lost = !form.current?.contains(document.activeElement);
+      const focused = document.activeElement;
+      const lost =
+        focused === heading.current || !form.current?.contains(focused);
       const copy = form.current?.querySelector<HTMLElement>('main button');
       if (lost) {
         (copy ?? heading.current)?.focus();
