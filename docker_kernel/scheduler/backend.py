@@ -104,7 +104,10 @@ class DockerScheduler(Scheduler):  # type: ignore[misc]
         """Delete a job, with its container if it has one."""
         job = self.get_job(job_id, False)
         if is_ours(job.runtime_environment_name):
-            await background.run(self._runs.forget(job_id))
+            try:
+                await background.run(self._runs.forget(job_id))
+            except DockerKernelError as error:
+                raise SchedulerError(str(error)) from None
         elif job.status == Status.IN_PROGRESS:
             super().stop_job(job_id)
         with self.db_session() as session:

@@ -344,7 +344,12 @@ class Runs:
             group_add=user.groups,
             userns_mode=user.userns_mode,
         )
-        return await engine.create(spec)
+        making = asyncio.ensure_future(engine.create(spec))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            await engine.remove(await making)  # it is made whether or not anybody waits
+            raise
 
     def _arguments(self, job: DescribeJob) -> list[str]:
         wanted = options(job.runtime_environment_parameters)
