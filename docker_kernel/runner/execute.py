@@ -5,27 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat.v4 import new_output
 
-from docker_kernel.guest.supervisor import KERNEL_OOM_SCORE, oom_kills
-from docker_kernel.runner.client import Client
+from docker_kernel.guest.supervisor import oom_kills
+from docker_kernel.runner.kernel import Kernel
 from docker_kernel.runner.log import RunLog
-
-GUEST_BOOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "guest", "boot.py")
-"""What starts ipykernel with `docker_kernel` importable, wherever its packages are."""
 
 STARTUP_SECONDS = 120
 OUTPUT_SECONDS = 60
@@ -46,7 +39,6 @@ TAIL_TEXT = 1 << 20
 MAX_DATA = 128 << 20
 """Characters of a cell's rich outputs that the notebook keeps."""
 
-STDERR_LINES = 20
 MAX_EVENT = 1 << 16
 
 
@@ -106,13 +98,14 @@ class Run(NotebookClient):  # type: ignore[misc]
 
     Args:
         notebook: nbformat 4, with its parameters in place; its outputs are replaced.
+        kernel: started, and needs not be ready.
         changed: is called with a cell's index when it has ended, and now and then while it runs.
     """
 
     def __init__(
         self,
         notebook: Any,
-        manager: AsyncKernelManager,
+        kernel: Kernel,
         log: RunLog,
         stop: Stop,
         changed: Callable[[int], None],
@@ -120,13 +113,13 @@ class Run(NotebookClient):  # type: ignore[misc]
     ) -> None:
         super().__init__(
             notebook,
-            km=manager,
+            km=kernel.manager,
             timeout=None,
             startup_timeout=STARTUP_SECONDS,
             iopub_timeout=OUTPUT_SECONDS,
             ipython_hist_file="",
         )
-        self._manager = manager  # nbclient forgets its own when a kernel does not start
+        self._kernel = kernel
         self._out = log
         self._stop = stop
         self._changed = changed
@@ -134,12 +127,11 @@ class Run(NotebookClient):  # type: ignore[misc]
         self._text = _Text()
         self._stirred = False
         self._index = -1
-        self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
 
-    async def run(self, cwd: Path, environment: Mapping[str, str]) -> Ending:
+    async def run(self) -> Ending:
         """Execute all cells, or until one fails, the kernel dies, or it is stopped. The kernel then still runs."""
         ooms = oom_kills()
-        work = asyncio.ensure_future(self._execute(cwd, environment))
+        work = asyncio.ensure_future(self._execute())
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -159,18 +151,10 @@ class Run(NotebookClient):  # type: ignore[misc]
             return Ending(self._stop.code, self._stop.reason)
         return Ending(0)
 
-    async def _execute(self, cwd: Path, environment: Mapping[str, str]) -> None:
+    async def _execute(self) -> None:
         cells = [index for index, cell in enumerate(self.nb.cells) if cell.cell_type == "code"]
-        read, write = os.pipe()
-        loop = asyncio.get_running_loop()
-        loop.add_reader(read, self._kernel_said, read)
-        try:
-            await self.async_start_new_kernel(
-                cwd=str(cwd), env=dict(environment), stdin=asyncio.subprocess.DEVNULL, stdout=write, stderr=write
-            )
-        finally:
-            os.close(write)
-        _prefer_for_oom(self._manager.provisioner.process.pid)
+        if self._kernel.failure is not None:
+            raise self._kernel.failure
         await self.async_start_new_kernel_client()
         info = await self.async_wait_for_reply(self.kc.kernel_info())
         if info is not None:
@@ -225,20 +209,6 @@ class Run(NotebookClient):  # type: ignore[misc]
             with contextlib.suppress(BaseException):
                 await work
 
-    async def end_kernel(self, now: bool) -> None:
-        """End the kernel and what its cells left running.
-
-        Args:
-            now: without a chance to run what it wants to run at its end.
-        """
-        process = getattr(self._manager.provisioner, "process", None)
-        self.shutdown_kernel = "immediate" if now else "graceful"
-        with contextlib.suppress(Exception):
-            await self._async_cleanup_kernel()
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-
     # How it ends
 
     def _failed(self, error: CellExecutionError) -> Ending:
@@ -253,22 +223,19 @@ class Run(NotebookClient):  # type: ignore[misc]
     async def _died(self, error: Exception, oom: bool) -> Ending:
         code = None
         with contextlib.suppress(Exception):
-            code = await asyncio.wait_for(self._exit_code(), 2)
+            code = await asyncio.wait_for(self._kernel.exit_code(), 2)
         where = self._which()
         if oom and code in (None, -signal.SIGKILL):
             reason = f"{where} ran out of memory: the kernel was killed; give the container more memory."
             name = "MemoryError"
         elif self._index < 0:
-            said = " ".join(self._stderr).strip() or str(error)
+            said = self._kernel.said or str(error)
             reason, name = f"The kernel could not be started: {said[-500:]}", "KernelDied"
         else:
             how = "its process ended" if code is None else _how(code)
             reason, name = f"{where} ended the kernel: {how}.", "KernelDied"
         self._mark(name, reason)
         return Ending(1, reason, name, reason, oom)
-
-    async def _exit_code(self) -> int | None:
-        return int(await asyncio.to_thread(self._manager.provisioner.process.wait))
 
     def _which(self) -> str:
         if self._index < 0:
@@ -284,16 +251,6 @@ class Run(NotebookClient):  # type: ignore[misc]
             self._changed(self._index)
 
     # What the kernel says
-
-    def _kernel_said(self, descriptor: int) -> None:
-        """Log what the kernel's process, and not a cell, prints."""
-        data = os.read(descriptor, 1 << 16)
-        if not data:
-            asyncio.get_running_loop().remove_reader(descriptor)
-            os.close(descriptor)
-            return
-        self._stderr.extend(data.decode(errors="replace").splitlines())
-        self._out.text(data)
 
     def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
         self._stirred = True
@@ -372,34 +329,6 @@ class Run(NotebookClient):  # type: ignore[misc]
                 self._changed(index)
 
 
-def kernel_manager(kernel: Mapping[str, Any], room: Path, sockets: bool) -> AsyncKernelManager:
-    """What starts a kernel by the argv of a notebook image, whatever kernelspecs there are.
-
-    Args:
-        kernel: name, language and argv.
-        room: a private folder for its connection file, and sockets if it can have them.
-    """
-    argv = [str(part) for part in kernel["argv"]]
-    python = any("ipykernel" in part or part == GUEST_BOOT for part in argv)
-    if argv[1:3] == ["-m", "ipykernel_launcher"]:
-        argv[1:3] = [GUEST_BOOT]
-    if python:
-        # As nbclient has it for kernels that it knows by name: many may run on one home at once.
-        argv.append("--HistoryManager.hist_file=:memory:")
-    # Sockets need no ports, so that none can be taken, and other containers of a pod cannot reach them. Kernels that
-    # are not ipykernel may know TCP only.
-    transport = {"transport": "ipc"} if sockets and python else {}
-    manager = AsyncKernelManager(connection_file=str(room / "kernel.json"), client_factory=Client, **transport)
-    manager._kernel_spec = KernelSpec(
-        argv=argv,
-        display_name=str(kernel.get("name", "")),
-        language=str(kernel.get("language", "")),
-        interrupt_mode=str(kernel.get("interrupt_mode", "signal")),
-        env=dict(kernel.get("env") or {}),
-    )
-    return manager
-
-
 class Events:
     """Takes what the notebook tells by `job.progress` and `job.log` (guest/in_job.py), from a socket."""
 
@@ -419,12 +348,6 @@ class Events:
                     event = json.loads(data)
                     if event["event"] in ("progress", "metrics"):
                         self._log.event(event)
-
-
-def _prefer_for_oom(pid: int) -> None:
-    """Out of memory, the kernel is to be chosen, and not what must tell of it."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "w") as file:
-        file.write(str(KERNEL_OOM_SCORE))
 
 
 def _how(code: int) -> str:

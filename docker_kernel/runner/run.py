@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         return _Execution(spec, wishes).run()
     except SystemExit:
         return 0  # argparse, after --help
-    except (UsageError, places.NoPlace) as error:
+    except (UsageError, places.NoPlace, parameters.ParameterError) as error:
         complain(str(error))
         if train:
             sagemaker.fail(str(error))
@@ -148,7 +148,8 @@ class _Execution:
         import nbformat
 
         from docker_kernel.runner.document import Document
-        from docker_kernel.runner.execute import Events, Run, kernel_manager
+        from docker_kernel.runner.execute import Events, Run
+        from docker_kernel.runner.kernel import Kernel
 
         loop = asyncio.get_running_loop()
         # asyncio's own handling, so that the loop wakes up for it.
@@ -157,17 +158,24 @@ class _Execution:
         folders = [Path(sink.place) for sink in self._sinks if isinstance(sink, FolderSink)]
         room = places.scratch(folders)
         outputs = folders[0] / FILES if folders else room.path / FILES
+        kernel = Kernel(self._spec.kernel, room.path, room.sockets, self._log)
         try:
-            source = WORKSPACE / self._spec.notebook
-            original = nbformat.read(source, as_version=4)
-            notebook = nbformat.from_dict(parameters.inject(original, self._spec.parameters, self._wishes.values))
-            for cell in notebook.cells:
-                if cell.cell_type == "code":
-                    cell["outputs"], cell["execution_count"] = [], None
             workspace = places.working_directory(WORKSPACE, room)
             with contextlib.suppress(OSError):
                 outputs.mkdir(exist_ok=True)
             environment = self._environment(room, outputs)
+            if room.sockets:
+                environment[EVENTS] = str(room.path / "events")
+                Events(environment[EVENTS], self._log)
+            # All that follows is done while it starts.
+            await kernel.start(workspace / Path(self._spec.notebook).parent, environment)
+            excluded = [*folders, room.path]
+            before = places.inventory(workspace, excluded)
+            original = nbformat.read(WORKSPACE / self._spec.notebook, as_version=4)
+            notebook = nbformat.from_dict(parameters.inject(original, self._spec.parameters, self._wishes.values))
+            for cell in notebook.cells:
+                if cell.cell_type == "code":
+                    cell["outputs"], cell["execution_count"] = [], None
             document = Document(notebook)
 
             def changed(index: int) -> None:
@@ -177,22 +185,16 @@ class _Execution:
                 pages.put(content)
 
             self._put(NOTEBOOK, document.content())
-            if room.sockets:
-                environment[EVENTS] = str(room.path / "events")
-                Events(environment[EVENTS], self._log)
-            excluded = [*folders, room.path]
-            before = places.inventory(workspace, excluded)
-            manager = kernel_manager(self._spec.kernel, room.path, room.sockets)
-            run = Run(notebook, manager, self._log, stop, changed, self._wishes.cell_timeout)
+            run = Run(notebook, kernel, self._log, stop, changed, self._wishes.cell_timeout)
             if self._wishes.timeout is not None:
                 text = f"The run took longer than {self._wishes.timeout:g} s, the most that it may take."
                 loop.call_later(self._wishes.timeout, stop, TIMED_OUT, text)
-            ending = await run.run(workspace / Path(self._spec.notebook).parent, environment)
+            ending = await run.run()
             self._deadline = min(self._deadline, time.monotonic() + DELIVERY_SECONDS)
             content = document.content()
             self._put(NOTEBOOK, content)
             page = loop.run_in_executor(None, pages.finish, content, ending.reason, self._until)
-            await run.end_kernel(now=ending.code != 0)
+            await kernel.end(now=ending.code != 0)
             await page
             if pages.problem:
                 self._log.say(f"docker-kernel: output.html is not what it should be: {pages.problem}.")
@@ -201,6 +203,7 @@ class _Execution:
             await asyncio.to_thread(self._deliver, workspace, written, outputs, made)
             return self._end(ending, stop)
         finally:
+            await kernel.end(now=True)
             with contextlib.suppress(OSError):
                 outputs.rmdir()  # nothing was put there
             shutil.rmtree(room.path, ignore_errors=True)

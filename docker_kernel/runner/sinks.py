@@ -147,7 +147,7 @@ class FolderSink(Sink):
     """A folder, mounted or not."""
 
     def write(self, name: str, content: Pieces) -> None:
-        _replace(Path(self.place) / name, lambda path: _write(path, content, self._closing))
+        _replace(Path(self.place) / name, lambda path: _write(path, content))
 
     def copy(self, source: Path, name: str) -> None:
         target = Path(self.place) / name
@@ -168,12 +168,9 @@ def _replace(target: Path, make: Callable[[Path], None]) -> None:
         raise
 
 
-def _write(path: Path, content: Pieces, sync: bool) -> None:
+def _write(path: Path, content: Pieces) -> None:
     with path.open("wb") as file:
         file.writelines(content)
-        file.flush()
-        if sync:
-            os.fsync(file.fileno())
 
 
 def _copy(source: Path, path: Path) -> None:
