@@ -383,9 +383,17 @@ def clean(notebook: Mapping[str, Any], keep_outputs: bool) -> dict[str, Any]:
 
 def _without(metadata: Mapping[str, Any], dropped: set[str]) -> dict[str, Any]:
     kept = {key: value for key, value in metadata.items() if key not in dropped}
+    if "tags" in kept:
+        kept["tags"] = _tags(kept)
     if isinstance(kept.get("jupyter"), Mapping):
         kept["jupyter"] = {key: value for key, value in kept["jupyter"].items() if key != "outputs_hidden"}
     return {key: value for key, value in kept.items() if key != "jupyter" or value}
+
+
+def _tags(metadata: Mapping[str, Any]) -> list[str]:
+    """A cell's tags: what else stands among them is none, and is not valid in nbformat."""
+    tags = metadata.get("tags")
+    return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
 
 
 def _completed(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -443,7 +451,7 @@ def digest(notebook: Mapping[str, Any]) -> str:
         [
             cell.get("cell_type"),
             source if isinstance(source := cell.get("source", ""), str) else "".join(source),
-            sorted((cell.get("metadata") or {}).get("tags") or []),
+            sorted(_tags(cell.get("metadata") or {})),
             cell.get("attachments") or {},
         ]
         for cell in cells

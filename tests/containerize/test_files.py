@@ -274,6 +274,17 @@ def test_metadata_that_is_not_valid_is_made_so(kernelspec: object) -> None:
     assert digest(made) == digest(clean(made, keep_outputs=False))
 
 
+@pytest.mark.parametrize(
+    ("tags", "kept"), [([1, "a"], ["a"]), (5, []), ([{}, {}], []), ("parameters", []), (["b", None, "a"], ["b", "a"])]
+)
+def test_tags_that_are_no_texts_are_dropped(tags: object, kept: list[str]) -> None:
+    given = notebook()
+    given["cells"][0]["metadata"]["tags"] = tags
+    made = clean(given, keep_outputs=False)
+    nbformat.validate(nbformat.from_dict(made))
+    assert made["cells"][0]["metadata"]["tags"] == kept and digest(made) == digest(given)
+
+
 def test_missing_and_repeated_ids_are_made_good() -> None:
     given = notebook()
     given["cells"][1]["id"] = "one"
