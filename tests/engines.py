@@ -6,6 +6,7 @@ The registry is served on 127.0.0.1 of both sides, from one store, so that an im
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -80,9 +81,19 @@ class SecondEngine:
         self.tls = folder / "tls"
         self.namespace = f"dk{os.getpid()}"
         self._links = (f"dka{os.getpid() % 10**7}", f"dkb{os.getpid() % 10**7}")
-        taken = subprocess.run(["ip", "-4", "-o", "addr"], capture_output=True, text=True, check=True).stdout
-        subnet = next(f"10.98.{third}" for third in range(1, 255) if f" 10.98.{third}." not in taken)
-        self._here, self.address = f"{subnet}.1", f"{subnet}.2"
+        here, there = self._links
+        # Another run's engine may look for a subnet of its own at the same time.
+        with Path(tempfile.gettempdir(), "dk-engine.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            taken = subprocess.run(["ip", "-4", "-o", "addr"], capture_output=True, text=True, check=True).stdout
+            subnet = next(f"10.98.{third}" for third in range(1, 255) if f" 10.98.{third}." not in taken)
+            self._here, self.address = f"{subnet}.1", f"{subnet}.2"
+            for command in (
+                ["ip", "netns", "add", self.namespace],
+                ["ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", self.namespace],
+                ["ip", "addr", "add", f"{self._here}/24", "dev", here],
+            ):
+                subprocess.run(command, check=True)
         self.tcp = f"tcp://{self.address}:2376"
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -95,9 +106,6 @@ class SecondEngine:
         _make_certificates(self.tls, self.address)
         here, there = self._links
         for command in (
-            ["ip", "netns", "add", self.namespace],
-            ["ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", self.namespace],
-            ["ip", "addr", "add", f"{self._here}/24", "dev", here],
             ["ip", "link", "set", here, "up"],
             [*self.inside, "ip", "addr", "add", f"{self.address}/24", "dev", there],
             [*self.inside, "ip", "link", "set", there, "up"],
