@@ -60,6 +60,11 @@ class Chosen:
     root: Path
 
 
+def _outside(path: str) -> bool:
+    """Whether a relative path, without needless parts, leads out of where it begins."""
+    return path == ".." or path.startswith("../")
+
+
 class Rule:
     """A line of a .dockerignore, or a pattern of --include and --exclude: all have that file's grammar.
 
@@ -71,7 +76,7 @@ class Rule:
         self.back = back or text.startswith("!")
         pattern = os.path.normpath(text.removeprefix("!").strip().lstrip("/") or ".")
         self.text = pattern
-        self.outside = pattern == ".." or pattern.startswith("../")
+        self.outside = _outside(pattern)
         self.whole = pattern == "."
         self._match = re.compile(".*" if self.whole else _translate(pattern) + "(?:/.*)?", re.DOTALL).fullmatch
         self._stem = re.split(r"[*?\[\\]", pattern)[0]
@@ -184,6 +189,10 @@ class _Walk:
             folders += self._folder(folder, reason)
         for name, target in self.links.items():
             self._link(name, target)
+        while dangling := [name for name in self.links if name in self.files and self._left_out_on_the_way(name)]:
+            for name in dangling:
+                del self.files[name]
+                self._leave_out(name, f"a link to {self.links[name]}, over a link that is left out", False)
         unused = [rule.text for rule in self.include if rule.text not in self.used]
         if unused and self.seen <= MAX_FILES:
             raise ContainerizeError(f"--include {unused[0]}: there is no such file in {self.root}.")
@@ -297,7 +306,7 @@ class _Walk:
             loop = isinstance(error, RuntimeError) or error.errno == errno.ELOOP
             self._leave_out(name, "a link to itself" if loop else f"a link to {target}, which is not there", False)
             return
-        if not found.is_relative_to(real):
+        if not found.is_relative_to(real) or any(_outside(step) for step in self._steps(name)):
             self._leave_out(name, f"a link to {target}, out of the folder: copy the file here", False)
             return
         inner = str(found.relative_to(real))
@@ -305,6 +314,14 @@ class _Walk:
             self.files[name] = 0
         else:
             self._leave_out(name, f"a link to {target}, which is left out", False)
+
+    def _steps(self, name: str) -> list[str]:
+        """The paths, relative to the root, that a link leads over as it is written, with what it leads to."""
+        parts = [*name.split("/")[:-1], *self.links[name].split("/")]
+        return [os.path.normpath("/".join(parts[:count])) for count in range(1, len(parts) + 1)]
+
+    def _left_out_on_the_way(self, name: str) -> bool:
+        return any(step in self.links and step not in self.files for step in self._steps(name))
 
     def check(self, budget: int) -> None:
         """Raise ContainerizeError if it is too much, with what is the largest."""

@@ -164,6 +164,23 @@ def test_odd_files_stay_out_and_break_nothing(folder: Path, tmp_path: Path) -> N
     json.dumps(found.left_out).encode()
 
 
+def test_links_go_in_only_if_they_lead_somewhere_in_the_image_too(folder: Path) -> None:
+    write(folder, "..dots/x.csv", "sub/deep/y.csv")
+    links = {
+        "out and in": f"../{folder.name}/data/a b.csv", "sub/out and in": f"../../{folder.name}/lib",
+        "over": "out and in", "over all": "./over", "fine": "..dots/x.csv", "sub/up": "../data/a b.csv",
+        "whole": ".", "lib too": "lib", "twice": "lib too/tool.py", "absolute": str(folder / "lib"),
+        "over absolute": "absolute/tool.py",
+    }  # fmt: skip
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
+    found = chosen(folder)
+    assert names(found) & set(links) == {"fine", "sub/up", "whole", "lib too", "twice"}
+    reasons = dict(found.left_out)
+    assert "out of the folder" in reasons["out and in"] and "out of the folder" in reasons["sub/out and in"]
+    assert all("link that is left out" in reasons[name] for name in ("over", "over all", "over absolute"))
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read all")
 def test_what_may_not_be_read_stays_out(folder: Path) -> None:
     (folder / "data").chmod(0)
