@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import os
 import secrets
 import signal
@@ -17,11 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from pydantic import ValidationError
+
 from docker_kernel import config, labels
 from docker_kernel.batch import state_image
 from docker_kernel.batch.job_log import JobLog
 from docker_kernel.config import DockerTargetConfig
-from docker_kernel.containerize.inspect import Described, describe
+from docker_kernel.containerize.inspect import Described, describe, read_schema
 from docker_kernel.engine import BindMount, ContainerSpec, Engine, EngineInfo, File, LogStream, VolumeMount
 from docker_kernel.errors import ContainerizeError, EngineError, ImageMissing, NotFound
 from docker_kernel.guest import parameters
@@ -112,8 +115,8 @@ async def run(request: RunRequest, told: Callable[[bytes | Marker], None], progr
             return await _run_on(here, request, described.image_id, values, told)
         if not isinstance(target, DockerTargetConfig):
             raise ContainerizeError(
-                f"The target {request.target} is of the kind {target.kind}, from which files do not come home: name one "
-                "of the kind docker, or run the image there by that system's own means (`docker-kernel schedule`)."
+                f"The target {request.target} is of the kind {target.kind}, from which files do not come home: name "
+                "one of the kind docker, or run the image there by that system's own means (`docker-kernel schedule`)."
             )
         there = await Engine.connect(target.engine, tls=target.tls)
         try:
@@ -138,18 +141,26 @@ def _checked(request: RunRequest, described: Described) -> Mapping[str, str]:
 
 
 def image_parameters(schema: Mapping[str, Any]) -> list[Parameter]:
-    """The parameters that an image's label describes."""
-    required = set(schema.get("required", ()))
-    found = []
-    for name, one in schema.get("properties", {}).items():
-        kind = str(one.get("x-type", "any"))
-        # A Literal's choices are its type.
-        choices = tuple(one.get("enum", ())) if "Literal" not in kind else ()
-        described = {"name": name, "type": kind, "required": name in required, "choices": choices}
-        try:
+    """The parameters that an image's label describes.
+
+    Raises:
+        ContainerizeError: it describes none that can be; labels are anybody's.
+    """
+    try:
+        read = read_schema(json.dumps(schema))
+        required, found = set(read["required"]), []
+        for name, one in read["properties"].items():
+            kind = str(one.get("x-type", "any"))
+            # A Literal's choices are its type.
+            choices = tuple(one.get("enum", ())) if "Literal" not in kind else ()
+            described = {"name": name, "type": kind, "required": name in required, "choices": choices}
             found.append(Parameter.from_dict(described))
-        except ParameterError as error:
-            raise ContainerizeError(f"The image's label of parameters is damaged: {error}") from None
+    except ParameterError as error:
+        raise ContainerizeError(f"The image's label of parameters is damaged: {error}") from None
+    except (ValidationError, RecursionError):
+        raise ContainerizeError(
+            "The image's label of parameters is damaged: containerize its notebook again."
+        ) from None
     return found
 
 

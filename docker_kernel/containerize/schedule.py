@@ -5,8 +5,6 @@ Nothing is installed, and nothing secret is in any of them: who may read the sch
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import shlex
 import shutil
@@ -18,10 +16,11 @@ from typing import Any
 
 from docker_kernel.containerize import cron, yaml_text
 from docker_kernel.containerize.inspect import Described
+from docker_kernel.containerize.run import image_parameters
 from docker_kernel.errors import ContainerizeError
 from docker_kernel.guest import parameters
 from docker_kernel.guest.credentials import looks_secret
-from docker_kernel.guest.parameters import Parameter, ParameterError, Text
+from docker_kernel.guest.parameters import ParameterError, Text
 
 FORMS = ("kubernetes", "systemd", "crontab")
 
@@ -35,6 +34,9 @@ START_SECONDS = 300
 
 END_SECONDS = 30
 """From the signal to stop to the end; the entry point needs up to 8."""
+
+MAX_TIMEOUT = 365 * 86400
+"""Seconds: a year, which all of them can count."""
 
 MAX_NAME = 52
 """Characters of a CronJob's name (Kubernetes adds eleven to it for its jobs)."""
@@ -93,7 +95,7 @@ def documents(wish: Schedule, form: str, root: bool) -> list[Document]:
     name = wish.name or proposed_name(wish.image.reference)
     _check(wish, name)
     if form == "kubernetes":
-        manifest = yaml_text.dump(_cron_job(wish, when, name))
+        manifest = f"# {_about(wish.image)}\n{yaml_text.dump(_cron_job(wish, when, name))}"
         return [Document(f"{name}.yaml", manifest, f"kubectl apply -f {name}.yaml")]
     if form == "systemd":
         return _units(wish, when, name, root)
@@ -111,8 +113,18 @@ def _check(wish: Schedule, name: str) -> None:
         raise ContainerizeError(
             f"{name!r} cannot be a schedule's name: use up to {MAX_NAME} small letters, digits and '-' between them."
         )
-    if not 0 <= wish.timeout < math.inf:
-        raise ContainerizeError("--timeout must be a number of seconds; 0 for no limit.")
+    if not 0 <= wish.timeout <= MAX_TIMEOUT:
+        raise ContainerizeError(f"--timeout must be a number of seconds up to {MAX_TIMEOUT} (a year); 0 for no limit.")
+    user = re.fullmatch(r"([0-9]{1,10})(:[0-9]{1,10})?", wish.image.user)
+    if user is None or int(user[1]) == 0:
+        raise ContainerizeError(
+            f"The image's user is {wish.image.user!r}, and a schedule needs the number of one that is not root: "
+            "containerize the notebook again."
+        )
+    told = {"the image's name": wish.image.reference, "--secret": wish.secret, "--namespace": wish.namespace}
+    for what, text in told.items():
+        if not text.isprintable():
+            raise ContainerizeError(f"{what} has a line break or a control character, which no scheduler takes.")
     if wish.time_zone:
         try:
             zoneinfo.ZoneInfo(wish.time_zone)
@@ -122,7 +134,7 @@ def _check(wish: Schedule, name: str) -> None:
             ) from None
     given = {one: Text(value) for one, value in wish.parameters.items()}
     try:
-        parameters.check(of_schema(wish.image.schema), given)
+        parameters.check(image_parameters(wish.image.schema), given)
     except ParameterError as error:
         raise ContainerizeError(str(error)) from None
     for one, value in {**wish.parameters, "--output": wish.output}.items():
@@ -135,24 +147,21 @@ def _check(wish: Schedule, name: str) -> None:
             raise ContainerizeError(f"{one} has a line break or a control character, which no scheduler takes.")
 
 
-def of_schema(schema: Mapping[str, Any]) -> list[Parameter]:
-    """The parameters that an image's label describes."""
-    required = set(schema.get("required") or ())
-    return [
-        Parameter(
-            name=name,
-            type=str(one.get("x-type", "any")),
-            default=one.get("default"),
-            required=name in required,
-            choices=tuple(one.get("enum") or ()),
-        )
-        for name, one in (schema.get("properties") or {}).items()
-    ]
-
-
 def _arguments(wish: Schedule) -> list[str]:
     made = [part for name, value in wish.parameters.items() for part in ("-p", f"{name}={value}")]
-    return [*made, "--timeout", f"{wish.timeout:g}"] if wish.timeout else made
+    return [*made, "--timeout", f"{wish.timeout:.15g}"] if wish.timeout else made
+
+
+def _pinned(image: Described) -> str:
+    """The image's name by its digest, where it has one: runs stay the same when its tag moves on."""
+    repository = re.sub(r"(@[^/]*|:[^/]*)$", "", image.reference)
+    return image.digest if image.digest.partition("@")[0] == repository else image.reference
+
+
+def _about(image: Described) -> str:
+    """The image and its notebook, as a comment's only line: labels are anybody's."""
+    about = f"{image.notebook} in {image.reference}"
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in about)
 
 
 def _is_url(output: str) -> bool:
@@ -207,7 +216,7 @@ def _pod(wish: Schedule) -> dict[str, Any]:
         )
     container: dict[str, Any] = {
         "name": "notebook",
-        "image": wish.image.reference,
+        "image": _pinned(wish.image),
         "args": escaped,
         "env": [{"name": "RUN", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
         **({"envFrom": [{"secretRef": {"name": wish.secret}}]} if wish.secret else {}),
@@ -253,7 +262,7 @@ def command(wish: Schedule, name: str, root: bool, docker: str) -> str:
     now = '"$(date -u +%Y-%m-%dT%H-%M-%SZ)"'
     if _is_url(wish.output):
         run = f"{shlex.quote(wish.output.rstrip('/') + '/')}{now}"
-        return f"exec {shlex.join([*words, wish.image.reference, *arguments, '--output'])} {run}"
+        return f"exec {shlex.join([*words, _pinned(wish.image), *arguments, '--output'])} {run}"
     if not wish.output:
         raise ContainerizeError("Say with --output FOLDER or a URL where the results of each run go.")
     folder = PurePosixPath(wish.output)
@@ -265,7 +274,7 @@ def command(wish: Schedule, name: str, root: bool, docker: str) -> str:
         user, make = ' --user "$(id -u):$(id -g)"', "mkdir -p"
     return (
         f'run={shlex.quote(f"{folder}/")}{now} && {make} "$run" && '
-        f'exec {shlex.join(words)}{user} -v "$run:/output" {shlex.join([wish.image.reference, *arguments])}'
+        f'exec {shlex.join(words)}{user} -v "$run:/output" {shlex.join([_pinned(wish.image), *arguments])}'
     )
 
 
@@ -279,7 +288,7 @@ def _units(wish: Schedule, when: cron.Cron, name: str, root: bool) -> list[Docum
     docker = _docker()
     container = f"docker-kernel-{name}"
     limit = f"{int(wish.timeout) + START_SECONDS}s" if wish.timeout else "infinity"
-    about = f"{wish.image.notebook} in {wish.image.reference}".replace("%", "%%")
+    about = _about(wish.image).replace("%", "%%")
     service = f"""\
 [Unit]
 Description=Notebook {about}
@@ -330,7 +339,7 @@ def _crontab(wish: Schedule, when: cron.Cron, name: str, root: bool) -> Document
         raise ContainerizeError(
             f"The command has {len(line)} characters, and cron takes {MAX_LINE}: use --as systemd, or a shorter folder."
         )
-    text = f"# {json.dumps(wish.image.notebook, ensure_ascii=False)} in {wish.image.reference}\n{when.text} {line}\n"
+    text = f"# {_about(wish.image)}\n{when.text} {line}\n"
     return Document(f"{name}.crontab", text, "add it with `crontab -e`")
 
 
