@@ -8,12 +8,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import heapq
+import itertools
 import json
 import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from docker_kernel.errors import ContainerizeError, JobError
 
 MAX_FILES = 100_000
 """Files that are looked at before a folder is called too large: the whole home of a user, or a machine."""
+
+MAX_RULES = 1000
+"""Patterns that each file is held against; a .dockerignore of kernels' making may have tens of thousands."""
 
 LEFT_OUT_NAMES = {
     **dict.fromkeys((".git", ".hg", ".svn", ".bzr"), "version control"),
@@ -78,43 +82,82 @@ class Rule:
         self.text = pattern
         self.outside = _outside(pattern)
         self.whole = pattern == "."
-        self._match = re.compile(".*" if self.whole else _translate(pattern) + "(?:/.*)?", re.DOTALL).fullmatch
+        self._ways = [[]] if self.whole else _ways(pattern)
         self._stem = re.split(r"[*?\[\\]", pattern)[0]
         self.plain = self._stem == pattern
 
     def matches(self, path: str) -> bool:
-        return self._match(path) is not None
+        if not self.whole and not path.startswith(self._stem):
+            return False  # nearly all end here
+        names = path.split("/")
+        return any(_leads(way, names) for way in self._ways)
 
     def may_match_below(self, folder: str) -> bool:
         """Whether something in a folder may match."""
         return self.whole or self._stem.startswith(f"{folder}/") or f"{folder}/".startswith(self._stem)
 
 
-def _translate(pattern: str) -> str:
-    """A pattern's regular expression: Go's filepath.Match, and ** for any number of folders."""
-    made, at = [], 0
+_Way = list[Callable[[str], object] | None]
+"""What matches the names of a path, one after the other; None is any number of them."""
+
+
+def _leads(way: _Way, names: Sequence[str]) -> bool:
+    """Whether a way matches a path or a folder above it, in as many steps as it has parts and the path has names."""
+    reached = {0}
+    for part in way:
+        if part is None:
+            reached = set(range(min(reached), len(names)))
+        else:
+            reached = {at + 1 for at in reached if at < len(names) and part(names[at])}
+        if not reached:
+            return False
+    return True
+
+
+def _ways(pattern: str) -> list[_Way]:
+    """The ways in which a pattern can match: each ** in a name may end that name, or not."""
+    names = pattern.split("/")
+    if set(names[-1]) == {"*"}:
+        names[-1] = "*"  # something in a folder, and with it all below
+    return [
+        [None if set(name) == {"*"} and len(name) > 1 else _name(name) for name in itertools.chain(*way)]
+        for way in itertools.product(*map(_spread, names))
+    ]
+
+
+def _spread(name: str) -> list[list[str]]:
+    """A name of a pattern without ** in it: `a**b` is `a*b`, or `a*`, any folders and `*b`."""
+    found = re.search(r"(?<!\\)\*{2,}", name)
+    if found is None or found[0] == name:
+        return [[name]]
+    head, rest = name[: found.start()], _spread(f"*{name[found.end() :]}")
+    return [[f"{head}{first}", *more] for first, *more in rest] + [[f"{head}*", "**", *way] for way in rest]
+
+
+def _name(pattern: str) -> Callable[[str], object]:
+    """What matches one name: Go's filepath.Match. Many * take no longer, as each settles at its first match."""
+    pieces, at = [""], 0
     while at < len(pattern):
         one = pattern[at]
-        if pattern.startswith("**", at):
-            at += 3 if pattern.startswith("**/", at) else 2
-            made.append("(?:.*/)?" if pattern[at - 1] == "/" else ".*")
-            continue
         closed = pattern.find("]", at + 2) if one == "[" else -1
         if one == "*":
-            made.append("[^/]*")
+            pieces.append("")
         elif one == "?":
-            made.append("[^/]")
+            pieces[-1] += "."
         elif closed > 0:
             inner = pattern[at + 1 : closed].replace("\\", "\\\\").replace("[", "\\[")
-            made.append(f"[{inner}]")
+            pieces[-1] += f"[{inner}]"
             at = closed
-        elif one == "\\" and at + 1 < len(pattern):
-            at += 1
-            made.append(re.escape(pattern[at]))
         else:
-            made.append(re.escape(one))
+            at += one == "\\" and at + 1 < len(pattern)
+            pieces[-1] += re.escape(pattern[at])
         at += 1
-    return "".join(made)
+    if len(pieces) == 1:
+        return re.compile(pieces[0], re.DOTALL).fullmatch
+    first, *between, last = pieces
+    # A group that was found looking ahead is not tried again: what atomic groups are, which Python 3.10 has not.
+    middle = "".join(f"(?=(?P<g{number}>.*?{piece}))(?P=g{number})" for number, piece in enumerate(between))
+    return re.compile(f"{first}{middle}.*{last}", re.DOTALL).fullmatch
 
 
 def choose(notebook: Path, include: Iterable[str], exclude: Iterable[str], budget: int) -> Chosen:
@@ -129,11 +172,17 @@ def choose(notebook: Path, include: Iterable[str], exclude: Iterable[str], budge
         ContainerizeError: it is too large, and what makes it so; or a pattern cannot be, or includes nothing.
     """
     root = notebook.parent
+    include, exclude = list(include), list(exclude)
     try:
         given = ignore_rules(root / ".dockerignore")
-        walk = _Walk(root, notebook.name, _rules("exclude", exclude), _rules("include", include), _parsed(given))
     except JobError as error:
         raise ContainerizeError(str(error)) from None
+    if max(map(len, (given, include, exclude))) > MAX_RULES:
+        raise ContainerizeError(
+            f"{root / '.dockerignore'}, --include and --exclude may each have {MAX_RULES:,} patterns at most: name "
+            "folders instead of the files in them."
+        )
+    walk = _Walk(root, notebook.name, _rules("exclude", exclude), _rules("include", include), _parsed(given))
     if not notebook.is_file():
         raise ContainerizeError(f"There is no notebook {notebook}.")
     walk.run()

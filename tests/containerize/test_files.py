@@ -12,7 +12,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from docker_kernel.containerize.files import CREDENTIAL, IGNORED, NOTEBOOK, Chosen, choose, clean, digest
+from docker_kernel.containerize.files import CREDENTIAL, IGNORED, NOTEBOOK, Chosen, Rule, choose, clean, digest
 from docker_kernel.errors import ContainerizeError
 
 BUDGET = 1 << 20
@@ -110,6 +110,36 @@ def test_dockerignore_is_followed(folder: Path) -> None:
     assert dict(found.left_out) == dict.fromkeys(
         ("big/", "x.log", "sub/y.log", "deep/tmp/", "deep/other/tmp/", "a1.t"), IGNORED
     )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "matches"),
+    [
+        ("**/x", "x", True), ("**/x", "a/b/x", True), ("**/x", "a/bx", False), ("**/x", "a/x/below", True),
+        ("a/**", "a", False), ("a/**", "a/b", True), ("a/**", "a/b/c", True), ("a/**/b", "a/b", True),
+        ("a/**/b", "a/x/y/b", True), ("a/**/b", "a/x/y", False), ("**", "a/b", True), ("**/**", "a", True),
+        (".", "a/b", True), ("**.log", "a/b/x.log", True), ("**.log", "x.log", True), ("**.log", "x.logs", False),
+        ("a**", "abc/d", True), ("a**b", "a/x/b", True), ("a**b", "axb", True), ("a**b", "ax/y/zb", True),
+        ("a**b", "ax/y/z", False), ("d/a**b/c", "d/a1/b/c", True), ("d/a**b/c", "d/ab/x", False),
+        ("*a*b*", "xaxbx", True), ("*a*b*", "xbxa", False), ("a*b", "a/b", False), ("*.?", "x.y", True),
+        ("[a-c]*[!d]", "bx", False), ("[a-c]*[^d]", "bd", False), ("[a-c]*[^d]", "be/f", True), ("\\*a", "*a", True),
+        ("\\*a", "ba", False), ("\\**a", "*xa", True), ("*\n", "x\n", True), ("a?c", "a\nc", True), ("[", "[", True),
+    ],
+)  # fmt: skip
+def test_a_pattern_matches_as_in_dockerignore(pattern: str, path: str, matches: bool) -> None:
+    assert Rule(pattern).matches(path) == matches
+
+
+def test_no_pattern_takes_long(folder: Path) -> None:
+    long = "a" * 2000
+    began = time.perf_counter()
+    for pattern in ("**a**a**a**b", "*a*a*a*b", "**/**/**/**/b", "**/*a*a*a*b"):
+        for path in (long, "a/" * 1000 + "a", f"{long[:250]}/" * 8 + "a"):
+            assert not Rule(pattern).matches(path)
+    assert time.perf_counter() - began < 5
+    (folder / ".dockerignore").write_text("a\n" * 30_000)
+    with pytest.raises(ContainerizeError, match="1,000 patterns"):
+        chosen(folder)
 
 
 def test_the_notebook_goes_in_though_it_is_ignored(folder: Path) -> None:
