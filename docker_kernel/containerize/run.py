@@ -259,12 +259,31 @@ def _user(info: EngineInfo, mounted: bool, own: str) -> str:
 
 
 def _make_folder(folder: Path, user: str) -> None:
-    """Make the output folder, before the engine would do so as root; raises ContainerizeError if that cannot be."""
+    """Make the output folder, before the engine would do so as root.
+
+    What ran in the current folder may have put a link in its place, to have another folder of the user's mounted: no
+    link there is followed. A path that leads elsewhere is the user's own.
+
+    Raises:
+        ContainerizeError: it cannot be made or written, or is a link.
+    """
+    here = Path.cwd()
+    whole = here / folder
+    ours = [one for one in (*reversed(whole.parents), whole) if one == whole or here in one.parents]
     try:
+        for one in ours:
+            if one.is_symlink():
+                raise ContainerizeError(
+                    f"The folder {one} is a link to {one.readlink()}: name the folder itself with --output."
+                )
         folder.mkdir(parents=True, exist_ok=True)
-        uid, _, gid = user.partition(":")
-        if os.getuid() == 0 and uid.isdigit() and folder.stat().st_uid == 0:
-            os.chown(folder, int(uid), int(gid) if gid.isdigit() else -1)
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            uid, _, gid = user.partition(":")
+            if os.getuid() == 0 and uid.isdigit() and os.fstat(place).st_uid == 0:
+                os.fchown(place, int(uid), int(gid) if gid.isdigit() else -1)
+        finally:
+            os.close(place)
     except OSError as error:
         raise ContainerizeError(f"The folder {folder} cannot be made: {error.strerror}.") from None
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from docker_kernel import background, cli, labels
-from docker_kernel.containerize.run import image_parameters, unpack
+from docker_kernel.containerize.run import _make_folder, image_parameters, unpack
 from docker_kernel.engine import Engine
+from docker_kernel.errors import ContainerizeError
 from docker_kernel.guest import parameters
 from tests.engines import SecondEngine
 from tests.runner.conftest import image, images
@@ -161,3 +162,29 @@ def test_an_archive_of_others_stays_in_its_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "good.txt").is_symlink()
     assert not list((tmp_path / "other").iterdir()) and not (tmp_path / "evil.txt").exists()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.txt", "link"]
+
+
+@pytest.mark.parametrize("output", ["out", "linked/out", "/absolute/out"])
+def test_an_output_folder_that_is_a_link_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    home = tmp_path / "home"
+    work = tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    monkeypatch.chdir(work)
+    (work / output.replace("/absolute/", "").partition("/")[0]).symlink_to(home)
+    before = home.stat()
+    place = Path(output.replace("/absolute", str(work)))
+    with pytest.raises(ContainerizeError, match="is a link to"):
+        _make_folder(place, "1000:0")
+    assert not list(home.iterdir()) and home.stat().st_uid == before.st_uid
+
+
+def test_an_output_folder_by_a_link_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "work").mkdir()
+    (tmp_path / "shared").symlink_to(tmp_path / "disk")
+    monkeypatch.chdir(tmp_path / "work")
+    _make_folder(tmp_path / "shared" / "out", "")
+    assert (tmp_path / "disk" / "out").is_dir()
