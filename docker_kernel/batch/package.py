@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fnmatch
 import hashlib
 import io
 import json
@@ -24,7 +23,7 @@ from docker_kernel.batch import job_folder
 from docker_kernel.config import format_size
 from docker_kernel.engine import ContainerSpec, Engine, File, paths_not_ignored
 from docker_kernel.errors import JobError, NotFound
-from docker_kernel.guest.credentials import FILES
+from docker_kernel.guest.credentials import FILES, SecretFiles
 from docker_kernel.guest.environment import NOT_ENVIRONMENT, NOT_ENVIRONMENT_IN_HOME
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
@@ -324,9 +323,9 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
 
 def _credentials(diff: Iterable[tuple[str, int]], home: str) -> list[str]:
     """The changed paths of a home folder that look like credentials."""
-    names = [*FILES, ".pgpass", ".my.cnf", ".npmrc", ".kaggle", ".huggingface"]
+    secret = SecretFiles([*FILES, ".pgpass", ".my.cnf", ".npmrc", ".kaggle", ".huggingface"])
     below = [path for path, _ in diff if path.startswith(f"{home}/") and "/site-packages/" not in path]
-    return [path for path in below if any(fnmatch.fnmatch(PurePosixPath(path).name, name) for name in names)]
+    return [path for path in below if PurePosixPath(path).name in secret]
 
 
 def _in_caches(path: str, home: str) -> bool:
@@ -357,9 +356,16 @@ def workspace_files(folder: str, budget: int = WORKSPACE_BUDGET) -> Workspace:
     ours = job_folder.root()
     if ours.is_relative_to(root):
         rules.append(str(ours.relative_to(root)))  # what jobs left here grows with each of them
-    secret = [pattern for name in FILES for pattern in (name, f"**/{name}")]
-    copied = paths_not_ignored(root, [*NOT_COPIED, *secret, *rules])
-    held_back = paths_not_ignored(root, [*NOT_COPIED, *rules]) - copied
+    wanted = paths_not_ignored(root, [*NOT_COPIED, *rules])
+    copied = wanted
+    suspects = SecretFiles(FILES)
+    if suspected := [path for path in wanted if path in suspects]:
+        # The rules have the last word, so these are rules, too. Only those that are needed: each is held against all.
+        needed = [name for name in FILES if any(map(SecretFiles([name]).__contains__, suspected))]
+        cased = [re.sub("[a-z]", lambda letter: f"[{letter[0]}{letter[0].upper()}]", name) for name in needed]
+        secret = [pattern for name in cased for pattern in (name, f"**/{name}")]
+        copied = paths_not_ignored(root, [*secret, "!*.pub", "!**/*.pub", *NOT_COPIED, *rules])
+    held_back = wanted - copied
     size = sum(status.st_size for _, _, status in _entries(root, sorted(copied), budget))
     return Workspace(sorted(copied), size, sorted(held_back))
 

@@ -39,7 +39,7 @@ LEFT_OUT_NAMES = {
     **dict.fromkeys((".ipynb_checkpoints", ".virtual_documents"), "Jupyter's copies of notebooks"),
     **dict.fromkeys((".venv", ".virtualenv"), "a virtual environment: the kernel's packages are in the image anyway"),
     **dict.fromkeys((".DS_Store", "Thumbs.db", ".Trash", "lost+found"), "the file manager's"),
-    **dict.fromkeys((".bash_history", ".python_history", ".ipython", ".sqlite_history"), "a history of what was typed"),
+    ".ipython": "a history of what was typed",
     "node_modules": "packages of npm",
 }
 """Names that stay out wherever they are, and the reason a user is told."""

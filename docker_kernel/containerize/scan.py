@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import binascii
 import fnmatch
-import functools
 import hashlib
 import io
 import json
@@ -24,17 +23,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from docker_kernel.guest.credentials import FILES, looks_secret
+from docker_kernel.guest.credentials import FILES, SecretFiles, looks_secret
 
 CREDENTIAL_FILES = [
     *FILES, ".pgpass", ".my.cnf", ".npmrc", ".s3cfg", ".boto", ".kaggle", ".huggingface", ".databrickscfg",
     ".dockercfg", ".htpasswd", ".vault-token", "*.ppk", "*.jks", "*.keystore", "kubeconfig",
     "application_default_credentials.json", ".jupyter", ".local/share/jupyter/runtime",
-    "kernel-????????-????-????-????-????????????.json",
 ]  # fmt: skip
 """Files and folders that hold credentials, wherever they lie, as patterns for the end of a path."""
 
-HOLDS_KEYS = ("*.pem", "*.key", ".jupyter")
+HOLDS_KEYS = ("*.pem", "*.pem.*", "*.key", ".jupyter", "pip.conf", ".condarc", "kernel-*.json")
 """Of those, the ones that as often hold none: what is in them says."""
 
 BLOCK = 4 << 20
@@ -359,19 +357,13 @@ SETTING = Rule(
 
 SETTINGS = frozenset({".cfg", ".conf", ".config", ".env", ".ini", ".properties", ".sh", ".toml", ".yaml", ".yml"})
 
-_TAILS = tuple(f"/{pattern}/" for pattern in CREDENTIAL_FILES if "/" in pattern)
-_NAME = re.compile("|".join(fnmatch.translate(pattern) for pattern in CREDENTIAL_FILES if "/" not in pattern))
+_SECRET_FILES = SecretFiles(CREDENTIAL_FILES)
 _MAY_HOLD_NONE = re.compile("|".join(fnmatch.translate(pattern) for pattern in HOLDS_KEYS))
-
-
-@functools.lru_cache(1 << 14)
-def _names_credentials(name: str) -> bool:
-    return _NAME.match(name) is not None
 
 
 def names_credentials(path: str) -> bool:
     """Whether a path (with /) is that of a file or folder which holds credentials, or of something in one."""
-    return any(map(_names_credentials, path.split("/"))) or any(tail in f"/{path}/" for tail in _TAILS)
+    return path in _SECRET_FILES
 
 
 def scan(
@@ -399,7 +391,7 @@ def scan(
 def scan_file(path: str, stream: IO[bytes]) -> list[Finding]:
     """What may be a secret in a file, with its lines where it is a text."""
     found: list[Finding] = []
-    if names_credentials(path) and not any(_MAY_HOLD_NONE.match(part) for part in path.split("/")):
+    if names_credentials(path) and not any(_MAY_HOLD_NONE.match(part) for part in path.lower().split("/")):
         found.append(_finding("a file that holds credentials, by its name", path, path, b"", MOUNT))
     head = stream.read(BLOCK)
     if path.endswith(".ipynb"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
+import functools
 import re
+from collections.abc import Iterable
 from urllib.parse import urlsplit, urlunsplit
 
 _NAME = re.compile(
@@ -19,11 +22,35 @@ _VALUE = re.compile(
 )
 
 FILES = [
-    ".env", ".env.*", ".netrc", ".pypirc", ".git-credentials", ".aws", ".azure", ".config/gcloud", ".kube", ".ssh",
-    ".gnupg", ".docker/config.json", "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "*.pem", "*.key", "*.p12", "*.pfx",
-    "*.kdbx", "*service-account*.json", "credentials.json",
+    ".env.*", ".env[-_~]*", "*.env", ".envrc", ".netrc", ".pypirc", ".git-credentials", ".aws", ".azure",
+    ".config/gcloud", ".config/gh/hosts.yml", ".kube", ".ssh", ".gnupg", ".docker/config.json", "id_rsa*", "id_dsa*",
+    "id_ecdsa*", "id_ed25519*", "*.pem", "*.pem.*", "*.key", "*.key.bak", "*.key.old", "*.p12", "*.pfx", "*.kdbx",
+    "*service-account*.json", "*service_account*.json", "client_secret*.json", "gcloud*key*.json", "*-key.json",
+    "credentials.json", "secrets.toml", "token.json", "auth.json", "cookies.txt", ".vault_pass*", "rclone.conf",
+    "pip.conf", ".condarc", ".renviron", "terraform.tfstate", "terraform.tfstate.*", ".*_history", ".viminfo",
+    "jpserver-*.json", "kernel-*.json",
 ]  # fmt: skip
-"""Files and folders of a workspace, anywhere in it, as .dockerignore patterns without their leading `**/`."""
+"""Files and folders of a workspace, anywhere in it, as patterns in lower case: see SecretFiles."""
+
+
+class SecretFiles:
+    """Tells of paths whether they are files that hold credentials, or in folders that do, by their names in any case.
+
+    Args:
+        patterns: of names as .dockerignore has them, in lower case; those with a / have no wildcards.
+    """
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        patterns = tuple(patterns)
+        self._tails = tuple(f"/{pattern}/" for pattern in patterns if "/" in pattern)
+        names = "|".join(fnmatch.translate(pattern) for pattern in patterns if "/" not in pattern)
+        self._name = functools.lru_cache(1 << 14)(re.compile(names or r"(?!)").match)
+
+    def __contains__(self, path: str) -> bool:
+        path = path.lower()
+        if path.endswith(".pub"):
+            return False  # a public key, beside a private one
+        return any(map(self._name, path.split("/"))) or any(tail in f"/{path}/" for tail in self._tails)
 
 
 def looks_secret(name: str, value: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from docker_kernel.guest.credentials import hide_credentials, without_credentials
+from docker_kernel.guest.credentials import FILES, SecretFiles, hide_credentials, without_credentials
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,31 @@ from docker_kernel.guest.credentials import hide_credentials, without_credential
 )
 def test_a_url_is_shown_without_what_lets_somebody_in(uri: str, shown: str) -> None:
     assert without_credentials(uri) == shown
+
+
+SECRET_FILES = [
+    ".env", ".ENV", "prod.env", "a/.env.local", ".env-prod", ".envrc", "id_rsa", "id_rsa.bak", "id_rsa.old", "ID_RSA",
+    "id_ed25519_work", "server.PEM", "key.pem.bak", "secrets.toml", ".streamlit/secrets.toml", "client_secret.json",
+    "client_secret_12.apps.json", "gcloud-key.json", "token.json", ".Renviron", ".vault_pass", ".config/gh/hosts.yml",
+    "rclone.conf", "pip.conf", ".condarc", "auth.json", "cookies.txt", "terraform.tfstate", ".bash_history",
+    ".viminfo", ".Rhistory_history", "jpserver-12.json", "kernel-12.json", "a/.AWS/config", "x/.config/gcloud/a",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", SECRET_FILES)
+def test_a_file_that_holds_credentials_is_known_by_its_name(path: str) -> None:
+    assert path in SecretFiles(FILES)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "id_rsa.pub", "keys/id_ed25519_work.pub", "share/kernels/x/kernel.json", "tokenizer.json", "environment.yml",
+        "keys.csv", "src/env.py", ".venv", "history.csv", "config/gh.yml", "monkey.json", "auth.py", "answer_key.json",
+    ],
+)  # fmt: skip
+def test_other_files_are_none(path: str) -> None:
+    assert path not in SecretFiles(FILES)
 
 
 def test_an_error_that_quotes_a_part_of_a_url_is_shown_without_it() -> None:
