@@ -364,7 +364,8 @@ def workspace_files(folder: str, budget: int = WORKSPACE_BUDGET) -> Workspace:
         needed = [name for name in FILES if any(map(SecretFiles([name]).__contains__, suspected))]
         cased = [re.sub("[a-z]", lambda letter: f"[{letter[0]}{letter[0].upper()}]", name) for name in needed]
         secret = [pattern for name in cased for pattern in (name, f"**/{name}")]
-        copied = paths_not_ignored(root, [*secret, "!*.pub", "!**/*.pub", *NOT_COPIED, *rules])
+        copied = paths_not_ignored(root, [*NOT_COPIED, *secret, *rules])
+        copied |= {path for path in wanted if path.lower().endswith(".pub")}  # public keys, beside the private ones
     held_back = wanted - copied
     size = sum(status.st_size for _, _, status in _entries(root, sorted(copied), budget))
     return Workspace(sorted(copied), size, sorted(held_back))

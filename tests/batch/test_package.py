@@ -103,10 +103,12 @@ def test_what_looks_like_a_credential_is_held_back_unless_it_is_named(folder: Pa
     (folder / ".dockerignore").write_text("!.env\n")
     again = workspace_files(str(folder))
     assert ".env" in again.names and ".env" not in again.held_back and "id_rsa" in again.held_back
-    for name in ("PROD.ENV", "sub/Token.json", "id_rsa.pub", "sub/id_ed25519_work"):
+    (folder / "odd.pub").mkdir()
+    for name in ("PROD.ENV", "sub/Token.json", "id_rsa.pub", "sub/id_ed25519_work", "odd.pub/id_rsa"):
         (folder / name).write_text("")
     more = workspace_files(str(folder))
-    assert {"PROD.ENV", "sub/Token.json", "sub/id_ed25519_work"} <= set(more.held_back) and "id_rsa.pub" in more.names
+    assert {"PROD.ENV", "sub/Token.json", "sub/id_ed25519_work", "odd.pub/id_rsa"} <= set(more.held_back)
+    assert "id_rsa.pub" in more.names
 
 
 def test_installed_packages_are_read_off_a_diff() -> None:
