@@ -5,6 +5,9 @@ What the REST API calls is here, and returns at once; what has to do with the en
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from jupyter_scheduler.models import (
     DescribeJob,
     Status,
 )
-from jupyter_scheduler.orm import Job
+from jupyter_scheduler.orm import Job, JobDefinition
 from jupyter_scheduler.scheduler import Scheduler
 from traitlets import Float, Integer
 
@@ -23,6 +26,7 @@ from docker_kernel import background
 from docker_kernel.containerize.plan import read_notebook
 from docker_kernel.errors import DockerKernelError
 from docker_kernel.guest import parameters
+from docker_kernel.scheduler import inputs
 from docker_kernel.scheduler.environments import KERNEL, is_ours
 from docker_kernel.scheduler.runs import Runs, options
 from docker_kernel.scheduler.store import JobStore
@@ -65,11 +69,17 @@ class DockerScheduler(Scheduler):  # type: ignore[misc]
             session.add(job)
             session.commit()
             staged = self.get_staging_paths(DescribeJob.from_orm(job))
-            if model.package_input_folder:
-                copied = self.copy_input_folder(model.input_uri, staged["input"])
-                job.packaged_files = [name for name in copied if name != Path(model.input_uri).name]
-            else:
-                self.copy_input_file(model.input_uri, staged["input"])
+            try:
+                if model.package_input_folder:
+                    copied = self.copy_input_folder(model.input_uri, staged["input"])
+                    job.packaged_files = [name for name in copied if name != Path(model.input_uri).name]
+                else:
+                    self.copy_input_file(model.input_uri, staged["input"])
+            except Exception:
+                session.delete(job)
+                session.commit()
+                shutil.rmtree(Path(staged["input"]).parent, ignore_errors=True)
+                raise
             job.status = Status.QUEUED
             session.commit()
             job_id = str(job.job_id)
@@ -80,7 +90,42 @@ class DockerScheduler(Scheduler):  # type: ignore[misc]
         """Record a schedule, if a job of it could be run now."""
         if is_ours(model.runtime_environment_name) and self.file_exists(model.input_uri):
             self._check(model)
+            if model.package_input_folder:
+                with _refused():
+                    inputs.check(Path(self.root_dir, model.input_uri))
         return str(super().create_job_definition(model))
+
+    def copy_input_folder(self, input_uri: str, nb_copy_to_path: str) -> list[str]:
+        """Copy a notebook with its folder to the staging folder of a job or schedule.
+
+        For one that runs in a container: only what would go into an image. No link is followed, as the notebook's
+        kernel may have made it, and the whole is bounded.
+
+        Returns:
+            The files' names, relative to that folder.
+
+        Raises:
+            SchedulerError: the folder is too large.
+        """
+        folder = Path(nb_copy_to_path).parent
+        if not self._is_ours(folder.name):
+            copied: list[str] = super().copy_input_folder(input_uri, nb_copy_to_path)
+            return copied
+        with _refused():
+            names = inputs.copy(Path(self.root_dir, input_uri), folder)
+        self.copy_input_file(input_uri, nb_copy_to_path)
+        return [Path(input_uri).name, *names]
+
+    def _is_ours(self, staged_id: str) -> bool:
+        """Whether a job or schedule runs in containers, by its id."""
+        with self.db_session() as session:
+            found = (
+                session.query(Job.runtime_environment_name).filter(Job.job_id == staged_id).first()
+                or session.query(JobDefinition.runtime_environment_name)
+                .filter(JobDefinition.job_definition_id == staged_id)
+                .first()
+            )
+        return found is not None and is_ours(found[0])
 
     def _check(self, model: CreateJob | CreateJobDefinition) -> None:
         """Refuse wrong parameters at once, as far as reading the notebook tells; an image checks its own."""
@@ -139,3 +184,12 @@ class DockerScheduler(Scheduler):  # type: ignore[misc]
             model.package_input_folder = bool(model.packaged_files)
         super().add_job_files(model)
         model.package_input_folder = asked
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    """Says what is wrong with a request as the REST API does."""
+    try:
+        yield
+    except DockerKernelError as error:
+        raise SchedulerError(str(error)) from None

@@ -38,22 +38,22 @@ def collect(staged: Mapping[str, str]) -> list[str]:
     home = Path(staged["input"]).parent
     kept = {FOLDER, LOCK, *(Path(path).name for path in staged.values())}
     found: list[str] = []
-    with _opened(home) as target, contextlib.suppress(*_NO_FOLDER), _opened(FOLDER, target) as source:
+    with opened(home) as target, contextlib.suppress(*NO_FOLDER), opened(FOLDER, target) as source:
         for output_format, name in PRODUCED.items():
             if output_format in staged:
                 _bring(source, name, target, Path(staged[output_format]).name)
-        with contextlib.suppress(*_NO_FOLDER), _opened(FILES, source) as files:
+        with contextlib.suppress(*NO_FOLDER), opened(FILES, source) as files:
             found += _bring_all(files, target, kept)
     shutil.rmtree(home / FOLDER, ignore_errors=True)
     return sorted(found)
 
 
-_NO_FOLDER = (FileNotFoundError, NotADirectoryError, FileExistsError)
+NO_FOLDER = (FileNotFoundError, NotADirectoryError, FileExistsError)
 """What opening a folder raises where there is none, but nothing, a file, or a link."""
 
 
 @contextlib.contextmanager
-def _opened(folder: str | Path, inside: int | None = None) -> Iterator[int]:
+def opened(folder: str | Path, inside: int | None = None) -> Iterator[int]:
     """A folder's descriptor, which means that folder whatever takes its place later."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=inside)
     try:
@@ -69,12 +69,12 @@ def _bring_all(source: int, target: int, kept: Collection[str]) -> Iterator[str]
         files = [name for name in names if (*parts, name)[0] not in kept]
         if not files:
             continue
-        with contextlib.suppress(*_NO_FOLDER), contextlib.ExitStack() as stack:
+        with contextlib.suppress(*NO_FOLDER), contextlib.ExitStack() as stack:
             there = target
             for part in parts:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(part, dir_fd=there)
-                there = stack.enter_context(_opened(part, there))
+                there = stack.enter_context(opened(part, there))
             for name in files:
                 if _bring(place, name, there, name):
                     yield str(PurePosixPath(folder, name))

@@ -137,9 +137,13 @@ class Runs:
         if (task := self._tasks.get(job_id)) is not None:
             task.cancel()
             await asyncio.wait([task])
-        engine = await self._connected()
-        await engine.remove(_name(job_id))
-        await _untag(engine, job_id)
+        self._tidy = False
+        try:
+            engine = await self._connected()
+            await engine.remove(_name(job_id))
+            await _untag(engine, job_id)
+        except EngineUnavailable:
+            self._changed.set()  # the container of a job that is not known is removed once an engine answers
 
     # What is under way
 
