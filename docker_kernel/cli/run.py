@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -40,16 +41,16 @@ def add(commands: Subparsers) -> None:
     run.add_argument("--on", default="local", metavar="TARGET", help="where it runs: a target of the config")
     run.add_argument("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]", help="for the container")
     run.add_argument("--no-input", action="store_true", help="leave the code out of output.html")
-    run.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="how long it may take")
-    run.add_argument("--cell-timeout", type=_seconds, metavar="SECONDS", help="how long one cell may take")
-    run.add_argument("--cpus", type=float, help="how many CPUs it may use, fractions allowed")
+    run.add_argument("--timeout", type=_positive, metavar="SECONDS", help="how long it may take")
+    run.add_argument("--cell-timeout", type=_positive, metavar="SECONDS", help="how long one cell may take")
+    run.add_argument("--cpus", type=_positive, help="how many CPUs it may use, fractions allowed")
     run.add_argument("--memory", help="how much memory it may use, such as 4g")
 
 
-def _seconds(text: str) -> float:
+def _positive(text: str) -> float:
     value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return value
 
 

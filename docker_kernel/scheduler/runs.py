@@ -38,6 +38,7 @@ from docker_kernel.errors import (
     EngineUnavailable,
     NotFound,
 )
+from docker_kernel.guest.credentials import looks_secret
 from docker_kernel.kernel.locality import check_local
 from docker_kernel.kernel.user import container_user
 from docker_kernel.kernel.workspace import kernel_mounts
@@ -328,7 +329,7 @@ class Runs:
             command=[*entry, *self._arguments(job)],
             name=_name(job.job_id),
             user=user.spec,
-            env={"DOCKER_KERNEL_NONCE": nonce},
+            env={**_secrets(settings), "DOCKER_KERNEL_NONCE": nonce},
             labels={
                 labels.KIND: labels.KIND_SCHEDULED,
                 labels.SCHEDULER: self._store.id,
@@ -419,6 +420,11 @@ async def _untag(engine: Engine, job_id: str) -> None:
 def _extra_mounts(settings: KernelConfig, user_config: UserConfig) -> list[BindMount]:
     """What a kernelspec mounts besides the workspace, of which the image has its own copy."""
     return kernel_mounts(settings.model_copy(update={"workspace": False}), user_config, None, "/")
+
+
+def _secrets(settings: KernelConfig) -> dict[str, str]:
+    """The variables of a kernelspec that are kept out of its jobs' images, as they look like credentials."""
+    return {name: value for name, value in settings.env.items() if looks_secret(name, value)}
 
 
 def _make_folder(folder: Path, settings: KernelConfig) -> None:

@@ -188,3 +188,12 @@ def test_an_output_folder_by_a_link_of_the_users_own(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path / "work")
     _make_folder(tmp_path / "shared" / "out", "")
     assert (tmp_path / "disk" / "out").is_dir()
+
+
+@pytest.mark.parametrize("option", ["--cpus", "--timeout", "--cell-timeout"])
+@pytest.mark.parametrize("value", ["nan", "inf", "1e999", "0", "-1"])
+def test_a_limit_is_a_number_above_0(option: str, value: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", "docker-kernel-test/not-there", f"{option}={value}"])
+    assert ended.value.code == 2
+    assert f"{value} is not a number above 0" in capfd.readouterr().err

@@ -1,0 +1,15 @@
+"""What a job's container is given; no engine is needed for that."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("jupyter_scheduler")
+
+from docker_kernel.config import KernelConfig
+from docker_kernel.scheduler.runs import _secrets
+
+
+def test_a_kernelspecs_secrets_are_given_to_the_run_as_no_image_has_them() -> None:
+    settings = KernelConfig(env={"API_TOKEN": "a1b2c3", "LANG": "C.UTF-8"})
+    assert _secrets(settings) == {"API_TOKEN": "a1b2c3"}
