@@ -184,6 +184,10 @@ dialog.jp-dockerKernel-Modal {
   outline-offset: 2px;
 }
 
+.jp-dockerKernel-Wizard .jp-HTMLSelect.jp-DefaultStyle select {
+  margin: 0;
+}
+
 .jp-dockerKernel-pair {
   display: grid;
   grid-template-columns: 2fr 1fr;
