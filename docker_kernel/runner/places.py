@@ -11,7 +11,7 @@ import pwd
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,16 +112,24 @@ def _writable_folder(path: str) -> bool:
     return os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)
 
 
-def working_directory(workspace: Path, room: Scratch) -> Path:
+def working_directory(workspace: Path, room: Scratch, missed: Callable[[str], None]) -> Path:
     """The workspace itself where it can be written, else a private copy of it.
 
     In a copy, files from 16 MiB on (and all beyond 256 MiB) are links: they can be read and replaced, not changed.
+
+    Args:
+        missed: gets a sentence on what this user may not read, if there is something.
     """
     if os.access(workspace, os.W_OK | os.X_OK):
         return workspace
+    return _private_copy(workspace, room, missed)
+
+
+def _private_copy(workspace: Path, room: Scratch, missed: Callable[[str], None]) -> Path:
     copy = Path(room.folder("notebook"))
     left = COPIED
-    for folder, folders, files in os.walk(workspace):
+    failed: list[OSError] = []
+    for folder, folders, files in os.walk(workspace, onerror=failed.append):
         target = copy / Path(folder).relative_to(workspace)
         for name in list(folders):
             if os.path.islink(os.path.join(folder, name)):
@@ -131,7 +139,7 @@ def working_directory(workspace: Path, room: Scratch) -> Path:
                 (target / name).mkdir(exist_ok=True)
         for name in files:
             source = os.path.join(folder, name)
-            with contextlib.suppress(OSError):
+            try:
                 size = os.lstat(source).st_size
                 if os.path.islink(source) or size >= LINKED or size > left:
                     os.symlink(os.path.realpath(source), target / name)
@@ -140,6 +148,15 @@ def working_directory(workspace: Path, room: Scratch) -> Path:
                     shutil.copyfile(source, target / name)
                     shutil.copymode(source, target / name)
                     os.chmod(target / name, stat.S_IMODE(os.stat(target / name).st_mode) | stat.S_IWUSR)
+            except OSError as error:
+                error.filename = error.filename or source
+                failed.append(error)
+    if failed:
+        name = os.path.relpath(failed[0].filename or workspace, workspace)
+        missed(
+            f"{len(failed)} of the notebook's files cannot be used, {name!r} is one of them: "
+            f"{failed[0].strerror or failed[0]} (user {os.getuid()}, group {os.getgid()})."
+        )
     return copy
 
 

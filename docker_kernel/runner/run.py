@@ -160,7 +160,7 @@ class _Execution:
         outputs = folders[0] / FILES if folders else room.path / FILES
         kernel = Kernel(self._spec.kernel, room.path, room.sockets, self._log)
         try:
-            workspace = places.working_directory(WORKSPACE, room)
+            workspace = places.working_directory(WORKSPACE, room, lambda text: self._log.say(f"docker-kernel: {text}"))
             with contextlib.suppress(OSError):
                 outputs.mkdir(exist_ok=True)
             environment = self._environment(room, outputs)
