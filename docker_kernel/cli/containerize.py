@@ -123,7 +123,7 @@ def _with_defaults(found: tuple[Parameter, ...], given: list[str]) -> tuple[Para
     except parameters.ParameterError as error:
         raise ContainerizeError(str(error)) from None
     return tuple(
-        dataclasses.replace(one, default=parameters.as_json(values[one.name]), required=False)
+        dataclasses.replace(one, default=parameters.as_json(values[one.name]), required=False, default_source="")
         if one.name in pairs
         else one
         for one in found

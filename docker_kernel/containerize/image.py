@@ -231,6 +231,10 @@ async def push(engine: Engine, name: Name, progress: Progress) -> str:
 
 
 def command(reference: str, found: Sequence[parameters.Parameter]) -> str:
-    """How an image is run, for a shell: with its required parameters, and the folder for results."""
+    """How an image is run, for a shell: with its required parameters, and the folder for results.
+
+    The folder is made first, as docker would make it root's, and the run is its owner's.
+    """
     required = "".join(f" -p {one.name}=…" for one in found if one.required)
-    return f"docker run --rm -v $PWD/out:/{contents.OUTPUT} {reference}{required}"
+    run = f'docker run --rm --user "$(id -u):0" -v "$PWD/out:/{contents.OUTPUT}"'
+    return f"mkdir -p out && {run} {reference}{required}"

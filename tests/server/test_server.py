@@ -110,7 +110,7 @@ def test_an_image_is_built_and_runs(server: Server, notebook: str, name: Name) -
     assert build["state"] == "made", build
     assert [one["name"] for one in build["steps"]][-1] == "image"
     assert build["image"]["reference"] == wish["tag"]
-    assert build["image"]["command"].startswith("docker run ")
+    assert build["image"]["command"].startswith("mkdir -p out && docker run ")
     assert build["image"]["command"].endswith(f" {wish['tag']}")
     ran = docker("run", "--rm", wish["tag"])
     assert "daily 42.0" in ran.stdout + ran.stderr
