@@ -7,6 +7,7 @@ engine without a registry gets an archive for `docker load` that has only the la
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import logging
@@ -249,21 +250,27 @@ async def load(
     base = await _base_config(source, image)
     config = _config(base, layers, finish)
     diff_ids: list[str] = json.loads(config)["rootfs"]["diff_ids"]
-    there = await _layers_there(destination, diff_ids)
     base_count = len(base["rootfs"]["diff_ids"])
     spool = SPOOL if os.access(SPOOL, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="docker-kernel-", dir=spool) as folder:
-        files: dict[int, Path] = {}
-        if there < base_count:
-            progress("reads the environment's image")
-            files = await _saved_layers(source, image, there, base_count, Path(folder))
-        try:
-            sent = await stoppable(
-                lambda progress: _load(destination, config, layers, base_count, there, files, name, progress), progress
-            )
-        except asyncio.CancelledError:
-            await destination.remove_image(name)  # it had all of it already
-            raise
+    sent = 0
+    for last in (False, True):
+        there = await _layers_there(destination, diff_ids)
+        with tempfile.TemporaryDirectory(prefix="docker-kernel-", dir=spool) as folder:
+            files: dict[int, Path] = {}
+            if there < base_count:
+                progress("reads the environment's image")
+                files = await _saved_layers(source, image, there, base_count, Path(folder))
+            load = functools.partial(_load, destination, config, layers, base_count, there, files, name)
+            try:
+                sent = await stoppable(load, progress)
+                break
+            except asyncio.CancelledError:
+                await destination.remove_image(name)  # it had all of it already
+                raise
+            except EngineError as error:
+                # The last image that had one of the layers went in between.
+                if last or "layer.tar: no such file" not in str(error):
+                    raise
     digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
     try:
         await destination.image(digest)
