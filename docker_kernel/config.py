@@ -119,6 +119,13 @@ class KernelConfig(_Strict):
         60, ge=0, le=86400, description="Seconds a kernel lives on after its server or launcher has gone."
     )
 
+    warm_spares: int = Field(
+        1,
+        ge=0,
+        le=16,
+        description="How many warm containers a Jupyter server keeps for the next kernels; 0 for none.",
+    )
+
     @field_validator("network")
     @classmethod
     def _network_of_its_own(cls, value: str) -> str:

@@ -6,6 +6,15 @@ KIND = PREFIX + "kind"
 """What an object is: one of the KIND_ values below."""
 
 KIND_KERNEL = "kernel"
+SPARE = PREFIX + "spare"
+"""On a kernel container that was made before a kernel was asked for: the digest of the starts that it fits."""
+
+SPARE_NAME = "docker-kernel-spare-"
+"""What the name of a spare begins with as long as it waits; the one who renames it has claimed it."""
+
+KERNEL_NAME = "docker-kernel-"
+"""What the name of a kernel's container begins with; the kernel's id follows."""
+
 KIND_JOB = "job"
 KIND_STATE = "state"
 """A container that never runs: it keeps a kernel volume for jobs that have yet to start."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import sys
 
 LIB = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -29,11 +30,31 @@ def load_guest() -> None:
     sys.path.pop()
 
 
-def main() -> None:
-    load_guest()
+def run_kernel(arguments: list[str]) -> None:
+    """Be a kernel until its end; the supervisor hears when its sockets can be connected to."""
     from ipykernel.kernelapp import IPKernelApp
 
-    IPKernelApp.launch_instance([*sys.argv[1:], "--IPKernelApp.extra_extensions=docker_kernel.guest.extension"])
+    app = IPKernelApp.instance()
+    app.initialize([*arguments, "--IPKernelApp.extra_extensions=docker_kernel.guest.extension"])
+    tell_ready()
+    app.start()
+
+
+def tell_ready() -> None:
+    """Tell the supervisor, where there is one, that a client's messages arrive from now on."""
+    from docker_kernel.guest.link import SOCKET, encode
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(SOCKET)
+            sock.sendall(encode({"role": "ready"}))
+        except OSError:
+            pass  # in a notebook image
+
+
+def main() -> None:
+    load_guest()
+    run_kernel(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 from docker_kernel.guest.link import LineBuffer
-from docker_kernel.guest.supervisor import KERNEL_OOM_SCORE, install_env, oom_kills
+from docker_kernel.guest.memory import KERNEL_OOM_SCORE, oom_kills
+from docker_kernel.guest.supervisor import install_env
 
 sys.path.pop(0)
 

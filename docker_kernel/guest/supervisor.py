@@ -18,6 +18,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+from docker_kernel.guest.forks import ForkServer, Unsure
 from docker_kernel.guest.link import (
     CONNECTION_FILE,
     PARENT_FILE,
@@ -27,6 +28,7 @@ from docker_kernel.guest.link import (
     LineBuffer,
     encode,
 )
+from docker_kernel.guest.memory import KERNEL_OOM_SCORE, WAITING_OOM_SCORE, oom_kills, set_oom_score
 
 sys.path.pop(0)
 
@@ -35,25 +37,8 @@ NOTICE_SECONDS = 5
 """How long the notice of a kernel's death may take to reach a frontend."""
 
 MAX_BUFFERED = 64 << 20
-KERNEL_OOM_SCORE = 500
-"""Out of memory, the kernel process is to be chosen, not the supervisor that must tell of it."""
-
-
-def oom_kills() -> int:
-    """How many processes of this container were killed for memory (cgroup v2, then v1); 0 where nobody tells."""
-    for path, key in (
-        ("/sys/fs/cgroup/memory.events", "oom_kill"),
-        ("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill"),
-    ):
-        try:
-            with open(path) as file:
-                for line in file:
-                    name, _, value = line.partition(" ")
-                    if name == key:
-                        return int(value)
-        except OSError:
-            continue
-    return 0
+RENEWAL_SECONDS = 5
+"""How long after a clean start a new forkserver is made, so that it takes nothing from the first cells."""
 
 
 def write_private(path: str, text: str) -> None:
@@ -98,6 +83,17 @@ class Supervisor:
         """Requests from before the host side's first coming, which it lets wait for the kernel's start."""
         self.unanswered: set[str] = set()
         self.kernel_pid = 0
+        self.forks: ForkServer | None = None
+        self.can_fork = bool(start.get("guest"))
+        self.renewal: float | None = None
+        """When a forkserver is to be started again."""
+        self.forking = False
+        self.early_signals: list[int] = []
+        """For a kernel process that is being forked."""
+        self.reaped: dict[int, int] = {}
+        """Statuses of processes that ended while the fork's id was not known yet."""
+        self.ready = False
+        self.warm = not self.can_fork
         self.generation = 0
         self.exit_code: int | None = None
         self.oom = False
@@ -112,22 +108,96 @@ class Supervisor:
 
     # The kernel process
 
-    def spawn(self) -> None:
-        """Start the kernel process in a session of its own, so that an interrupt reaches what its cells start."""
-        write_private(CONNECTION_FILE, json.dumps(self.start["connection"]))
-        self.ooms_before = oom_kills()
-        self.generation += 1
-        self.exit_code, self.oom, self.expected, self.idle_deadline = None, False, False, None
-        argv = [str(part).replace("{connection_file}", CONNECTION_FILE) for part in self.start["argv"]]  # type: ignore[attr-defined]
+    def kernel_env(self) -> dict[str, str]:
         env = dict(os.environ)
         env.update(install_env(str(self.start["python"]), str(self.start["user_base"])))
         env.update(self.start["env"])  # type: ignore[call-overload]
         env["PATH"] = "%s/bin:%s" % (self.start["user_base"], env.get("PATH", os.defpath))
+        return env
+
+    def kernel_argv(self) -> list[str]:
+        return [str(part).replace("{connection_file}", CONNECTION_FILE) for part in self.start["argv"]]  # type: ignore[attr-defined]
+
+    def start_forkserver(self) -> None:
+        """Have a forkserver, where this kernel can be forked."""
+        self.renewal = None
+        if self.can_fork and self.forks is None:
+            score = WAITING_OOM_SCORE if self.start.get("waiting") else 0
+            self.forks = ForkServer([str(part) for part in self.start["interpreter"]], self.kernel_env(), score)  # type: ignore[attr-defined]
+            self.poll.register(self.forks.sock, select.POLLIN)
+
+    def end_forkserver(self, renew: bool) -> None:
+        """End the forkserver; a fork that is under way becomes a clean start."""
+        if self.forks is not None:
+            self.poll.unregister(self.forks.sock)
+            self.forks.end()
+            self.forks = None
+        self.can_fork = self.can_fork and renew
+        if not self.warm:
+            self.warm = True
+            self.tell_host({"type": "warm"})
+        if self.forking:
+            self.forking = False
+            self.kernel_started(self.start_interpreter())
+        if self.can_fork:
+            self.renewal = time.monotonic() + RENEWAL_SECONDS
+
+    def from_forkserver(self) -> None:
+        assert self.forks is not None
+        try:
+            messages = self.forks.messages()
+        except ValueError:
+            messages = None
+        if messages is None:
+            self.end_forkserver(renew=self.generation > 0 and not self.forking)
+            return
+        for message in messages:
+            kind = message["type"]
+            if kind == "loaded":
+                self.warm = True
+                self.tell_host({"type": "warm"})
+            elif kind == "forked" and self.forking:
+                self.forking = False
+                self.kernel_started(int(message["pid"]))  # type: ignore[call-overload]
+            elif kind in ("unsure", "unfit"):
+                self.end_forkserver(renew=kind == "unsure")
+                return
+
+    def spawn(self) -> None:
+        """Start the kernel process in a session of its own, so that an interrupt reaches what its cells start.
+
+        It is forked where that is as good as starting an interpreter.
+        """
+        write_private(CONNECTION_FILE, json.dumps(self.start["connection"]))
+        self.ooms_before = oom_kills()
+        self.generation += 1
+        self.exit_code, self.oom, self.expected, self.idle_deadline = None, False, False, None
+        self.ready = False
+        self.reaped.clear()
+        if self.forks is not None:
+            self.forking = True
+            try:
+                self.forks.ask(self.kernel_argv(), self.kernel_env(), str(self.start["cwd"]), KERNEL_OOM_SCORE)
+            except (OSError, Unsure):
+                self.end_forkserver(renew=True)
+        else:
+            self.kernel_started(self.start_interpreter())
+
+    def kernel_started(self, pid: int) -> None:
+        self.kernel_pid = pid
+        self.tell_host({"type": "started", "generation": self.generation})
+        signals, self.early_signals = self.early_signals, []
+        for number in signals:
+            self.signal_kernel(number)
+        if pid in self.reaped:
+            self.kernel_process_ended(self.reaped.pop(pid))
+
+    def start_interpreter(self) -> int:
+        argv, env = self.kernel_argv(), self.kernel_env()
         pid = os.fork()
         if pid == 0:
             self._become(argv, env)
-        self.kernel_pid = pid
-        self.tell_host({"type": "started", "generation": self.generation})
+        return pid
 
     def _become(self, argv: list[str], env: dict[str, str]) -> None:
         try:
@@ -136,11 +206,7 @@ class Supervisor:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            try:
-                with open("/proc/self/oom_score_adj", "w") as file:
-                    file.write(str(KERNEL_OOM_SCORE))
-            except OSError:
-                pass
+            set_oom_score(KERNEL_OOM_SCORE)
             os.chdir(str(self.start["cwd"]))
             os.execvpe(argv[0], argv, env)
         except OSError as error:
@@ -150,7 +216,9 @@ class Supervisor:
 
     def signal_kernel(self, number: int) -> None:
         """Send a signal to the kernel process and all that its cells started; no-op when it has ended."""
-        if self.kernel_pid:
+        if self.forking:
+            self.early_signals.append(number)
+        elif self.kernel_pid:
             if number in (signal.SIGTERM, signal.SIGKILL):
                 self.expected = True
             try:
@@ -172,12 +240,16 @@ class Supervisor:
             if pid == 0:
                 return
             if pid == self.kernel_pid:
-                self.kernel_pid = 0
-                code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-                self.kernel_ended(code)
+                self.kernel_process_ended(status)
+            elif self.forking:
+                self.reaped[pid] = status
             elif pid == self.notice_pid:
                 self.notice_pid = 0
                 self.report(*self.died)
+
+    def kernel_process_ended(self, status: int) -> None:
+        self.kernel_pid = 0
+        self.kernel_ended(-os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
 
     def kernel_ended(self, code: int) -> None:
         oom = code == -signal.SIGKILL and oom_kills() > self.ooms_before
@@ -301,6 +373,8 @@ class Supervisor:
                         "alive": self.exit_code is None,
                         "code": self.exit_code,
                         "oom": self.oom,
+                        "ready": self.ready,
+                        "warm": self.warm,
                     },
                 )
                 self.host_seen = True
@@ -308,6 +382,9 @@ class Supervisor:
                 for client, request in early:
                     if client.sock.fileno() in self.peers:
                         self.handle(client, request)
+            elif peer.role == "ready":
+                self.ready = True
+                self.tell_host({"type": "ready", "generation": self.generation})
         elif peer.role == "host":
             self.from_host(message)
         elif message.get("type") == "request":
@@ -333,8 +410,11 @@ class Supervisor:
                 os.kill(self.notice_pid, signal.SIGKILL)
                 os.waitpid(self.notice_pid, 0)
                 self.notice_pid = 0
-            if not self.kernel_pid:
+            if not self.kernel_pid and not self.forking:
                 self.start.update(message["update"])  # type: ignore[call-overload]
+                self.grace = float(self.start["grace"])  # type: ignore[arg-type]
+                if self.start.pop("waiting", None):
+                    set_oom_score(0)
                 self.spawn()
         elif kind == "ports":
             write_private(PORTS_FILE, json.dumps(message["ports"]))
@@ -367,6 +447,10 @@ class Supervisor:
             ends.append(self.idle_deadline)
         if self.notice_pid:
             ends.append(self.notice_deadline)
+        if self.renewal is not None:
+            ends.append(self.renewal)
+        if self.forks is not None and self.forks.deadline is not None:
+            ends.append(self.forks.deadline)
         return min(ends) if ends else float("inf")
 
     def run(self) -> None:
@@ -376,9 +460,13 @@ class Supervisor:
         signal.set_wakeup_fd(wake_write)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        self.spawn()
         self.listen()
         self.poll.register(wake_read, select.POLLIN)
+        self.start_forkserver()
+        if self.start.get("waiting"):
+            set_oom_score(WAITING_OOM_SCORE)
+        else:
+            self.spawn()
         while True:
             wait = self.deadline() - time.monotonic()
             events = self.poll.poll(None if wait == float("inf") else max(0, int(wait * 1000) + 1))
@@ -389,6 +477,8 @@ class Supervisor:
                         self.stop(128 + signal.SIGTERM)
                 elif descriptor == self.server.fileno():
                     self.accept()
+                elif self.forks is not None and descriptor == self.forks.sock.fileno():
+                    self.from_forkserver()
                 elif descriptor in self.peers:
                     peer = self.peers[descriptor]
                     if mask & select.POLLOUT:
@@ -398,6 +488,10 @@ class Supervisor:
             self.reap()
             if self.notice_pid and now >= self.notice_deadline:
                 os.kill(self.notice_pid, signal.SIGKILL)
+            if self.forks is not None and self.forks.deadline is not None and now >= self.forks.deadline:
+                self.end_forkserver(renew=True)
+            if self.renewal is not None and now >= self.renewal:
+                self.start_forkserver()
             if self.host is None and now >= self.lease_deadline:
                 self.stop(0)
             if self.idle_deadline is not None and now >= self.idle_deadline:

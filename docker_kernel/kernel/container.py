@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from docker_kernel import labels
-from docker_kernel.build_settings import host_settings
+from docker_kernel.build_settings import BuildSettings, host_settings
 from docker_kernel.config import KernelConfig, UserConfig, format_size
-from docker_kernel.engine import BindMount, ContainerSpec, Engine, File, VolumeMount
+from docker_kernel.engine import BindMount, ContainerSpec, ContainerState, Engine, File, VolumeMount
 from docker_kernel.errors import (
     ConfigError,
     DockerKernelError,
@@ -38,7 +38,7 @@ from docker_kernel.images import how_to_bring
 from docker_kernel.kernel import accounts, guest_files
 from docker_kernel.kernel.connection import CONTAINER_PORTS, Keys, container_info, host_info
 from docker_kernel.kernel.environment import kernel_env
-from docker_kernel.kernel.link import Exited, Hello, HostLink, Started, greeting
+from docker_kernel.kernel.link import Event, Exited, Hello, HostLink, Ready, Started, Warm, greeting
 from docker_kernel.kernel.locality import check_local
 from docker_kernel.kernel.user import ContainerUser, container_user
 from docker_kernel.kernel.workspace import kernel_mounts
@@ -54,6 +54,12 @@ kernel's own start is after, which is a third of the time to the first reply on 
 
 LINK_PAUSE = 0.1
 """Seconds before a link that was lost at once is opened again; twice as long each further time."""
+
+READY_SECONDS = 10
+"""How long a start waits at most until the kernel is ready, as IPython's start-up files may take long."""
+
+SPARE_GRACE = 2.0
+"""Seconds that a spare lives on without its server."""
 
 UNKNOWN_EXIT = 137
 """Reported when a container vanished without a word: as after SIGKILL."""
@@ -116,6 +122,7 @@ class KernelContainer:
         self.reason = ""
         self.connection_info: dict[str, Any] = {}
         self.published: dict[int, int] = {}
+        self._ports: dict[int, int] = {}
         self.mounts: list[BindMount] = []
         self.cwd = launch.cwd
         self.workspace: str | None = None
@@ -132,6 +139,12 @@ class KernelContainer:
         self._changed = asyncio.Event()
         self._service: Service | None = None
         self._removed = False
+        self._packages = BuildSettings({}, None)
+        self._alive = asyncio.Event()
+        """Set when the kernel process is ready for messages, or has ended."""
+        self._warm = asyncio.Event()
+        self.when_lost: Callable[[], None] | None = None
+        """While this is a spare: called when its link breaks, as when another server has claimed it."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     # What a job's container is made from (kernel/handle.py)
@@ -162,6 +175,16 @@ class KernelContainer:
         user = self.account
         return [*guest_files.library(), *guest_files.folders(user.uid, user.gid, user.home), *self._account_files]
 
+    @property
+    def packages(self) -> BuildSettings:
+        """The host's package settings that it is started with."""
+        return self._packages
+
+    @property
+    def sockets(self) -> str | None:
+        """The prefix of the kernel's sockets; None where it has ports."""
+        return self._ipc_prefix()
+
     async def notify(self, event: dict[str, Any]) -> None:
         """Send an event to the kernel process; dropped without a link, as events only add to what can be asked."""
         if self._link is not None and not self._link.closed:
@@ -188,6 +211,26 @@ class KernelContainer:
         return self.connection_info
 
     async def _start(self) -> None:
+        await self.resolve()
+        await self._run(self.spec(), self._start_file())
+        self.exit_code, self.reason = None, ""
+        self._link_ready.clear()
+        self._link_wanted.clear()
+        if not self.config.publish:
+            self._linking = self._spawn(self._open_first_link())
+        await self._read_state()
+        self._connect()
+        if self.config.publish:
+            # The first cell may ask where its ports are.
+            self._linking = self._spawn(self._open_link())
+            await asyncio.wait([self._linking], timeout=LINK_SECONDS)
+
+    async def resolve(self) -> None:
+        """Find out what the kernel is to be started with: image, mounts, user, environment, folder.
+
+        Raises:
+            DockerKernelError: it cannot be started so.
+        """
         launch, config = self.launch, self.config
         info = await check_local(self.engine)
         self.mounts = kernel_mounts(config, launch.user_config, launch.root, launch.cwd)
@@ -203,45 +246,120 @@ class KernelContainer:
         image_labels = (image.get("Config") or {}).get("Labels") or {}
         self.python = config.python or image_labels.get(labels.PYTHON) or "python3"
         self._account = container_user(config, info, [mount.target for mount in self.mounts])
-        packages = await asyncio.to_thread(host_settings)
-        self.env = kernel_env(config, self._account, packages, launch.launch_env, launch.spec_env)
+        self._packages = await asyncio.to_thread(host_settings)
+        self.env = kernel_env(config, self._account, self._packages, launch.launch_env, launch.spec_env)
         self.cwd = str(Path(launch.cwd).resolve())
         if not any(Path(self.cwd).is_relative_to(mount.target) for mount in self.mounts):
             self.cwd = self._account.home
-        ipc = self._ipc_prefix()
-        start = self._start_file(container_info(launch.keys, ipc), ipc)
 
-        await self._create(self._spec(self._account, ipc))
-        accounts_now = await accounts.of_image(self.engine, self.container_id, self.image)
-        self._account_files = self._account.account_files(*accounts_now)
-        run_file = File(
-            f"{guest_files.BASE}/run/start.json",
-            json.dumps(start).encode(),
-            mode=0o600,
-            uid=self._account.uid,
-            gid=self._account.gid,
-        )
-        if packages.ca:
-            self._account_files.append(File(guest_files.CA_FILE.lstrip("/"), packages.ca))
+    async def _run(self, spec: ContainerSpec, start: dict[str, Any]) -> None:
+        """Create and start the container, whose supervisor finds `start`."""
+        user = self.account
+        await self._create(spec)
+        self._account_files = user.account_files(*await accounts.of_image(self.engine, self.container_id, self.image))
+        start_file = f"{guest_files.BASE}/run/start.json"
+        run_file = File(start_file, json.dumps(start).encode(), mode=0o600, uid=user.uid, gid=user.gid)
+        if self._packages.ca:
+            self._account_files.append(File(guest_files.CA_FILE.lstrip("/"), self._packages.ca))
         await self.engine.put(self.container_id, [*self.guest_files(), run_file])
         await self.engine.start(self.container_id)
-        self.exit_code, self.reason = None, ""
-        self._link_ready.clear()
-        self._link_wanted.clear()
-        if not self.config.publish:
-            self._linking = self._spawn(self._open_first_link())
+
+    async def _read_state(self) -> None:
+        """Learn from the engine what it chose: volume and ports."""
         state = await self.engine.inspect(self.container_id)
         if not state.running:
             raise KernelStartError(
                 f"The kernel's container ended at once (exit code {state.exit_code}): {await self._last_words()}"
             )
+        self._know(state)
+
+    def _know(self, state: ContainerState) -> None:
         self.volume = state.volumes[guest_files.STATE]
+        self._ports = dict(state.ports)
         self.published = {port: host for port, host in state.ports.items() if port not in CONTAINER_PORTS.values()}
-        if self.config.publish:
-            # The first cell may ask where its ports are.
-            self._linking = self._spawn(self._open_link())
-            await asyncio.wait([self._linking], timeout=LINK_SECONDS)
-        self.connection_info = host_info(launch.keys, ipc, dict(state.ports))
+
+    def _connect(self) -> None:
+        self.connection_info = host_info(self.launch.keys, self._ipc_prefix(), self._ports)
+
+    # Spares (spares.py): containers that wait for their kernel
+
+    async def prepare(self, fit: str) -> None:
+        """Create and start the container of a kernel that nobody has asked for yet, and wait until it is warm.
+
+        `resolve` comes first. It is named as a spare only when it is warm, so that nobody who claims it has to wait.
+
+        Args:
+            fit: the digest of the starts that it fits.
+
+        Raises:
+            DockerKernelError: nothing is left behind.
+        """
+        try:
+            spec = self.spec()
+            spec.labels[labels.SPARE] = fit
+            await self._run(spec, {**self._start_file(), "waiting": True, "grace": SPARE_GRACE})
+            await self._read_state()
+            await self._open_link()
+            await asyncio.wait_for(self._warm.wait(), LINK_SECONDS)
+            await self.engine.rename(self.container_id, self.spare_name)
+        except BaseException as error:
+            await self._discard()
+            if isinstance(error, asyncio.TimeoutError):
+                raise KernelStartError("A spare kernel container did not become ready in time.") from None
+            raise
+
+    @property
+    def spare_name(self) -> str:
+        return f"{labels.SPARE_NAME}{self.kernel_id}"
+
+    def adopt(self, other: KernelContainer, state: ContainerState) -> None:
+        """Be the host side of a spare that another server made.
+
+        Args:
+            other: what this server would start, resolved; the spare fits it.
+        """
+        self._take_over(other)
+        self.container_id = state.id
+        self._know(state)
+
+    def _take_over(self, other: KernelContainer) -> None:
+        self.kernel_id, self.launch, self.config = other.kernel_id, other.launch, other.config
+        self.image, self.python, self.mounts, self.workspace = other.image, other.python, other.mounts, other.workspace
+        self.env, self.cwd, self._account, self._packages = other.env, other.cwd, other._account, other._packages
+
+    async def become(self, other: KernelContainer, name: str) -> None:
+        """Claim this spare for a kernel and start its process.
+
+        Args:
+            other: that kernel, resolved.
+            name: what the spare is called as long as nobody has claimed it.
+
+        Raises:
+            NotFound: another server was faster.
+            DockerKernelError: the spare cannot be used; it is removed.
+        """
+        await self.engine.rename(name, f"{labels.KERNEL_NAME}{other.kernel_id}")
+        self.when_lost = None
+        try:
+            self._take_over(other)
+            if self._link is None:
+                await self._open_link()
+            self._connect()
+            self._alive.clear()
+            await self._send({"type": "start", "update": self._start_file()})
+            await self._until_alive()
+            if self.exit_code is not None:
+                raise KernelStartError("A spare container's kernel ended at once.")
+        except BaseException:
+            await self._discard()
+            raise
+
+    async def release(self) -> None:
+        """Remove this spare, unless somebody has claimed it."""
+        self._removed, self.when_lost = True, None
+        if self._link is not None:
+            self._link.close()
+        await self.engine.remove(self.spare_name)
 
     async def _create(self, spec: ContainerSpec) -> None:
         """Create the container; also when this is cancelled, the one that the engine is making is known afterwards."""
@@ -253,8 +371,9 @@ class KernelContainer:
                 self.container_id = await making
             raise
 
-    def _spec(self, user: ContainerUser, ipc: str | None) -> ContainerSpec:
-        launch, config = self.launch, self.config
+    def spec(self) -> ContainerSpec:
+        """What the container is created from; `resolve` comes first."""
+        launch, config, user, ipc = self.launch, self.config, self.account, self._ipc_prefix()
         ports: dict[int, tuple[str, int | None]] = {}
         if ipc is None:
             wanted = launch.host_ports or {}
@@ -271,7 +390,7 @@ class KernelContainer:
                 {labels.KIND: labels.KIND_VOLUME, labels.KERNEL_ID: self.kernel_id, labels.USER: str(os.getuid())},
             )
         )
-        name = f"docker-kernel-{self.kernel_id}"
+        name = f"{labels.KERNEL_NAME}{self.kernel_id}"
         return ContainerSpec(
             image=self.image,
             command=[self.python, "-I", "-S", f"{guest_files.LIB}/docker_kernel/guest/supervisor.py"],
@@ -319,19 +438,21 @@ class KernelContainer:
                     ) from None
         return f"{self._ipc_folder}/kernel"
 
-    def _start_file(self, connection: dict[str, Any], ipc: str | None) -> dict[str, Any]:
+    def _start_file(self) -> dict[str, Any]:
         """What the supervisor reads and unlinks (guest/supervisor.py)."""
         launch, config = self.launch, self.config
-        boot = [self.python, "-Xfrozen_modules=off", f"{guest_files.LIB}/docker_kernel/guest/boot.py"]
+        interpreter = [self.python, "-Xfrozen_modules=off"]
+        boot = [*interpreter, f"{guest_files.LIB}/docker_kernel/guest/boot.py"]
         command = launch.command or [*boot, "-f", "{connection_file}"]
         return {
             "argv": [*command, *launch.arguments],
             "guest": launch.command is None,
+            "interpreter": interpreter,
             "python": self.python,
             "cwd": self.cwd,
             "env": self.env,
             "user_base": guest_files.USER_BASE,
-            "connection": connection,
+            "connection": container_info(launch.keys, self._ipc_prefix()),
             "grace": config.grace if launch.grace is None else launch.grace,
             "memory_text": format_size(config.memory) if config.memory else "",
             "settings_hint": f"the kernelspec {launch.spec_name}, or in [kernel] of the config file",
@@ -370,11 +491,20 @@ class KernelContainer:
         self.exit_code, self.reason = None, ""
         self._changed.clear()
         try:
+            self._alive.clear()
             await self._send({"type": "start", "update": {"env": self.env}})
             await asyncio.wait_for(self._changed.wait(), LINK_SECONDS)
+            await self._until_alive()
         except (LinkError, asyncio.TimeoutError):
             return False
         return not self._link.closed
+
+    async def _until_alive(self) -> None:
+        """Wait until the kernel process answers or has ended, so that no client's first message meets a closed port:
+        ZeroMQ then waits 0.1 s before it connects again."""
+        if self.launch.command is None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._alive.wait(), READY_SECONDS)
 
     async def _replace(self) -> None:
         if self.connection_info.get("transport") == "tcp":
@@ -452,18 +582,26 @@ class KernelContainer:
             raise LinkError("The kernel's container is gone.")
         await self._link.send(message)
 
-    def _on_message(self, message: Hello | Started | Exited) -> None:
+    def _on_message(self, message: Event) -> None:
         self._links_lost = 0
+        if isinstance(message, Ready) or (isinstance(message, Hello) and message.ready):
+            self._alive.set()
+        if isinstance(message, Warm) or (isinstance(message, Hello) and message.warm):
+            self._warm.set()
+        if isinstance(message, (Ready, Warm)):
+            return
         if isinstance(message, Started):
             self.exit_code = None
         elif isinstance(message, Exited):
             self._ended(message.code, "out of memory" if message.oom else "")
-        elif not message.alive:
+        elif isinstance(message, Hello) and not message.alive:
             self._ended(UNKNOWN_EXIT if message.code is None else message.code, "out of memory" if message.oom else "")
         self._changed.set()
 
     def _on_closed(self) -> None:
-        if not self._removed:
+        if self.when_lost is not None:
+            self.when_lost()
+        elif not self._removed:
             self._link_ready.clear()
             self._spawn(self._look())
 
@@ -495,6 +633,7 @@ class KernelContainer:
         return " ".join(line.strip() for line in lines if line.strip())
 
     def _ended(self, code: int, reason: str) -> None:
+        self._alive.set()
         if self.exit_code is None:
             self.exit_code, self.reason = code, reason
             if reason:

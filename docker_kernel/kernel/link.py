@@ -33,11 +33,26 @@ class Hello(_Message):
     alive: bool
     code: int | None
     oom: bool
+    ready: bool
+    warm: bool
 
 
 class Started(_Message):
     type: Literal["started"]
     generation: int
+
+
+class Ready(_Message):
+    """A client's messages arrive from now on."""
+
+    type: Literal["ready"]
+    generation: int
+
+
+class Warm(_Message):
+    """The forkserver has imported what a kernel needs."""
+
+    type: Literal["warm"]
 
 
 class Exited(_Message):
@@ -54,7 +69,8 @@ class Request(_Message):
     params: dict[str, Any]
 
 
-Message = Hello | Started | Exited | Request
+Event = Hello | Started | Ready | Warm | Exited
+Message = Event | Request
 _messages: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 
 RequestHandler = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -70,7 +86,7 @@ class HostLink:
     def __init__(
         self,
         stream: ExecStream,
-        on_event: Callable[[Hello | Started | Exited], None],
+        on_event: Callable[[Event], None],
         on_request: RequestHandler,
         on_closed: Callable[[], None],
     ) -> None:

@@ -12,6 +12,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jupyter_client.multikernelmanager import MultiKernelManager
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from jupyter_core.paths import jupyter_runtime_dir
 
@@ -21,6 +22,7 @@ from docker_kernel.errors import DockerKernelError
 if TYPE_CHECKING:
     from docker_kernel.engine import Engine
     from docker_kernel.kernel.container import KernelContainer
+    from docker_kernel.kernel.spares import Spares
 
 DIALOG_WIDTH = 88
 
@@ -90,6 +92,7 @@ class DockerKernelProvisioner(KernelProvisionerBase):  # type: ignore[misc]
                         self._foreign_command(),
                         _session_key(self.parent),
                         self._facts(arguments, kwargs),
+                        self._in_server(),
                     )
                 )
             except DockerKernelError as error:
@@ -123,6 +126,10 @@ class DockerKernelProvisioner(KernelProvisionerBase):  # type: ignore[misc]
             "ipc": getattr(manager, "transport", "tcp") == "ipc",
             "connection_file": _connection_file(manager),
         }
+
+    def _in_server(self) -> bool:
+        """Whether our manager is one of many, as in a Jupyter server: then more kernels are to be expected."""
+        return isinstance(getattr(self.parent, "parent", None), MultiKernelManager)
 
     def _foreign_command(self) -> list[str]:
         """The command of a kernelspec that is not ours, as when we are the default provisioner."""
@@ -159,16 +166,19 @@ class DockerKernelProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         return info
 
 
-async def _started(spec: Any, foreign: list[str], hmac: str | None, facts: dict[str, Any]) -> KernelContainer:
+async def _started(
+    spec: Any, foreign: list[str], hmac: str | None, facts: dict[str, Any], keep_spares: bool
+) -> KernelContainer:
     """Start a kernel.
 
     Args:
         spec: its kernelspec.
         foreign: the command of that spec, for the case that it is not ours.
         hmac: the client's own key, where it has one.
+        keep_spares: whether to have warm containers for the next kernels.
     """
     from docker_kernel import config
-    from docker_kernel.kernel.container import KernelContainer, KernelLaunch, choose_keys
+    from docker_kernel.kernel.container import KernelLaunch, choose_keys
 
     stanza = spec.metadata.get("kernel_provisioner") or {}
     ours = stanza.get("provisioner_name") == config.PROVISIONER
@@ -184,12 +194,20 @@ async def _started(spec: Any, foreign: list[str], hmac: str | None, facts: dict[
     launch = KernelLaunch(
         config=settings, user_config=user_config, keys=choose_keys(settings, curve, hmac), command=command, **facts
     )
-    container = KernelContainer(await shared_engine(), launch)
-    await container.start()
-    return container
+    return await shared_spares(await shared_engine()).start(launch, keep_spares)
 
 
-_engines: dict[str | None, Engine] = {}
+_engines: dict[str, Engine] = {}
+_spares: dict[Engine, Spares] = {}
+
+
+def shared_spares(engine: Engine) -> Spares:
+    """The warm containers of this process on an engine."""
+    from docker_kernel.kernel.spares import Spares
+
+    if engine not in _spares:
+        _spares[engine] = Spares(engine)
+    return _spares[engine]
 
 
 async def shared_engine() -> Engine:

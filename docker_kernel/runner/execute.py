@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat.v4 import new_output
 
-from docker_kernel.guest.supervisor import oom_kills
+from docker_kernel.guest.memory import oom_kills
 from docker_kernel.runner.kernel import Kernel
 from docker_kernel.runner.log import RunLog
 

@@ -15,7 +15,7 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
-from docker_kernel.guest.supervisor import KERNEL_OOM_SCORE
+from docker_kernel.guest.memory import KERNEL_OOM_SCORE
 from docker_kernel.runner.client import Client
 from docker_kernel.runner.log import RunLog
 

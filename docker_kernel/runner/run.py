@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from docker_kernel.guest import parameters
+from docker_kernel.guest.memory import oom_kills
 from docker_kernel.guest.run_job import usage
-from docker_kernel.guest.supervisor import oom_kills
 from docker_kernel.runner import arguments, places, sagemaker
 from docker_kernel.runner.arguments import BAD_PARAMETERS, UsageError
 from docker_kernel.runner.html import Pages

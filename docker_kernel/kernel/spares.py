@@ -1,0 +1,271 @@
+"""Warm kernel containers: made before a kernel is asked for, each used by one.
+
+A spare is a kernel container whose supervisor waits; its forkserver has imported what a kernel needs, and no kernel
+process has run in it yet, so that a claimed spare has no state of anybody's and takes ports, keys, environment and
+folder from the start that claims it. A claim is a rename: of two servers that are after one spare, one wins. Any server
+of the same user on the same engine may claim it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from docker_kernel import labels
+from docker_kernel.engine import Engine, VolumeMount
+from docker_kernel.errors import DockerKernelError
+from docker_kernel.guest.forks import acts_at_start
+from docker_kernel.kernel import guest_files
+from docker_kernel.kernel.connection import Keys
+from docker_kernel.kernel.container import KernelContainer, KernelLaunch
+
+log = logging.getLogger(__name__)
+
+QUIET_SECONDS = 1.0
+"""A spare is prepared when no kernel has been started for so long: those who wait go first."""
+
+MAX_AGE = 12 * 3600.0
+"""Seconds after which a spare is replaced, so that none is older than a day's clocks, certificates and DNS."""
+
+UPKEEP_SECONDS = 30.0
+FREE_MEMORY = 0.1
+"""The share of the machine's memory that has to be available; with less there are no spares."""
+
+
+@functools.cache
+def _guest_digest() -> str:
+    digest = hashlib.sha256()
+    for file in guest_files.library():
+        digest.update(f"{file.path}\0{len(file.data or b'')}\0".encode() + (file.data or b""))
+    return digest.hexdigest()
+
+
+def fit(kernel: KernelContainer) -> str:
+    """The digest of all that must be the same for a container to be a kernel's.
+
+    Args:
+        kernel: what is to be started, resolved.
+    """
+    spec = kernel.spec()
+    folder = str(Path(kernel.sockets).parent) if kernel.sockets else None
+    facts = dataclasses.asdict(spec)
+    facts["name"] = None
+    facts["labels"] = {
+        name: value
+        for name, value in spec.labels.items()
+        if name not in (labels.KERNEL_ID, labels.NOTEBOOK, labels.CONNECTION_FILE)
+    }
+    facts["mounts"] = [
+        dataclasses.asdict(mount)
+        for mount in spec.mounts
+        if not isinstance(mount, VolumeMount) and mount.source != folder
+    ]
+    facts["guest"] = _guest_digest()
+    facts["command"] = kernel.launch.command
+    facts["ipc"] = folder is not None
+    facts["start"] = {name: value for name, value in kernel.env.items() if acts_at_start(name)}
+    facts["files"] = [hashlib.sha256(kernel.packages.ca or b"").hexdigest(), kernel.account.name]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def memory_is_short() -> bool:
+    """Whether this machine has little memory left (proc(5), MemAvailable)."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line)
+        return int(lines["MemAvailable"].split()[0]) < FREE_MEMORY * int(lines["MemTotal"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return False
+
+
+@dataclass
+class Spare:
+    """A container that waits, and since when (time.monotonic)."""
+
+    container: KernelContainer
+    born: float
+
+
+@dataclass
+class Pool:
+    """The spares of one kernelspec.
+
+    Args:
+        fit: the digest of the starts that they fit.
+        pattern: what they are made from.
+    """
+
+    fit: str
+    pattern: KernelLaunch
+    waiting: list[Spare] = field(default_factory=list)
+
+    @property
+    def lacking(self) -> bool:
+        return len(self.waiting) < self.pattern.config.warm_spares
+
+
+class Spares:
+    """The spares of this process on one engine; its coroutines run on the background loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._pools: dict[str, Pool] = {}
+        self._starting = 0
+        self._last_start = 0.0
+        self._filling: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, launch: KernelLaunch, keep: bool) -> KernelContainer:
+        """Start a kernel: in a spare where one fits, else in a new container.
+
+        Args:
+            keep: whether spares are to be kept for the next ones, as in a server.
+
+        Raises:
+            DockerKernelError: with a sentence for the user.
+        """
+        self._starting += 1
+        try:
+            kernel = KernelContainer(self._engine, launch)
+            wanted = launch.config.warm_spares if launch.host_ports is None else 0
+            digest = ""
+            if wanted:
+                await kernel.resolve()
+                digest = fit(kernel)
+                claimed = await self._claim(kernel, digest)
+                if claimed is not None:
+                    kernel = claimed
+            if not kernel.container_id:
+                await kernel.start()
+        finally:
+            self._starting -= 1
+            self._last_start = time.monotonic()
+        if keep and wanted:
+            self.keep(launch, digest)
+        return kernel
+
+    async def _claim(self, kernel: KernelContainer, digest: str) -> KernelContainer | None:
+        """A spare that has become this kernel; None where there is none."""
+        pool = self._pools.get(kernel.launch.spec_name)
+        while pool is not None and pool.fit == digest and pool.waiting:
+            own = pool.waiting.pop(0).container
+            if await self._become(own, kernel):
+                return own
+        if kernel.sockets:
+            return None  # the folder of another server's spare is not ours to mount
+        for state in await self._engine.containers(
+            {labels.SPARE: digest, labels.USER: str(os.getuid())}, stopped=False
+        ):
+            if state.name.startswith(labels.SPARE_NAME):
+                spare = KernelContainer(self._engine, kernel.launch)
+                spare.adopt(kernel, state)
+                if await self._become(spare, kernel, state.name):
+                    return spare
+        return None
+
+    async def _become(self, spare: KernelContainer, kernel: KernelContainer, name: str = "") -> bool:
+        try:
+            await spare.become(kernel, name or spare.spare_name)
+        except DockerKernelError as error:
+            log.debug("a spare could not be used: %s", error)
+            return False
+        return True
+
+    def keep(self, launch: KernelLaunch, digest: str) -> None:
+        """Have as many spares for the next kernels like this one as its settings say."""
+        pool = self._pools.get(launch.spec_name)
+        if pool is None or pool.fit != digest:
+            if pool is not None:
+                self._release(pool, *pool.waiting)
+            start_env = {name: value for name, value in launch.launch_env.items() if acts_at_start(name)}
+            pattern = dataclasses.replace(launch, launch_env=start_env, arguments=[], connection_file="")
+            self._pools[launch.spec_name] = Pool(digest, pattern)
+        self._fill_soon()
+        if self._keeping is None:
+            self._keeping = self._spawn(self._keep_up())
+
+    async def close(self) -> None:
+        """Remove all spares that nobody has claimed, and make no more."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for pool in self._pools.values():
+            self._release(pool, *pool.waiting)
+        self._pools.clear()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _fill_soon(self) -> None:
+        if self._filling is None or self._filling.done():
+            self._filling = self._spawn(self._fill())
+
+    async def _fill(self) -> None:
+        """Prepare what is lacking, one after the other, while nobody waits for a kernel."""
+        while True:
+            lacking = [pool for pool in self._pools.values() if pool.lacking]
+            if not lacking or memory_is_short():
+                return
+            quiet = self._last_start + QUIET_SECONDS - time.monotonic()
+            if self._starting or quiet > 0:
+                await asyncio.sleep(max(quiet, QUIET_SECONDS / 4))
+                continue
+            try:
+                await self._prepare(lacking[0])
+            except DockerKernelError as error:
+                log.warning("no spare kernel container could be prepared: %s", error)
+                return
+
+    async def _prepare(self, pool: Pool) -> None:
+        pattern = dataclasses.replace(pool.pattern, kernel_id=str(uuid.uuid4()), keys=Keys.make(encrypted=False))
+        container = KernelContainer(self._engine, pattern)
+        await container.resolve()
+        if fit(container) != pool.fit:
+            del self._pools[pattern.spec_name]  # the image or a setting has changed: the next start tells to what
+            return
+        await container.prepare(pool.fit)
+        spare = Spare(container, time.monotonic())
+        container.when_lost = lambda: self._lost(pool, spare)
+        pool.waiting.append(spare)
+
+    def _lost(self, pool: Pool, spare: Spare) -> None:
+        if spare in pool.waiting:
+            self._release(pool, spare)
+            if time.monotonic() - spare.born > QUIET_SECONDS:  # one that ends at once would end again
+                self._fill_soon()
+
+    def _release(self, pool: Pool, *spares: Spare) -> None:
+        for spare in spares:
+            pool.waiting.remove(spare)
+            self._spawn(self._remove(spare.container))
+
+    async def _remove(self, container: KernelContainer) -> None:
+        try:
+            await container.release()
+        except DockerKernelError as error:
+            log.warning("a spare kernel container could not be removed: %s", error)
+
+    async def _keep_up(self) -> None:
+        """Replace spares that are old, and have none while memory is short."""
+        while True:
+            await asyncio.sleep(UPKEEP_SECONDS)
+            short = memory_is_short()
+            for pool in self._pools.values():
+                old = [one for one in pool.waiting if short or time.monotonic() - one.born > MAX_AGE]
+                self._release(pool, *old)
+            self._fill_soon()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
