@@ -20,6 +20,7 @@ from docker_kernel import background, images, labels
 from docker_kernel.build_settings import host_settings
 from docker_kernel.engine import Engine, File, archive
 from docker_kernel.errors import EngineError
+from docker_kernel.kernel.running import RunningKernel
 from tests.engines import own_registry, second_engine
 from tests.notebook import KERNEL_IDS, Notebook
 from tests.swarm import two_nodes
@@ -57,7 +58,7 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name, folder in names.items():
         os.environ[name] = str(home / folder)
     os.environ["XDG_DATA_HOME"] = str(home / "share")
-    (home / "config.toml").write_text("")
+    (home / "config.toml").write_text("[kernel]\nwarm_spares = 0\n")  # where no test of theirs counts on them
     os.environ["DOCKER_KERNEL_CONFIG"] = str(home / "config.toml")
     yield home
     for name, value in before.items():
@@ -143,7 +144,7 @@ def nothing_left_behind(engine: Engine, own_folders: Path) -> Iterator[None]:
         containers = [state for one in filters for state in background.run_blocking(engine.containers(one))]
         volumes = background.run_blocking(engine.volumes(f"{labels.KIND}={labels.KIND_VOLUME}"))
         found = [state.name for state in containers if state.labels.get(labels.CONNECTION_FILE, "").startswith(runtime)]
-        found += [state.name for state in containers if state.labels.get(labels.KERNEL_ID) in KERNEL_IDS]
+        found += [state.name for state in containers if RunningKernel.of(state).kernel_id in KERNEL_IDS]
         found += [volume["Name"] for volume in volumes if volume["Labels"].get(labels.KERNEL_ID) in KERNEL_IDS]
         return found
 

@@ -48,7 +48,13 @@ def _list(arguments: argparse.Namespace) -> int:
         print("No Docker kernel is running.")
         return 0
     rows = [
-        (one.kernel_id[:8], one.spec, one.notebook, one.container.status, format_seconds(one.age.total_seconds()))
+        (
+            one.kernel_id[:8],
+            one.spec,
+            one.notebook,
+            "spare" if one.spare else one.container.status,
+            format_seconds(one.age.total_seconds()),
+        )
         for one in found
     ]
     print_table(["kernel", "kernelspec", "notebook", "state", "age"], rows)
@@ -62,7 +68,7 @@ def _stop(arguments: argparse.Namespace) -> int:
         raise ConfigError("Name the kernels to stop, or say --all; `docker-kernel kernels list` shows them.")
 
     async def stop(engine: Engine) -> list[str]:
-        found = await running.kernels(engine) if arguments.all else []
+        found = [one for one in await running.kernels(engine) if not one.spare] if arguments.all else []
         found += [await running.find(engine, name) for name in arguments.kernels]
         for kernel in found:
             await running.stop(engine, kernel)

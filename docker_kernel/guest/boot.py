@@ -34,10 +34,15 @@ def run_kernel(arguments: list[str]) -> None:
     """Be a kernel until its end; the supervisor hears when its sockets can be connected to."""
     from ipykernel.kernelapp import IPKernelApp
 
-    app = IPKernelApp.instance()
-    app.initialize([*arguments, "--IPKernelApp.extra_extensions=docker_kernel.guest.extension"])
-    tell_ready()
-    app.start()
+    class KernelApp(IPKernelApp):  # type: ignore[misc]
+        name = IPKernelApp.name
+
+        def write_connection_file(self, **kwargs: object) -> None:
+            # Follows the binding of all sockets: clients connect while the rest is done.
+            super().write_connection_file(**kwargs)
+            tell_ready()
+
+    KernelApp.launch_instance([*arguments, "--IPKernelApp.extra_extensions=docker_kernel.guest.extension"])
 
 
 def tell_ready() -> None:

@@ -35,7 +35,7 @@ from docker_kernel.errors import (
 )
 from docker_kernel.guest.link import RUN as GUEST_RUN
 from docker_kernel.images import how_to_bring
-from docker_kernel.kernel import accounts, guest_files
+from docker_kernel.kernel import accounts, claims, guest_files
 from docker_kernel.kernel.connection import CONTAINER_PORTS, Keys, container_info, host_info
 from docker_kernel.kernel.environment import kernel_env
 from docker_kernel.kernel.link import Event, Exited, Hello, HostLink, Ready, Started, Warm, greeting
@@ -350,6 +350,10 @@ class KernelContainer:
             await self._until_alive()
             if self.exit_code is not None:
                 raise KernelStartError("A spare container's kernel ended at once.")
+            claim = claims.Claim(
+                notebook=self.env.get("JPY_SESSION_NAME", ""), connection_file=self.launch.connection_file
+            )
+            await asyncio.to_thread(claims.record, self.container_id, claim)
         except BaseException:
             await self._discard()
             raise
@@ -542,6 +546,7 @@ class KernelContainer:
                 await self.engine.remove(self.container_id)
         except EngineError as error:
             log.error("kernel %s: its container could not be removed: %s", self.kernel_id, error)
+        await asyncio.to_thread(claims.forget, self.container_id)
         self.container_id = ""
         if self._ipc_folder is not None and not keep_sockets:
             shutil.rmtree(self._ipc_folder, ignore_errors=True)

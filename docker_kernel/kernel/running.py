@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from docker_kernel import labels
 from docker_kernel.engine import ContainerState, Engine
 from docker_kernel.errors import NotFound
+from docker_kernel.kernel import claims
 
 START_SECONDS = 120
 """A container that was created longer ago than this and never ran is no start under way."""
@@ -17,13 +18,32 @@ START_SECONDS = 120
 
 @dataclass(frozen=True)
 class RunningKernel:
-    """One kernel container of this user."""
+    """One kernel container of this user.
+
+    Args:
+        spare: whether it still waits for its kernel.
+    """
 
     kernel_id: str
     spec: str
     notebook: str
     connection_file: str
     container: ContainerState
+    spare: bool = False
+
+    @classmethod
+    def of(cls, state: ContainerState) -> RunningKernel:
+        """What a kernel container's labels say, and for a spare its name and the record of its claim."""
+        marks = state.labels
+        about = claims.Claim(
+            notebook=marks.get(labels.NOTEBOOK, ""), connection_file=marks.get(labels.CONNECTION_FILE, "")
+        )
+        kernel_id = marks.get(labels.KERNEL_ID, "")
+        spare = labels.SPARE in marks
+        if spare and state.name not in (labels.SPARE_NAME + kernel_id, labels.KERNEL_NAME + kernel_id):
+            spare = False
+            about, kernel_id = claims.read(state.id), state.name.removeprefix(labels.KERNEL_NAME)
+        return cls(kernel_id, marks.get(labels.SPEC, ""), about.notebook, about.connection_file, state, spare)
 
     @property
     def age(self) -> datetime.timedelta:
@@ -32,18 +52,9 @@ class RunningKernel:
 
 
 async def kernels(engine: Engine) -> list[RunningKernel]:
-    """This user's kernel containers, the newest first."""
+    """This user's kernel containers, spares among them, the newest first."""
     filters = {labels.KIND: labels.KIND_KERNEL, labels.USER: str(os.getuid())}
-    found = [
-        RunningKernel(
-            kernel_id=state.labels.get(labels.KERNEL_ID, ""),
-            spec=state.labels.get(labels.SPEC, ""),
-            notebook=state.labels.get(labels.NOTEBOOK, ""),
-            connection_file=state.labels.get(labels.CONNECTION_FILE, ""),
-            container=state,
-        )
-        for state in await engine.containers(filters)
-    ]
+    found = [RunningKernel.of(state) for state in await engine.containers(filters)]
     return sorted(found, key=lambda kernel: kernel.container.created, reverse=True)
 
 
@@ -56,7 +67,7 @@ async def find(engine: Engine, name: str | None) -> RunningKernel:
     Raises:
         NotFound: none or several fit; the message lists what there is.
     """
-    running = [kernel for kernel in await kernels(engine) if kernel.container.running]
+    running = [kernel for kernel in await kernels(engine) if kernel.container.running and not kernel.spare]
     if not running:
         raise NotFound("No Docker kernel is running: start one from a notebook first.")
     fitting = [
@@ -96,7 +107,7 @@ async def leftovers(engine: Engine, needed: Collection[str] = (), over: Collecti
     """
     user = str(os.getuid())
     found = await engine.containers({labels.USER: user})
-    live = {state.labels.get(labels.KERNEL_ID) for state in found if _is(state, labels.KIND_KERNEL) and state.running}
+    live = {RunningKernel.of(state).kernel_id for state in found if _is(state, labels.KIND_KERNEL) and state.running}
     containers = [state for state in found if _is_over(state, over) and not _is_needed(state, needed, live)]
     gone = {state.id for state in containers}
     used = {name for state in found if state.id not in gone for name in state.volumes.values()}
@@ -116,7 +127,7 @@ def _is_over(state: ContainerState, over: Collection[str]) -> bool:
     """Whether a container ended, or was made and never will start."""
     if _is(state, labels.KIND_STATE) and _dispatch(state) in over:
         return True
-    age = RunningKernel("", "", "", "", state).age.total_seconds()
+    age = RunningKernel.of(state).age.total_seconds()
     ours = _is(state, labels.KIND_KERNEL, labels.KIND_JOB, labels.KIND_STATE)
     return ours and not state.running and (state.status != "created" or age > START_SECONDS)
 
