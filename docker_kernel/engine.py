@@ -558,7 +558,7 @@ class Engine:
                 raise
 
     async def remove(self, container: str) -> None:
-        """Kill and remove a container with its anonymous volumes; no-op if it is gone or already going."""
+        """Kill and remove a container with its anonymous volumes; afterwards it is gone, and its name free."""
         for last in (False, True):
             try:
                 await self._call(self._client.remove_container, container, v=True, force=True)
@@ -566,6 +566,8 @@ class Engine:
                 return
             except EngineError as error:
                 if "already in progress" in str(error):
+                    with contextlib.suppress(EngineError):  # it has gone meanwhile
+                        await self._call(self._client.wait, container, condition="removed")
                     return
                 # Podman 4.3 cannot stop a container that ends at that moment; asked again, it removes it.
                 if last or "could not be stopped" not in str(error):

@@ -10,7 +10,12 @@ SPARE = PREFIX + "spare"
 """On a kernel container that was made before a kernel was asked for: the digest of the starts that it fits."""
 
 SPARE_NAME = "docker-kernel-spare-"
-"""What the name of a spare begins with as long as it waits; the one who renames it has claimed it."""
+"""What the name of a spare begins with as long as it waits."""
+
+CLAIMED_NAME = "docker-kernel-claimed-"
+"""What the name of a spare begins with from its claim on, until it has its kernel's name. All who are after it ask for
+this one name: the engine gives it to one of them (a rename looks the old name up before it takes the new one, so that
+renames to several names would all succeed; moby 20.10, daemon/rename.go)."""
 
 KERNEL_NAME = "docker-kernel-"
 """What the name of a kernel's container begins with; the kernel's id follows."""

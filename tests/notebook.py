@@ -10,6 +10,7 @@ from typing import Any
 
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
+from jupyter_client.multikernelmanager import MultiKernelManager
 
 KERNEL_IDS: set[str] = set()
 """Of all kernels that this run has started."""
@@ -35,11 +36,26 @@ class Reply:
 
 
 class Notebook:
-    """One kernel, started through jupyter_client as any frontend does."""
+    """One kernel, started through jupyter_client as any frontend does.
 
-    def __init__(self, kernel_name: str, cwd: Path, env: dict[str, str] | None = None, **manager: Any) -> None:
-        self.manager = KernelManager(kernel_name=kernel_name, **manager)
-        self.manager.start_kernel(cwd=str(cwd), **({} if env is None else {"env": env}))
+    Args:
+        server: what manages it together with others, as in a Jupyter server.
+    """
+
+    def __init__(
+        self,
+        kernel_name: str,
+        cwd: Path,
+        env: dict[str, str] | None = None,
+        server: MultiKernelManager | None = None,
+        **manager: Any,
+    ) -> None:
+        options = {"cwd": str(cwd), **({} if env is None else {"env": env})}
+        if server is None:
+            self.manager = KernelManager(kernel_name=kernel_name, **manager)
+            self.manager.start_kernel(**options)
+        else:
+            self.manager = server.get_kernel(server.start_kernel(kernel_name=kernel_name, **options))
         KERNEL_IDS.add(str(self.manager.kernel_id))
         self.client: BlockingKernelClient = self.manager.client()
         self.client.start_channels()

@@ -301,16 +301,12 @@ class KernelContainer:
             await self._read_state()
             await self._open_link()
             await asyncio.wait_for(self._warm.wait(), LINK_SECONDS)
-            await self.engine.rename(self.container_id, self.spare_name)
+            await self.engine.rename(self.container_id, labels.SPARE_NAME + self.kernel_id)
         except BaseException as error:
             await self._discard()
             if isinstance(error, asyncio.TimeoutError):
                 raise KernelStartError("A spare kernel container did not become ready in time.") from None
             raise
-
-    @property
-    def spare_name(self) -> str:
-        return f"{labels.SPARE_NAME}{self.kernel_id}"
 
     def adopt(self, other: KernelContainer, state: ContainerState) -> None:
         """Be the host side of a spare that another server made.
@@ -327,27 +323,28 @@ class KernelContainer:
         self.image, self.python, self.mounts, self.workspace = other.image, other.python, other.mounts, other.workspace
         self.env, self.cwd, self._account, self._packages = other.env, other.cwd, other._account, other._packages
 
-    async def become(self, other: KernelContainer, name: str) -> None:
+    async def become(self, other: KernelContainer, spare_id: str) -> None:
         """Claim this spare for a kernel and start its process.
 
         Args:
             other: that kernel, resolved.
-            name: what the spare is called as long as nobody has claimed it.
+            spare_id: what the spare is called by.
 
         Raises:
-            NotFound: another server was faster.
+            EngineError: somebody was faster.
             DockerKernelError: the spare cannot be used; it is removed.
         """
-        await self.engine.rename(name, f"{labels.KERNEL_NAME}{other.kernel_id}")
-        self.when_lost = None
+        await self._claim(spare_id)
         try:
             self._take_over(other)
+            naming = self._spawn(self.engine.rename(self.container_id, f"{labels.KERNEL_NAME}{self.kernel_id}"))
             if self._link is None:
                 await self._open_link()
             self._connect()
             self._alive.clear()
             await self._send({"type": "start", "update": self._start_file()})
             await self._until_alive()
+            await naming
             if self.exit_code is not None:
                 raise KernelStartError("A spare container's kernel ended at once.")
             claim = claims.Claim(
@@ -358,12 +355,19 @@ class KernelContainer:
             await self._discard()
             raise
 
-    async def release(self) -> None:
+    async def release(self, spare_id: str) -> None:
         """Remove this spare, unless somebody has claimed it."""
-        self._removed, self.when_lost = True, None
         if self._link is not None:
             self._link.close()
-        await self.engine.remove(self.spare_name)
+        try:
+            await self._claim(spare_id)
+        except EngineError:
+            return
+        await self._discard()
+
+    async def _claim(self, spare_id: str) -> None:
+        await self.engine.rename(labels.SPARE_NAME + spare_id, labels.CLAIMED_NAME + spare_id)
+        self.when_lost = None
 
     async def _create(self, spec: ContainerSpec) -> None:
         """Create the container; also when this is cancelled, the one that the engine is making is known afterwards."""

@@ -40,7 +40,8 @@ class RunningKernel:
         )
         kernel_id = marks.get(labels.KERNEL_ID, "")
         spare = labels.SPARE in marks
-        if spare and state.name not in (labels.SPARE_NAME + kernel_id, labels.KERNEL_NAME + kernel_id):
+        waiting = (labels.KERNEL_NAME, labels.SPARE_NAME, labels.CLAIMED_NAME)
+        if spare and state.name not in [name + kernel_id for name in waiting]:
             spare = False
             about, kernel_id = claims.read(state.id), state.name.removeprefix(labels.KERNEL_NAME)
         return cls(kernel_id, marks.get(labels.SPEC, ""), about.notebook, about.connection_file, state, spare)

@@ -1,9 +1,9 @@
 """Warm kernel containers: made before a kernel is asked for, each used by one.
 
 A spare is a kernel container whose supervisor waits; its forkserver has imported what a kernel needs, and no kernel
-process has run in it yet, so that a claimed spare has no state of anybody's and takes ports, keys, environment and
-folder from the start that claims it. A claim is a rename: of two servers that are after one spare, one wins. Any server
-of the same user on the same engine may claim it.
+process has run in it yet, so that a claimed spare has no state of anybody's and takes keys, environment and folder from
+the start that claims it. A claim is a rename: of those who are after one spare, one wins. Any server of the same user
+on the same engine may claim it.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Spares:
         pool = self._pools.get(kernel.launch.spec_name)
         while pool is not None and pool.fit == digest and pool.waiting:
             own = pool.waiting.pop(0).container
-            if await self._become(own, kernel):
+            if await self._become(own, kernel, own.kernel_id):
                 return own
         if kernel.sockets:
             return None  # the folder of another server's spare is not ours to mount
@@ -170,13 +170,13 @@ class Spares:
             if state.name.startswith(labels.SPARE_NAME):
                 spare = KernelContainer(self._engine, kernel.launch)
                 spare.adopt(kernel, state)
-                if await self._become(spare, kernel, state.name):
+                if await self._become(spare, kernel, state.name.removeprefix(labels.SPARE_NAME)):
                     return spare
         return None
 
-    async def _become(self, spare: KernelContainer, kernel: KernelContainer, name: str = "") -> bool:
+    async def _become(self, spare: KernelContainer, kernel: KernelContainer, spare_id: str) -> bool:
         try:
-            await spare.become(kernel, name or spare.spare_name)
+            await spare.become(kernel, spare_id)
         except DockerKernelError as error:
             log.debug("a spare could not be used: %s", error)
             return False
@@ -197,9 +197,10 @@ class Spares:
 
     async def close(self) -> None:
         """Remove all spares that nobody has claimed, and make no more."""
-        for task in list(self._tasks):
+        making = [task for task in (self._filling, self._keeping) if task is not None]
+        for task in making:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*making, return_exceptions=True)
         for pool in self._pools.values():
             self._release(pool, *pool.waiting)
         self._pools.clear()
@@ -250,7 +251,7 @@ class Spares:
 
     async def _remove(self, container: KernelContainer) -> None:
         try:
-            await container.release()
+            await container.release(container.kernel_id)
         except DockerKernelError as error:
             log.warning("a spare kernel container could not be removed: %s", error)
 

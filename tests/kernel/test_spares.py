@@ -1,0 +1,344 @@
+"""Warm containers: claimed once, by one, and not to be told from a cold start."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jupyter_client.multikernelmanager import MultiKernelManager
+
+from docker_kernel import background, config, labels
+from docker_kernel.cli import main
+from docker_kernel.engine import ContainerState, Engine
+from docker_kernel.kernel import provisioner, running, spares
+from docker_kernel.kernel.connection import Keys
+from docker_kernel.kernel.container import KernelContainer, KernelLaunch
+from docker_kernel.kernel.spares import Spares
+from tests.conftest import NotebookMaker, SpecMaker
+from tests.notebook import KERNEL_IDS, Notebook
+
+run = background.run_blocking
+
+
+def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    """What a condition gives once it is true."""
+    end = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
+
+
+def of_spec(engine: Engine, spec: str) -> list[running.RunningKernel]:
+    """The containers of a kernelspec."""
+    found = run(engine.containers({labels.SPEC: spec}))
+    return [running.RunningKernel.of(state) for state in found]
+
+
+def warm(engine: Engine, spec: str) -> list[ContainerState]:
+    """The spares of a kernelspec that can be claimed."""
+    return [one.container for one in of_spec(engine, spec) if one.container.name.startswith(labels.SPARE_NAME)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_spare_is_left(engine: Engine) -> Iterator[None]:
+    yield
+    run(provisioner.shared_spares(run(provisioner.shared_engine())).close())
+    left = [state.name for state in run(engine.containers({labels.SPARE: "", labels.USER: str(os.getuid())}))]
+    assert not left, left
+
+
+@pytest.fixture(scope="module")
+def warm_spec(make_spec: SpecMaker) -> str:
+    return make_spec(warm_spares=1)
+
+
+@pytest.fixture
+def server(start: NotebookMaker, tmp_path: Path) -> Callable[..., Notebook]:
+    """Starts kernels as a server does, which keeps spares."""
+    manager = MultiKernelManager()
+
+    def begin(spec: str, **options: Any) -> Notebook:
+        return start(spec, tmp_path, server=manager, **options)
+
+    return begin
+
+
+LOOK = """
+import getpass, os, random, re, socket, sys, threading, warnings
+def link(fd):
+    try:
+        return re.sub('[0-9]+', '', os.readlink('/proc/self/fd/' + fd))
+    except OSError:
+        return ''
+print(__import__('json').dumps({
+    'env': dict(os.environ), 'cwd': os.getcwd(), 'argv': sys.argv, 'orig_argv': sys.orig_argv, 'path': sys.path,
+    'modules': sorted(sys.modules), 'names': sorted(globals()), 'home': sorted(os.listdir(os.path.expanduser('~'))),
+    'threads': sorted(thread.name for thread in threading.enumerate()), 'user': getpass.getuser(),
+    'parent': os.getppid(), 'group': os.getpgrp() == os.getpid(), 'flags': str(sys.flags),
+    'filters': len(warnings.filters),
+    'run': sorted(os.listdir('/run/docker-kernel')), 'tmp': os.listdir('/tmp'), 'umask': os.umask(0o22),
+    'files': sorted({link(fd) for fd in os.listdir('/proc/self/fd')} - {''}),
+    'oom': open('/proc/self/oom_score_adj').read(),
+    'supervisor_oom': open('/proc/1/oom_score_adj').read(),
+}))
+"""
+
+
+def looks(one: Notebook) -> dict[str, Any]:
+    reply = one.run(LOOK)
+    assert reply.status == "ok", reply.traceback
+    seen: dict[str, Any] = json.loads(reply.text)
+    return seen
+
+
+def test_a_claimed_spare_cannot_be_told_from_a_cold_start(
+    server: Callable[..., Notebook], engine: Engine, warm_spec: str
+) -> None:
+    cold = server(warm_spec, env={**os.environ, "JPY_SESSION_NAME": "first.ipynb", "A_SECRET": "of the first"})
+    (spare,) = until(lambda: warm(engine, warm_spec))
+    asked = time.time()
+    claimed = server(warm_spec, env={**os.environ, "JPY_SESSION_NAME": "second.ipynb", "OF_THE": "second"})
+    assert claimed.container.container_id == spare.id
+    assert spare.created < time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(asked))
+
+    before, now = looks(cold), looks(claimed)
+    assert before["env"].pop("JPY_SESSION_NAME") == "first.ipynb" and before["env"].pop("A_SECRET")
+    assert now["env"].pop("JPY_SESSION_NAME") == "second.ipynb" and now["env"].pop("OF_THE") == "second"
+    for name in before["env"]:
+        if name == "HOSTNAME":
+            assert now["env"][name] == claimed.container.container_id[:12]
+            now["env"][name] = before["env"][name]
+    assert now == before
+    assert claimed.value("__import__('socket').gethostname()") == claimed.container.container_id[:12]
+    everything = claimed.run("!cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline /run/docker-kernel/* 2>/dev/null").text
+    assert "of the first" not in everything and "first.ipynb" not in everything
+    draw = "(__import__('random').random(), __import__('uuid').uuid4().hex, __import__('os').urandom(4).hex())"
+    assert claimed.value(draw) != cold.value(draw)
+
+
+def test_a_claimed_spare_lives_like_any_kernel(
+    server: Callable[..., Notebook], engine: Engine, warm_spec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server(warm_spec)
+    assert until(lambda: warm(engine, warm_spec))
+    one = server(warm_spec, env={**os.environ, "JPY_SESSION_NAME": "sales.ipynb"})
+    found = run(running.find(engine, one.manager.kernel_id[:8]))
+    assert found.container.id == one.container.container_id and labels.SPARE in found.container.labels
+    assert found.notebook == "sales.ipynb" and found.connection_file == str(
+        Path(one.manager.connection_file).absolute()
+    )
+    ports = one.manager.ports
+    one.run("x = 1")
+    one.restart()
+    assert one.run("x").name == "NameError" and one.manager.ports == ports
+    one.run("%%local\ny = 2")
+    assert one.value("y") == 2
+    until(lambda: warm(engine, warm_spec))
+    assert main(["kernels", "list"]) == 0
+    rows = [line.replace("│", " ").replace("┃", " ").split() for line in capsys.readouterr().out.splitlines()]
+    assert [one.manager.kernel_id[:8], warm_spec, "sales.ipynb", "running"] in [row[:4] for row in rows]
+    assert any("spare" in row and warm_spec in row for row in rows)
+    one.close()
+    assert one.container is None and not any(state.id == found.container.id for state in run(engine.containers({})))
+
+
+@pytest.mark.parametrize("name", ["PYTHONHASHSEED", "OMP_NUM_THREADS", "LD_BIND_NOW"])
+def test_a_start_with_other_variables_that_act_at_once_takes_no_spare(
+    server: Callable[..., Notebook], engine: Engine, make_spec: SpecMaker, name: str
+) -> None:
+    spec = make_spec(warm_spares=1)
+    server(spec)
+    (spare,) = until(lambda: warm(engine, spec))
+    one = server(spec, env={**os.environ, name: "1"})
+    assert one.container.container_id != spare.id
+    assert one.value(f"__import__('os').environ['{name}']") == "1"
+
+
+def test_a_changed_kernelspec_replaces_the_spare(
+    server: Callable[..., Notebook], engine: Engine, make_spec: SpecMaker
+) -> None:
+    spec = make_spec(warm_spares=1)
+    server(spec)
+    (old,) = until(lambda: warm(engine, spec))
+    path = Path(os.environ["JUPYTER_DATA_DIR"]) / "kernels" / spec / "kernel.json"
+    kernelspec = json.loads(path.read_text())
+    kernelspec["metadata"]["kernel_provisioner"]["config"]["memory"] = "700m"
+    path.write_text(json.dumps(kernelspec))
+    one = server(spec)
+    assert one.container.container_id != old.id
+    (new,) = until(lambda: [state for state in warm(engine, spec) if state.id != old.id])
+    assert [state.id for state in warm(engine, spec)] == [new.id], "the old one is still there"
+    assert server(spec).container.container_id == new.id
+
+
+def test_no_spares_where_they_are_turned_off_and_none_outside_a_server(
+    server: Callable[..., Notebook], start: NotebookMaker, engine: Engine, make_spec: SpecMaker, warm_spec: str
+) -> None:
+    spec, alone = make_spec(warm_spares=0), make_spec(warm_spares=1)
+    server(spec)
+    start(alone)
+    server(warm_spec)
+    assert until(lambda: warm(engine, warm_spec)), "the one that has spares is the measure of time"
+    assert len(of_spec(engine, spec)) == len(of_spec(engine, alone)) == 1
+
+
+def test_short_of_memory_there_are_no_spares(
+    server: Callable[..., Notebook], engine: Engine, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(warm_spares=1)
+    monkeypatch.setattr(spares, "UPKEEP_SECONDS", 0.5)
+    kept = Spares(engine)
+    launch = pattern(spec)
+    first = run(kept.start(launch, keep=True))
+    try:
+        assert until(lambda: warm(engine, spec))
+        monkeypatch.setattr(spares, "FREE_MEMORY", 1.1)
+        assert until(lambda: not of_spec(engine, spec)[1:])
+        monkeypatch.setattr(spares, "FREE_MEMORY", 0.0)
+        assert until(lambda: warm(engine, spec))
+    finally:
+        run(kept.close())
+        run(first.remove())
+
+
+def pattern(spec: str, cwd: str = "/tmp") -> KernelLaunch:
+    """What a server would start of a kernelspec."""
+    user_config = config.load()
+    path = Path(os.environ["JUPYTER_DATA_DIR"]) / "kernels" / spec / "kernel.json"
+    stanza = json.loads(path.read_text())["metadata"]["kernel_provisioner"]["config"]
+    kernel_id = str(uuid.uuid4())
+    KERNEL_IDS.add(kernel_id)
+    return KernelLaunch(
+        kernel_id, user_config.kernel_config(stanza, spec), user_config, cwd, Keys.make(True), spec_name=spec
+    )
+
+
+def test_twenty_starters_never_share_a_container(engine: Engine, make_spec: SpecMaker) -> None:
+    spec = make_spec(warm_spares=3, workspace=False)
+    owner = Spares(engine)
+    first = run(owner.start(pattern(spec), keep=True))
+    started: list[KernelContainer] = [first]
+
+    async def race() -> None:
+        starters = [Spares(await Engine.connect()) for _ in range(20)]
+        started.extend(await asyncio.gather(*(one.start(pattern(spec), keep=False) for one in starters)))
+
+    try:
+        assert until(lambda: len(warm(engine, spec)) == 3, 60)
+        offered = {state.id for state in warm(engine, spec)}
+        run(race())
+        ids = [one.container_id for one in started]
+        assert len(set(ids)) == 21
+        assert offered <= set(ids), "a spare that fitted was not used"
+        names = {one.container.name for one in of_spec(engine, spec)}
+        assert {f"{labels.KERNEL_NAME}{one.kernel_id}" for one in started} <= names
+    finally:
+        run(owner.close())
+        for one in started:
+            run(one.remove())
+
+
+SERVER = """
+import asyncio, os, signal, sys
+sys.path.insert(0, os.getcwd())
+from docker_kernel import background
+from docker_kernel.engine import Engine
+from docker_kernel.kernel.container import KernelContainer
+from docker_kernel.kernel.spares import Spares
+from tests.kernel.test_spares import pattern
+
+spec, step = sys.argv[1:]
+spares = Spares(background.run_blocking(Engine.connect()))
+first = background.run_blocking(spares.start(pattern(spec), keep=True))
+while not any(pool.waiting for pool in spares._pools.values()):
+    pass
+print("warm", flush=True)
+if step == "wait":
+    signal.pause()
+owner = Engine if hasattr(Engine, step) else KernelContainer
+real = getattr(owner, step)
+
+async def last(*args, **kwargs):
+    await real(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(owner, step, last)
+background.run_blocking(spares.start(pattern(spec), keep=True))
+"""
+
+
+@pytest.mark.parametrize("step", ["wait", "resolve", "rename", "_send", "_until_alive", "become"])
+def test_a_server_killed_at_any_step_of_a_claim_leaves_nothing(engine: Engine, make_spec: SpecMaker, step: str) -> None:
+    spec = make_spec(warm_spares=1, grace=1, workspace=False)
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, "-c", SERVER, spec, step], stdout=subprocess.PIPE, cwd=root) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"warm\n"
+        if step == "wait":
+            process.send_signal(signal.SIGKILL)
+        process.wait(30)
+    assert process.returncode == -signal.SIGKILL
+    assert until(lambda: not of_spec(engine, spec)), [one.container.name for one in of_spec(engine, spec)]
+
+
+@pytest.mark.parametrize("step", ["before", "resolve", "rename", "_send"])
+def test_a_spare_killed_at_any_step_of_its_claim_costs_only_time(
+    engine: Engine, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    spec = make_spec(warm_spares=1, workspace=False)
+    kept = Spares(engine)
+    first = run(kept.start(pattern(spec), keep=True))
+    second: KernelContainer | None = None
+    try:
+        (spare,) = until(lambda: warm(engine, spec))
+        if step == "before":
+            run(engine.kill(spare.id))
+        else:
+            owner: Any = Engine if hasattr(Engine, step) else KernelContainer
+            real = getattr(owner, step)
+
+            async def then_killed(self: Any, *arguments: Any, **options: Any) -> Any:
+                result = await real(self, *arguments, **options)
+                if step != "_send" or self.container_id == spare.id:
+                    await engine.kill(spare.id)
+                return result
+
+            monkeypatch.setattr(owner, step, then_killed)
+        second = run(kept.start(pattern(spec), keep=False))
+        assert second.container_id != spare.id and second.exit_code is None
+        assert run(engine.inspect(second.container_id)).running
+    finally:
+        monkeypatch.undo()
+        run(kept.close())
+        for one in (first, second):
+            if one is not None:
+                run(one.remove())
+    assert until(lambda: not of_spec(engine, spec))
+
+
+def test_another_server_may_claim_and_the_owner_makes_a_new_one(engine: Engine, make_spec: SpecMaker) -> None:
+    spec = make_spec(warm_spares=1, workspace=False)
+    owner, other = Spares(engine), Spares(engine)
+    kernels = [run(owner.start(pattern(spec), keep=True))]
+    try:
+        (spare,) = until(lambda: warm(engine, spec))
+        time.sleep(spares.QUIET_SECONDS)
+        kernels.append(run(other.start(pattern(spec), keep=False)))
+        assert kernels[1].container_id == spare.id
+        (new,) = until(lambda: warm(engine, spec))
+        assert new.id != spare.id
+        run(owner.close())
+        assert run(engine.inspect(spare.id)).running, "the owner's end took a kernel that is no longer its own"
+    finally:
+        run(owner.close())
+        for one in kernels:
+            run(one.remove())
