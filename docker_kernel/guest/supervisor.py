@@ -37,6 +37,11 @@ NOTICE_SECONDS = 5
 """How long the notice of a kernel's death may take to reach a frontend."""
 
 MAX_BUFFERED = 64 << 20
+"""Bytes that may wait for one peer that does not read them."""
+
+MAX_AHEAD = 16 << 20
+"""Bytes that may wait for the host side before the other processes' requests are left in their sockets."""
+
 RENEWAL_SECONDS = 5
 """How long after a clean start a new forkserver is made, so that it takes nothing from the first cells."""
 
@@ -82,6 +87,7 @@ class Supervisor:
         self.early: list[tuple[Peer, dict[str, object]]] = []
         """Requests from before the host side's first coming, which it lets wait for the kernel's start."""
         self.unanswered: set[str] = set()
+        self.holding = False
         self.kernel_pid = 0
         self.forks: ForkServer | None = None
         self.can_fork = bool(start.get("guest"))
@@ -318,7 +324,24 @@ class Supervisor:
         except OSError:
             self.drop(peer)
             return
-        self.poll.modify(peer.sock, select.POLLIN | (select.POLLOUT if peer.out else 0))
+        self.watch(peer)
+        if peer is self.host:
+            self.hold(len(peer.out) > MAX_AHEAD)
+
+    def held(self, peer: Peer) -> bool:
+        return self.holding and peer.role not in (None, "host")
+
+    def watch(self, peer: Peer) -> None:
+        """Say what of a peer wakes the loop."""
+        reads = 0 if self.held(peer) else select.POLLIN
+        self.poll.modify(peer.sock, reads | (select.POLLOUT if peer.out else 0))
+
+    def hold(self, holding: bool) -> None:
+        """Read no requests while the host side takes none: who sends many of them waits for it."""
+        if self.holding != holding:
+            self.holding = holding
+            for peer in self.peers.values():
+                self.watch(peer)
 
     def drop(self, peer: Peer) -> None:
         if self.peers.pop(peer.sock.fileno(), None) is None:
@@ -327,6 +350,7 @@ class Supervisor:
         peer.sock.close()
         if peer is self.host:
             self.host = None
+            self.hold(False)
             for number in sorted(self.unanswered):
                 text = "The link to the Jupyter server broke before it answered; try again."
                 self.from_host({"type": "reply", "id": number, "error": text})
@@ -360,6 +384,7 @@ class Supervisor:
     def handle(self, peer: Peer, message: dict[str, object]) -> None:
         if peer.role is None:
             peer.role = str(message["role"])
+            self.watch(peer)
             if peer.role == "host":
                 if self.host is not None:
                     self.drop(self.host)
@@ -483,6 +508,8 @@ class Supervisor:
                     peer = self.peers[descriptor]
                     if mask & select.POLLOUT:
                         self.flush(peer)
+                    if self.held(peer):
+                        mask &= ~select.POLLIN
                     if mask & ~select.POLLOUT and descriptor in self.peers:
                         self.receive(peer)
             self.reap()
