@@ -17,7 +17,7 @@ import socket
 import struct
 import tarfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -701,10 +701,14 @@ class Engine:
         found: list[dict[str, Any]] = await self._call(self._client.images, filters={"label": label})
         return found
 
-    async def used_images(self) -> set[str]:
-        """The ids of the images that any container has, running or not."""
+    async def used_images(self, but_by: Collection[str] = ()) -> set[str]:
+        """The ids of the images that any container has, running or not.
+
+        Args:
+            but_by: ids of containers that do not count.
+        """
         containers = await self._call(self._client.containers, all=True)
-        return {str(container["ImageID"]) for container in containers}
+        return {str(container["ImageID"]) for container in containers if container["Id"] not in but_by}
 
     async def data_folder(self) -> str:
         """Where the engine keeps its data, on its own machine."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -48,7 +49,6 @@ OLDEST_LOCKED_PYTHON = (3, 10)
 PULL_PATIENCE = 30.0
 """Seconds for a registry's first answer before the base image is bootstrapped instead."""
 
-BUILD_ID = labels.PREFIX + "build"
 PYTHON_PLACES = ("/usr/bin", "/usr/local/bin", "/opt/conda/bin", "/opt/venv/bin", "/opt/python/bin")
 
 
@@ -303,8 +303,9 @@ async def _run(engine: Engine, image: str, command: Sequence[str]) -> str | None
 
 @contextlib.asynccontextmanager
 async def throwaway_container(engine: Engine, spec: ContainerSpec) -> AsyncIterator[str]:
-    """A container that is removed at the end, also when the caller is cancelled."""
-    made = asyncio.ensure_future(engine.create(spec))
+    """A container that is removed at the end, also when the caller is cancelled; by `prune`, when it was killed."""
+    named = dataclasses.replace(spec, name=labels.BUILD_NAME + uuid.uuid4().hex[:12])
+    made = asyncio.ensure_future(engine.create(named))
     try:
         yield await asyncio.shield(made)
     finally:
@@ -452,7 +453,7 @@ async def _build_network(engine: Engine) -> str | None:
 
 async def _remove_stages(engine: Engine, build_id: str) -> None:
     """Remove the images that a build's thrown-away stages left."""
-    for image in await engine.images(f"{BUILD_ID}={build_id}"):
+    for image in await engine.images(f"{labels.BUILD}={build_id}"):
         with contextlib.suppress(EngineError):
             await engine.remove_image(image["Id"])
 

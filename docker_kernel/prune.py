@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,19 +59,26 @@ async def plan(engine: Engine, kept_images: Collection[str]) -> Plan:
     Args:
         kept_images: references that installed kernelspecs name.
     """
+    left = await leftovers(engine)
     kept = set()
     for reference in kept_images:
         try:
             kept.add((await engine.image(reference))["Id"])
         except EngineError:
             continue
-    used = await engine.used_images()
+    used = await engine.used_images(but_by={state.id for state in left.containers})
     images = [
         UnusedImage(image["Id"], _name(image), int(image["Size"]), _tags(image))
         for image in await engine.images(labels.KIND)
-        if image["Id"] not in kept and image["Id"] not in used and not _is_the_users(image)
+        if image["Id"] not in kept and image["Id"] not in used and not _is_needed(image)
     ]
-    return Plan(await leftovers(engine), images)
+    return Plan(left, images)
+
+
+def _is_needed(image: dict[str, Any]) -> bool:
+    """Whether it is the user's to remove, or may be a stage of a build that runs."""
+    staged = labels.BUILD in (image.get("Labels") or {}) and not _tags(image)
+    return _is_the_users(image) or (staged and time.time() - image["Created"] < running.BUILD_SECONDS)
 
 
 def _is_the_users(image: dict[str, Any]) -> bool:

@@ -121,7 +121,7 @@ def test_a_build_uses_the_hosts_settings_and_keeps_no_trace_of_them(
     assert about["Config"]["Labels"][labels.KIND] == labels.KIND_IMAGE
     assert about["Config"]["Labels"][labels.PYTHON].startswith("/")
     assert about["Config"]["Labels"]["org.opencontainers.image.licenses"] == "BSD-3-Clause"
-    assert not run(engine.images(images.BUILD_ID)), "a stage image was left behind"
+    assert not run(engine.images(labels.BUILD)), "a stage image was left behind"
     assert not run(engine.containers({labels.KIND: labels.KIND_BUILD}))
 
 

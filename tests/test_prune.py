@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 from typing import Any
 
 import pytest
 
-from docker_kernel import background, cli, labels, prune
+from docker_kernel import background, cli, images, labels, prune
 from docker_kernel.batch.job_folder import root
 from docker_kernel.batch.ledger import Ledger
 from docker_kernel.batch.record import JobRecord
 from docker_kernel.engine import ContainerSpec, Engine
 from docker_kernel.errors import ImageMissing
+from docker_kernel.kernel import running
 from docker_kernel.kernel.running import Leftovers
 from tests.conftest import ImageMaker
 from tests.notebook import Notebook
@@ -67,6 +69,46 @@ def test_what_jobs_need_is_no_leftover(engine: Engine, python_image: str) -> Non
         ledger.delete(waiting.id, over.id, unheard.id)
         for container in made.values():
             background.run_blocking(engine.remove(container))
+
+
+def test_what_a_killed_build_left_goes_and_what_a_build_may_still_need_stays(
+    engine: Engine,
+    python_image: str,
+    make_image: ImageMaker,
+    used_images: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    build = secrets.token_hex(16)
+    stage = f"FROM {python_image} AS build\nLABEL {labels.KIND}={labels.KIND_BUILD} {labels.BUILD}={build}\n"
+    make_image(f"{stage}FROM {python_image}\nCOPY --from=build /etc/passwd /\n")
+    (stage_image,) = [str(image["Id"]) for image in background.run_blocking(engine.images(f"{labels.BUILD}={build}"))]
+    used_images.append(stage_image)
+    asleep = ContainerSpec(python_image, ["sleep", "600"], labels={labels.KIND: labels.KIND_BUILD})
+
+    async def look() -> list[list[str]]:
+        async with images.throwaway_container(engine, asleep) as runs:
+            await engine.start(runs)
+            step = await engine.create(ContainerSpec(stage_image, ["true"]))
+            cut_off = await engine.create(dataclasses.replace(asleep, name=labels.BUILD_NAME + build[:12]))
+            theirs = await engine.create(asleep)
+            names = {step: "step", cut_off: "cut off", runs: "runs", theirs: "theirs", stage_image: "stage"}
+            try:
+                await engine.start(step)
+                await engine.wait(step)
+                early = await prune.plan(engine, [])
+                monkeypatch.setattr(running, "BUILD_SECONDS", 0)
+                late = await prune.plan(engine, [])
+                mine = Leftovers([state for state in late.leftovers.containers if state.id in names], [])
+                await prune.carry_out(engine, prune.Plan(mine, [one for one in late.images if one.id == stage_image]))
+            finally:
+                for container in (step, cut_off, theirs):
+                    await engine.remove(container)
+        found = [[one.id for one in (*plan.leftovers.containers, *plan.images)] for plan in (early, late)]
+        return [sorted(names[one] for one in ids if one in names) for ids in found]
+
+    assert background.run_blocking(look()) == [[], ["cut off", "stage", "step"]]
+    with pytest.raises(ImageMissing):
+        background.run_blocking(engine.image(stage_image))
 
 
 def test_nothing_is_removed_unasked(make_image: ImageMaker, engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:

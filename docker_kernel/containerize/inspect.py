@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from docker_kernel import labels
+from docker_kernel import images, labels
 from docker_kernel.containerize.contents import LOCK
 from docker_kernel.engine import ContainerSpec, Engine
 from docker_kernel.errors import ContainerizeError, ImageMissing, NotFound
@@ -131,12 +130,9 @@ async def lock_of(engine: Engine, reference: str) -> str:
         ContainerizeError: it has no lock.
     """
     await describe(engine, reference)
-    container = await engine.create(
-        ContainerSpec(image=reference, command=["true"], labels={labels.KIND: labels.KIND_BUILD})
-    )
-    try:
-        return (await engine.read_file(container, f"/{LOCK}")).decode()
-    except NotFound:
-        raise ContainerizeError(f"{reference} has no lock of its environment: it was made otherwise.") from None
-    finally:
-        await asyncio.shield(engine.remove(container))
+    spec = ContainerSpec(image=reference, command=["true"], labels={labels.KIND: labels.KIND_BUILD})
+    async with images.throwaway_container(engine, spec) as container:
+        try:
+            return (await engine.read_file(container, f"/{LOCK}")).decode()
+        except NotFound:
+            raise ContainerizeError(f"{reference} has no lock of its environment: it was made otherwise.") from None

@@ -24,7 +24,7 @@ import platformdirs
 from packaging.requirements import Requirement
 
 import docker_kernel
-from docker_kernel import labels
+from docker_kernel import images, labels
 from docker_kernel.batch.layers import CHUNK, Layer
 from docker_kernel.containerize.environment import Environment
 from docker_kernel.containerize.request import Progress, Step
@@ -131,15 +131,12 @@ async def _compile_there(engine: Engine, environment: Environment, root: Path, f
         labels={labels.KIND: labels.KIND_BUILD},
         network="none",
     )
-    container = await engine.create(spec)
-    try:
+    async with images.throwaway_container(engine, spec) as container:
         await engine.put_stream(container, _tree(root))
         await engine.start(container)
         await engine.wait(container)
         compiled = await engine.get_stream(container, f"/{folder}")
         await asyncio.to_thread(_take_compiled, compiled, root / PurePosixPath(folder).parent)
-    finally:
-        await asyncio.shield(engine.remove(container))
 
 
 def _take_compiled(archive: Iterator[bytes], above: Path) -> None:

@@ -15,6 +15,10 @@ from docker_kernel.kernel import claims
 START_SECONDS = 120
 """A container that was created longer ago than this and never ran is no start under way."""
 
+BUILD_SECONDS = 3600
+"""What is left of an image's build for longer than this is no build under way, which looks for minutes as if it rested:
+while a layer is saved, or while the next stage is made."""
+
 
 @dataclass(frozen=True)
 class RunningKernel:
@@ -48,8 +52,13 @@ class RunningKernel:
 
     @property
     def age(self) -> datetime.timedelta:
-        created = datetime.datetime.fromisoformat(self.container.created[:19]).replace(tzinfo=datetime.timezone.utc)
-        return datetime.datetime.now(datetime.timezone.utc) - created
+        return _since(self.container.created)
+
+
+def _since(moment: str) -> datetime.timedelta:
+    """How long ago a moment was, as an engine writes it."""
+    then = datetime.datetime.fromisoformat(moment[:19]).replace(tzinfo=datetime.timezone.utc)
+    return datetime.datetime.now(datetime.timezone.utc) - then
 
 
 async def kernels(engine: Engine) -> list[RunningKernel]:
@@ -93,21 +102,22 @@ async def stop(engine: Engine, kernel: RunningKernel) -> None:
 
 @dataclass(frozen=True)
 class Leftovers:
-    """What starts that were cut off, and jobs that nobody knows any more, left on an engine."""
+    """What starts and builds that were cut off, and jobs that nobody knows any more, left on an engine."""
 
     containers: Sequence[ContainerState]
     volumes: Sequence[str]
 
 
 async def leftovers(engine: Engine, needed: Collection[str] = (), over: Collection[str] = ()) -> Leftovers:
-    """This user's containers that ended or never started, and volumes that no other container has.
+    """Containers of this user that ended or never started, or of a dead build, and volumes that no other container has.
 
     Args:
         needed: ids of jobs, and of dispatches, whose containers stay.
         over: ids of dispatches that have no job left to start.
     """
     user = str(os.getuid())
-    found = await engine.containers({labels.USER: user})
+    everyones = await engine.containers({labels.KIND: ""})
+    found = [state for state in everyones if state.labels.get(labels.USER) == user or _is_of_a_build(state)]
     live = {RunningKernel.of(state).kernel_id for state in found if _is(state, labels.KIND_KERNEL) and state.running}
     containers = [state for state in found if _is_over(state, over) and not _is_needed(state, needed, live)]
     gone = {state.id for state in containers}
@@ -124,11 +134,19 @@ def _is(state: ContainerState, *kinds: str) -> bool:
     return state.labels.get(labels.KIND) in kinds
 
 
+def _is_of_a_build(state: ContainerState) -> bool:
+    staged = _is(state, labels.KIND_BUILD) and labels.BUILD in state.labels
+    return staged or state.name.startswith(labels.BUILD_NAME)
+
+
 def _is_over(state: ContainerState, over: Collection[str]) -> bool:
     """Whether a container ended, or was made and never will start."""
     if _is(state, labels.KIND_STATE) and _dispatch(state) in over:
         return True
-    age = RunningKernel.of(state).age.total_seconds()
+    if _is_of_a_build(state):
+        idle = _since(max(state.created, state.finished)).total_seconds()
+        return not state.running and idle > BUILD_SECONDS
+    age = _since(state.created).total_seconds()
     ours = _is(state, labels.KIND_KERNEL, labels.KIND_JOB, labels.KIND_STATE)
     return ours and not state.running and (state.status != "created" or age > START_SECONDS)
 
