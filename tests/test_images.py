@@ -88,6 +88,19 @@ def assert_no_trace(image: str, marker: str, tmp_path: Path) -> None:
     saved.unlink()
 
 
+@pytest.fixture
+def marked_image(make_image: Callable[[str], str], python_image: str, marker: str) -> str:
+    """A kernel image whose containers can be told from all others."""
+    return make_image(f"FROM {python_image}\nLABEL test={marker[:8]}")
+
+
+def assert_nothing_left(engine: Engine, marker: str) -> None:
+    """No container of an image with the marker as its label is there, and no stage image."""
+    assert not run(engine.containers({"test": marker[:8]}))
+    left = [image for image in run(engine.images(f"test={marker[:8]}")) if labels.BUILD in image["Labels"]]
+    assert not left, "a stage image was left behind"
+
+
 def output_of(engine: Engine, spec: ContainerSpec) -> tuple[int, str]:
     """Run a throwaway container to its end."""
 
@@ -121,8 +134,7 @@ def test_a_build_uses_the_hosts_settings_and_keeps_no_trace_of_them(
     assert about["Config"]["Labels"][labels.KIND] == labels.KIND_IMAGE
     assert about["Config"]["Labels"][labels.PYTHON].startswith("/")
     assert about["Config"]["Labels"]["org.opencontainers.image.licenses"] == "BSD-3-Clause"
-    assert not run(engine.images(labels.BUILD)), "a stage image was left behind"
-    assert not run(engine.containers({labels.KIND: labels.KIND_BUILD}))
+    assert_nothing_left(engine, marker)
 
 
 def test_a_derived_image_is_made_once_for_the_same_content_and_keeps_no_trace(
@@ -191,12 +203,12 @@ def test_modules_come_with_their_bytecode(engine: Engine, python_image: str) -> 
     assert output_of(engine, spec) == (0, "[]\n")
 
 
-def test_the_probe_says_what_an_image_holds(engine: Engine, python_image: str) -> None:
-    facts = run(images.probe(engine, python_image))
+def test_the_probe_says_what_an_image_holds(engine: Engine, marked_image: str, marker: str) -> None:
+    facts = run(images.probe(engine, marked_image))
     assert facts.python and facts.python_version and facts.python_version >= (3, 10)
     assert facts.ipykernel and facts.curve and facts.pip and facts.size > 50e6
     assert [spec.name for spec in facts.kernelspecs] == ["python3"]
-    assert not run(engine.containers({labels.KIND: labels.KIND_BUILD}))
+    assert_nothing_left(engine, marker)
 
 
 def test_an_image_without_python_is_given_one_by_its_package_manager(
@@ -226,11 +238,13 @@ def test_an_image_that_is_nowhere_is_missing(engine: Engine) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_failed_build_shows_the_end_of_its_output_and_leaves_nothing(engine: Engine, python_image: str) -> None:
-    facts = run(images.probe(engine, python_image))
+def test_a_failed_build_shows_the_end_of_its_output_and_leaves_nothing(
+    engine: Engine, marked_image: str, marker: str
+) -> None:
+    facts = run(images.probe(engine, marked_image))
     with pytest.raises(BuildFailed, match="no-such-package-at-all"):
         run(images._derive(engine, facts, host_settings(), ("no-such-package-at-all-1234",), images.silent))
-    assert not run(engine.containers({labels.KIND: labels.KIND_BUILD}))
+    assert_nothing_left(engine, marker)
 
 
 @pytest.mark.parametrize("arguments", [{"name": "julia"}, {"base": "x", "bootstrap": True}, {"packages": ["-r x"]}])
