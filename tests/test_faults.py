@@ -31,6 +31,7 @@ from tests.batch.targets.places import docker, docker_registry
 from tests.conftest import NotebookMaker
 from tests.engines import OwnRegistry, SecondEngine
 from tests.notebook import Notebook
+from tests.test_cli import run
 
 SLOW = bool(os.environ.get("DOCKER_KERNEL_SLOW"))
 """Let the job that prints a lot print 1 GB."""
@@ -320,6 +321,26 @@ def test_a_full_disk_on_the_host_keeps_a_result_where_it_is(kernel: Notebook, ow
     reply = kernel.run("sent.result(30); print(len(big))")
     assert reply.text == "8000000\n", reply.traceback
     assert until(lambda: kernel.value("[sent.state, sent.reason]") == ["succeeded", ""]), kernel.value("sent.reason")
+
+
+@root
+def test_a_result_that_the_host_has_not_yet_stays_in_the_kernel_volume(start: NotebookMaker) -> None:
+    one = start()
+    send(one, "", "import time; print('begun', flush=True); time.sleep(2); big = bytes(8_000_000)")
+    folder = JobFolder(one.value("sent.id")).result
+    folder.mkdir(parents=True)
+    with full_disk(folder, "1m"):
+        assert ended(one)[0] == "succeeded"
+        assert until(lambda: "No space left on device" in one.value("sent.reason")), one.value("sent.reason")
+        one.run(
+            "import docker_kernel.guest.garbage as garbage, docker_kernel.guest.session as session\n"
+            "garbage.YOUNG_SECONDS = 0; session.KEPT_SNAPSHOTS = session.KEPT_RESULTS = 1"
+        )
+        for number in range(3):
+            one.run(f"changing = {number}")
+            assert one.run("%local changing").shown == str(number)
+    assert one.run("sent.result(30); print(len(big))").text == "8000000\n"
+    assert run("jobs", "list").returncode == 0 and list(folder.iterdir()), "any command brings it home"
 
 
 @root

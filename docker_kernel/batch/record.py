@@ -13,7 +13,7 @@ State = Literal["queued", "starting", "running", "succeeded", "failed", "cancell
 Kind = Literal["cell", "expression", "notebook"]
 FINAL = frozenset({"succeeded", "failed", "cancelled", "lost"})
 
-PRIVATE = {"source", "nonce", "placed", "volume", "owner", "settled", "versions"}
+PRIVATE = {"source", "nonce", "placed", "volume", "owner", "versions"}
 """What of a record is for the host and the target alone."""
 
 

@@ -122,6 +122,7 @@ class Session:
                 job = self._known(record)
                 if job.state != record["state"] and record["ended"]:
                     job._receive({"event": "state", **record})
+                job.record["settled"] = record["settled"]  # which no event tells
                 yield job
 
     def kept_secrets(self, job: Job) -> dict[str, str]:
@@ -244,8 +245,11 @@ class Session:
         del self._snapshots[:-KEPT_SNAPSHOTS]
         jobs = self.jobs()
         keep = {*self._snapshots, *(job.record["snapshot"] for job in jobs if not job.over)}
-        # Only those that work beside the kernel have no copy of their result on the host.
-        keep |= {job.record["result"] or job.record["partial"] for job in jobs[:KEPT_RESULTS] if job.record["live"]}
+        # Of the results, only of those that work beside the kernel does the host take no copy.
+        needed = {job for job in jobs[:KEPT_RESULTS] if job.record["live"]} | {
+            job for job in jobs if not job.record["settled"]
+        }
+        keep |= {job.record["result"] or job.record["partial"] for job in needed}
         collect_garbage(STATE, keep - {""})
 
     def _context(self, live: bool) -> dict[str, Any]:
