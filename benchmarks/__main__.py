@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import contenders, local_cells, messages, server_loop, startup
+from benchmarks import contenders, crowd, local_cells, messages, server_loop, start
 from benchmarks.table import Row, machine, markdown, save
 from docker_kernel import background
 from docker_kernel.engine import Engine
@@ -20,8 +20,9 @@ BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 
 async def measure(engine: Engine, count: int, only: str) -> list[Row]:
     sections: dict[str, Callable[[], Awaitable[list[Row]]]] = {
-        "start": lambda: startup.cold_starts(engine, count),
-        "restart": lambda: startup.restarts(count),
+        "start": lambda: start.starts(engine, count),
+        "restart": lambda: start.restarts(engine, count),
+        "crowd": lambda: crowd.crowds(engine, max(1, count // 6)),
         **{f"round trip {name}": lambda p=pair, n=name: messages.round_trips(p, n, count)
            for name, pair in messages.PAIRS.items()},
         **{f"output {name}": lambda p=pair, n=name: messages.output(p, n, count)
@@ -37,11 +38,11 @@ async def measure(engine: Engine, count: int, only: str) -> list[Row]:
     return rows
 
 
-def main() -> None:
+def main(only: str = "") -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--count", type=int, default=12, help="measurements of each value (default 12)")
     parser.add_argument("--quick", action="store_true", help="three of each")
-    parser.add_argument("--only", default="", help="the sections whose names contain this")
+    parser.add_argument("--only", default=only, help="the sections whose names contain this")
     parser.add_argument("--save", action="store_true", help="put the table into docs/benchmarks.md")
     options = parser.parse_args()
     count = 3 if options.quick else options.count

@@ -55,10 +55,13 @@ def markdown(rows: list[Row]) -> str:
 
 
 async def interleaved(measures: Mapping[str, Measure], count: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Take every measurement `count` times, in turns, so that what else the machine does falls on all alike."""
+    """Take every measurement `count` times, in turns, so that what else the machine does falls on all alike.
+
+    Every second time the order is the other one, so that none always follows the same.
+    """
     found: dict[str, list[float]] = {name: [] for name in measures}
     for number in range(warm_up + count):
-        for name, measure in measures.items():
+        for name, measure in list(measures.items())[:: -1 if number % 2 else 1]:
             value = await measure()
             if number >= warm_up:
                 found[name].append(value)
