@@ -113,6 +113,7 @@ def become_kernel(request: dict[str, Any]) -> None:
     from docker_kernel.guest import boot
     from docker_kernel.guest.memory import set_oom_score
 
+    gc.enable()
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     set_oom_score(int(request["oom_score"]))
@@ -139,7 +140,6 @@ def serve(sock: socket.socket) -> dict[str, Any] | None:
         sock.sendall(encode({"type": "unfit", "reason": reason}))
         return None
     stamps = import_stamps()
-    gc.collect()
     gc.freeze()
     sock.sendall(encode({"type": "loaded"}))
     lines = LineBuffer()
@@ -169,6 +169,8 @@ def serve(sock: socket.socket) -> dict[str, Any] | None:
 def main() -> None:
     from docker_kernel.guest.boot import load_guest
 
+    # As gc.freeze's documentation says; collections would take a fifth of the imports' time, too.
+    gc.disable()
     load_guest()
     import_kernel()
     request = serve(socket.socket(fileno=int(sys.argv[1])))
