@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from docker_kernel.config import DEFAULT_IMAGE, PROVISIONER, KernelConfig
 from docker_kernel.data import data_folder
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ConfigError, EngineError, ImageMissing
+from docker_kernel.kernel import bytecode
 from docker_kernel.kernel.workspace import kernel_mounts
 
 NAME = "docker-python"
@@ -122,6 +124,9 @@ async def install(
     _check_name(name)
     _check_writable(folder)
     facts = await images.kernel_image(engine, str(settings.get("image") or default_image()), progress)
+    if facts.python:
+        with contextlib.suppress(EngineError):  # starts are slower without it
+            await bytecode.make(engine, facts.id, facts.python)
     settings = {**settings, "image": facts.reference, "python": facts.python}
     if not all_kernels:
         return [_write(folder / name.lower(), _python_spec(facts, settings, display_name or DISPLAY_NAME))]

@@ -35,7 +35,7 @@ from docker_kernel.errors import (
 )
 from docker_kernel.guest.link import RUN as GUEST_RUN
 from docker_kernel.images import how_to_bring
-from docker_kernel.kernel import accounts, claims, guest_files
+from docker_kernel.kernel import accounts, bytecode, claims, guest_files
 from docker_kernel.kernel.connection import CONTAINER_PORTS, Keys, container_info, host_info
 from docker_kernel.kernel.environment import kernel_env
 from docker_kernel.kernel.link import Event, Exited, Hello, HostLink, Ready, Started, Warm, greeting
@@ -63,6 +63,24 @@ SPARE_GRACE = 2.0
 
 UNKNOWN_EXIT = 137
 """Reported when a container vanished without a word: as after SIGKILL."""
+
+
+START_FILE = f"{guest_files.RUN}/start.json"
+COMPLETE_FILE = f"{guest_files.RUN}/complete"
+"""Put last: all other files are there, with their owners."""
+
+_FIRST = f"""\
+import os, sys, time
+for _ in range(60000):
+    if os.path.exists({COMPLETE_FILE!r}): break
+    time.sleep(0.002)
+sys.path.insert(0, {guest_files.LIB!r})
+from docker_kernel.guest import supervisor
+sys.path.pop(0)
+supervisor.main()
+"""
+"""What the container's main process does: it waits for the supervisor and what that starts from, two minutes at most,
+as the one who was to put them there may have been killed."""
 
 
 class Service(Protocol):
@@ -257,12 +275,19 @@ class KernelContainer:
         user = self.account
         await self._create(spec)
         self._account_files = user.account_files(*await accounts.of_image(self.engine, self.container_id, self.image))
-        start_file = f"{guest_files.BASE}/run/start.json"
-        run_file = File(start_file, json.dumps(start).encode(), mode=0o600, uid=user.uid, gid=user.gid)
         if self._packages.ca:
             self._account_files.append(File(guest_files.CA_FILE.lstrip("/"), self._packages.ca))
-        await self.engine.put(self.container_id, [*self.guest_files(), run_file])
+        # The engine takes longest to start the container, and as long as an interpreter's start to put files into it.
         await self.engine.start(self.container_id)
+        await self.engine.put(
+            self.container_id,
+            [
+                *self.guest_files(),
+                *bytecode.of_image(self.image),
+                File(START_FILE.lstrip("/"), json.dumps(start).encode(), mode=0o600, uid=user.uid, gid=user.gid),
+                File(COMPLETE_FILE.lstrip("/"), b""),
+            ],
+        )
 
     async def _read_state(self) -> None:
         """Learn from the engine what it chose: volume and ports."""
@@ -401,7 +426,7 @@ class KernelContainer:
         name = f"{labels.KERNEL_NAME}{self.kernel_id}"
         return ContainerSpec(
             image=self.image,
-            command=[self.python, "-I", "-S", f"{guest_files.LIB}/docker_kernel/guest/supervisor.py"],
+            command=[self.python, "-I", "-S", "-c", _FIRST],
             name=name if re.fullmatch(r"[\w.-]+", name) else None,
             user=user.spec,
             labels={

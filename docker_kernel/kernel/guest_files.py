@@ -6,6 +6,7 @@ Host and guest are thus always of one version, and any image with ipykernel work
 from __future__ import annotations
 
 import functools
+import hashlib
 from pathlib import Path
 
 import cloudpickle
@@ -40,6 +41,15 @@ def library() -> tuple[File, ...]:
         files += [File(f"{BASE}/lib/{name}/{path.name}", path.read_bytes()) for path in sorted(source.glob("*.py"))]
     files.append(File(f"{BASE}/lib/docker_kernel/__init__.py", (package / "__init__.py").read_bytes()))
     return tuple(files)
+
+
+@functools.cache
+def digest() -> str:
+    """The digest of the library's content."""
+    content = hashlib.sha256()
+    for file in library():
+        content.update(f"{file.path}\0{len(file.data or b'')}\0".encode() + (file.data or b""))
+    return content.hexdigest()
 
 
 def folders(uid: int, gid: int, home: str) -> list[File]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
 import hashlib
 import json
 import logging
@@ -26,7 +25,7 @@ from docker_kernel import labels
 from docker_kernel.engine import Engine, VolumeMount
 from docker_kernel.errors import DockerKernelError
 from docker_kernel.guest.forks import acts_at_start
-from docker_kernel.kernel import guest_files
+from docker_kernel.kernel import bytecode, guest_files
 from docker_kernel.kernel.connection import Keys
 from docker_kernel.kernel.container import KernelContainer, KernelLaunch
 
@@ -41,14 +40,6 @@ MAX_AGE = 12 * 3600.0
 UPKEEP_SECONDS = 30.0
 FREE_MEMORY = 0.1
 """The share of the machine's memory that has to be available; with less there are no spares."""
-
-
-@functools.cache
-def _guest_digest() -> str:
-    digest = hashlib.sha256()
-    for file in guest_files.library():
-        digest.update(f"{file.path}\0{len(file.data or b'')}\0".encode() + (file.data or b""))
-    return digest.hexdigest()
 
 
 def fit(kernel: KernelContainer) -> str:
@@ -71,7 +62,7 @@ def fit(kernel: KernelContainer) -> str:
         for mount in spec.mounts
         if not isinstance(mount, VolumeMount) and mount.source != folder
     ]
-    facts["guest"] = _guest_digest()
+    facts["guest"] = guest_files.digest()
     facts["command"] = kernel.launch.command
     facts["ipc"] = folder is not None
     facts["start"] = {name: value for name, value in kernel.env.items() if acts_at_start(name)}
@@ -230,6 +221,7 @@ class Spares:
         pattern = dataclasses.replace(pool.pattern, kernel_id=str(uuid.uuid4()), keys=Keys.make(encrypted=False))
         container = KernelContainer(self._engine, pattern)
         await container.resolve()
+        await bytecode.make(self._engine, container.image, container.python)
         if fit(container) != pool.fit:
             del self._pools[pattern.spec_name]  # the image or a setting has changed: the next start tells to what
             return
