@@ -1,0 +1,142 @@
+"""Kernel processes that are forked, and interpreters that are started where a fork might come out different."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from docker_kernel import background
+from tests.conftest import ImageMaker, NotebookMaker, SpecMaker
+from tests.notebook import Notebook
+
+USER_SITE = "__import__('site').getusersitepackages()"
+
+
+def forked(one: Notebook) -> bool:
+    """Whether the kernel process was forked; its command line is that of the process it comes from."""
+    return "forkserver.py" in str(one.value("open('/proc/self/cmdline').read()"))
+
+
+def write_module(one: Notebook, name: str, source: str) -> None:
+    """Have a module in the user's site packages, as after a `%pip install`."""
+    path = f"{USER_SITE} + '/{name}'"
+    reply = one.run(
+        f"import os; os.makedirs(os.path.dirname({path}), exist_ok=True); open({path}, 'w').write({source!r})"
+    )
+    assert reply.status == "ok", reply.traceback
+
+
+def test_first_starts_and_restarts_are_forks_that_share_nothing(start: NotebookMaker) -> None:
+    one = start()
+    draw = "[__import__('random').random(), __import__('uuid').uuid4().hex, __import__('tempfile').mktemp()]"
+    draws, pids = [one.value(draw)], [one.value("__import__('os').getpid()")]
+    assert forked(one)
+    for now in (False, True):
+        one.run("import sys; sys.leak = x = 1; import json; json.leak = 1; import os; os.environ['LEAK'] = '1'")
+        one.restart(now=now)
+        assert forked(one)
+        leaks = "[hasattr(__import__('sys'), 'leak'), hasattr(__import__('json'), 'leak'), 'x' in globals()]"
+        assert one.value(f"{leaks} + ['LEAK' in __import__('os').environ]") == [False] * 4
+        draws.append(one.value(draw))
+        pids.append(one.value("__import__('os').getpid()"))
+    assert len({str(value) for drawn in draws for value in drawn}) == 9 and len(set(pids)) == 3
+    assert one.value("__import__('os').getppid()") == 1
+
+
+def test_a_fork_has_the_imports_and_the_variables_of_an_interpreter(start: NotebookMaker) -> None:
+    one = start()
+    state = (
+        "[__import__('sys').path, __import__('sys').argv, __import__('sys').orig_argv, sorted(__import__('os').environ), "
+        "str(__import__('sys').flags), __import__('locale').setlocale(0), __import__('time').tzname]"
+    )
+    fork = one.value(state)
+    write_module(one, "fresh.py", "")
+    one.restart()
+    assert not forked(one), "packages have changed"
+    assert one.value(state) == fork
+
+
+def test_a_restart_after_an_installation_finds_what_was_installed(start: NotebookMaker) -> None:
+    one = start()
+    write_module(one, "comm/__init__.py", "raise ImportError('shadowed')")
+    write_module(one, "wcwidth/__init__.py", "MARK = 'newer'\ndef wcwidth(c, *a, **k): return 1\nwcswidth = wcwidth")
+    one.run(f"import os; os.remove({USER_SITE} + '/comm/__init__.py'); os.rmdir({USER_SITE} + '/comm')")
+    one.restart()
+    assert not forked(one)
+    assert one.value("__import__('wcwidth').MARK") == "newer"
+    time.sleep(6)  # a new forkserver is made when the first cells are over
+    one.restart()
+    assert forked(one), "the new packages are known by now"
+    assert one.value("__import__('wcwidth').MARK") == "newer"
+
+
+@pytest.mark.parametrize("name", ["ipykernel.py", "random.py", "zmq.py", "cloudpickle.py"])
+def test_a_file_beside_the_notebook_shadows_nothing_of_ours(start: NotebookMaker, tmp_path: Path, name: str) -> None:
+    one = start()
+    (tmp_path / name).write_text("raise RuntimeError('shadowed')")
+    for _ in range(2):
+        one.restart()
+        assert forked(one) and one.value("1") == 1
+
+
+def test_a_forkserver_that_was_killed_or_stopped_costs_only_time(start: NotebookMaker) -> None:
+    one = start()
+    find = (
+        "[int(pid) for pid in __import__('os').listdir('/proc') if pid.isdigit() and int(pid) != "
+        "__import__('os').getpid() and 'forkserver.py' in open(f'/proc/{pid}/cmdline').read()]"
+    )
+    (server,) = one.value(find)
+    one.run(f"import os; os.kill({server}, 9)")
+    one.restart()
+    assert one.value("1") == 1 and not forked(one)
+    time.sleep(6)
+    (server,) = one.value(find)
+    one.run(f"import os, signal; os.kill({server}, signal.SIGSTOP)")
+    one.manager.restart_kernel()
+    one.client.wait_for_ready(timeout=60)
+    assert one.value("1") == 1 and not forked(one)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "import os; os.kill(os.getpid(), 11)",
+        "import os; os._exit(7)",
+        "import os, threading; threading.Thread(target=__import__('time').sleep, args=(60,)).start(); os.abort()",
+    ],
+    ids=["crash", "exit", "threads"],
+)
+def test_a_kernel_that_died_is_forked_again(start: NotebookMaker, end: str) -> None:
+    one = start()
+    one.client.execute(end)
+    background.run_blocking(asyncio.wait_for(one.container.wait(), 20))
+    one.restart()
+    assert forked(one) and one.value("1") == 1
+
+
+def test_a_variable_that_acts_at_an_interpreters_start_has_one_started(start: NotebookMaker) -> None:
+    one = start()
+    for name, value, expected in (("PYTHONHASHSEED", "0", False), ("A_VARIABLE", "1", None)):
+        one.manager.restart_kernel(env={**os.environ, name: value})
+        one.client.wait_for_ready(timeout=30)
+        assert one.value(f"__import__('os').environ.get({name!r})") == value
+        if expected is not None:
+            assert forked(one) is expected
+
+
+def test_an_image_whose_python_imports_numpy_by_itself_is_not_forked(
+    start: NotebookMaker, make_spec: SpecMaker, make_image: ImageMaker
+) -> None:
+    module = "/usr/lib/python3/dist-packages"
+    image = make_image(
+        f"FROM docker-kernel/python\nUSER 0\nRUN mkdir -p {module}/numpy/random && touch {module}/numpy/__init__.py"
+        f" {module}/numpy/random/__init__.py && echo 'import numpy.random' > {module}/early.pth"
+    )
+    one = start(make_spec(image=image))
+    assert not forked(one)
+    one.restart()
+    assert not forked(one) and one.value("'numpy.random' in __import__('sys').modules") is True
