@@ -186,11 +186,12 @@ class ContainerState:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What kind of engine answers."""
+    """What kind of engine answers; `kernel` is the release of the Linux kernel that its containers run on."""
 
     url: str
     name: str
     version: str
+    kernel: str
     product: str
     rootless: bool
     userns_remap: bool
@@ -454,6 +455,7 @@ class Engine:
                 url=self.url,
                 name=raw.get("Name", ""),
                 version=raw.get("ServerVersion", ""),
+                kernel=raw.get("KernelVersion", ""),
                 product=product,
                 rootless="name=rootless" in security,
                 userns_remap="name=userns" in security,
