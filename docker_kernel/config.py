@@ -112,8 +112,13 @@ class KernelConfig(_Strict):
     capabilities: list[str] = Field(
         default_factory=list, description="Linux capabilities to keep; all others are dropped."
     )
+    transport: Literal["tcp", "ipc"] = Field(
+        "tcp",
+        description="How the kernel's messages go: 'tcp' by ports on 127.0.0.1, 'ipc' by sockets in a folder that only "
+        "you may enter, with no ports at all.",
+    )
     encryption: Literal["auto", "required", "disabled"] = Field(
-        "auto", description="CurveZMQ on the kernel's ports: auto uses it where the kernel supports it."
+        "auto", description="CurveZMQ on the kernel's ports or sockets: auto uses it where the kernel supports it."
     )
     grace: float = Field(
         60, ge=0, le=86400, description="Seconds a kernel lives on after its server or launcher has gone."

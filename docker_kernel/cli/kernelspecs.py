@@ -26,6 +26,7 @@ def add(commands: Subparsers) -> None:
     install.add_argument("--gpus", help="'all', a number, or device ids")
     install.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="an environment variable")
     install.add_argument("--network", help="the engine network to join, or 'none'")
+    install.add_argument("--transport", help="'tcp' (default), or 'ipc' for sockets in files and no ports")
     install.add_argument("--publish", action="append", default=[], metavar="PORT", help="a port the notebook opens")
 
     uninstall = command(commands, "uninstall", _uninstall, "remove kernelspecs of ours; images stay")
@@ -54,6 +55,7 @@ def _install(arguments: argparse.Namespace) -> int:
         memory=arguments.memory,
         gpus=arguments.gpus,
         network=arguments.network,
+        transport=arguments.transport,
     )
     folder = kernelspec.kernels_folder(arguments.sys_prefix, arguments.prefix)
     with progress_display() as progress:

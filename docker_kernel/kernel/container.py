@@ -12,8 +12,6 @@ import json
 import logging
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -40,6 +38,7 @@ from docker_kernel.kernel.connection import CONTAINER_PORTS, Keys, container_inf
 from docker_kernel.kernel.environment import kernel_env
 from docker_kernel.kernel.link import Event, Exited, Hello, HostLink, Ready, Started, Warm, greeting
 from docker_kernel.kernel.locality import check_local
+from docker_kernel.kernel.sockets import SocketFolder, check_shared_kernel
 from docker_kernel.kernel.user import ContainerUser, container_user
 from docker_kernel.kernel.workspace import kernel_mounts
 
@@ -148,7 +147,7 @@ class KernelContainer:
         self.volume = ""
         self._account: ContainerUser | None = None
         self._account_files: list[File] = []
-        self._ipc_folder: str | None = None
+        self._sockets: SocketFolder | None = None
         self._link: HostLink | None = None
         self._link_ready = asyncio.Event()
         self._link_wanted = asyncio.Event()
@@ -269,6 +268,8 @@ class KernelContainer:
         self.cwd = str(Path(launch.cwd).resolve())
         if not any(Path(self.cwd).is_relative_to(mount.target) for mount in self.mounts):
             self.cwd = self._account.home
+        if self._over_sockets:
+            check_shared_kernel(info)
 
     async def _run(self, spec: ContainerSpec, start: dict[str, Any]) -> None:
         """Create and start the container, whose supervisor finds `start`."""
@@ -455,21 +456,18 @@ class KernelContainer:
             auto_remove=True,
         )
 
+    @property
+    def _over_sockets(self) -> bool:
+        """Whether there are sockets in place of ports, which a client that dictates ports always has."""
+        wanted = self.launch.ipc or self.config.transport == "ipc" or self.config.network == "none"
+        return wanted and not self.launch.host_ports
+
     def _ipc_prefix(self) -> str | None:
-        """Where the kernel's sockets go: None for TCP. Their folder is theirs alone: the container sees all of it."""
-        if not self.launch.ipc and self.config.network != "none":
+        """Where the kernel's sockets go; None for TCP."""
+        if not self._over_sockets:
             return None
-        if self._ipc_folder is None:
-            self._ipc_folder = tempfile.mkdtemp(prefix="docker-kernel-", dir=os.environ.get("XDG_RUNTIME_DIR"))
-            if self.config.user != "host":
-                try:
-                    os.chown(self._ipc_folder, self.account.uid, self.account.gid)
-                except PermissionError:
-                    raise ConfigError(
-                        f'user = "{self.config.user}" needs ports: leave `network` at "bridge" and the transport at '
-                        '"tcp", or set `user` to "host".'
-                    ) from None
-        return f"{self._ipc_folder}/kernel"
+        self._sockets = self._sockets or SocketFolder(self.account, self.config)
+        return self._sockets.prefix
 
     def _start_file(self) -> dict[str, Any]:
         """What the supervisor reads and unlinks (guest/supervisor.py)."""
@@ -577,9 +575,9 @@ class KernelContainer:
             log.error("kernel %s: its container could not be removed: %s", self.kernel_id, error)
         await asyncio.to_thread(claims.forget, self.container_id)
         self.container_id = ""
-        if self._ipc_folder is not None and not keep_sockets:
-            shutil.rmtree(self._ipc_folder, ignore_errors=True)
-            self._ipc_folder = None
+        if self._sockets is not None and not keep_sockets:
+            self._sockets.remove()
+            self._sockets = None
 
     # The link
 

@@ -43,6 +43,11 @@ def read_launch(connection_file: Path, spec_folder: Path | None, arguments: list
             f"The connection file {connection_file} asks for transport {info['transport']!r}, which this way of "
             "starting a kernel does not have: use tcp."
         )
+    if settings.network == "none":
+        raise ConfigError(
+            'network = "none" needs transport ipc, but this client\'s connection file asks for ports: start the kernel '
+            'from Jupyter, or set `network` to "bridge".'
+        )
     if info.get("ip") not in ("127.0.0.1", "localhost"):
         raise ConfigError(
             f"The connection file {connection_file} asks for the address {info.get('ip')!r}; a kernel's ports are "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import os
 from collections.abc import Collection, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from docker_kernel import labels
 from docker_kernel.engine import ContainerState, Engine
 from docker_kernel.errors import NotFound
-from docker_kernel.kernel import claims
+from docker_kernel.kernel import claims, sockets
 
 START_SECONDS = 120
 """A container that was created longer ago than this and never ran is no start under way."""
@@ -164,7 +165,8 @@ def _dispatch(state: ContainerState) -> str:
 
 
 async def reap(engine: Engine, found: Leftovers) -> None:
-    """Remove leftovers; a volume that is in use after all stays."""
+    """Remove leftovers, and the folders of sockets that killed processes left; a volume that is in use stays."""
+    await asyncio.to_thread(sockets.sweep)
     for state in found.containers:
         await engine.remove(state.id)
     for volume in found.volumes:
