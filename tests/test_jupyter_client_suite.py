@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,9 +65,13 @@ class Suite:
         env["DOCKER_KERNEL_CONFIG"] = str(self.config)
         if not local:
             env["JUPYTER_DEFAULT_PROVISIONER_NAME"] = "docker-kernel"
-        done = subprocess.run(
-            command, cwd=self.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
+        # Workers that are killed, as those are whose tests take too long, leave their kernels' sockets.
+        with tempfile.TemporaryDirectory(prefix="dk-", dir="/tmp") as sockets:
+            env["XDG_RUNTIME_DIR"] = sockets
+            done = subprocess.run(
+                command, cwd=self.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                check=False,
+            )  # fmt: skip
         assert report.exists(), done.stdout[-5000:]
         print(done.stdout[-20000:])
         return dict(outcomes(report))
