@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from docker_kernel.guest import api
+from docker_kernel.guest import api, wire
 from docker_kernel.guest.link import PARENT_FILE, RUN
 from docker_kernel.guest.magics import DispatchMagics
 
@@ -27,6 +27,7 @@ class ParentRecorder:
 
 def load_ipython_extension(shell: Any) -> None:
     api.open_session(shell)
+    wire.tune(shell)
     shell.register_magics(DispatchMagics)
     # In a notebook image there is no supervisor to send a notice.
     if os.path.isdir(RUN):
