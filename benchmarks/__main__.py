@@ -23,10 +23,10 @@ async def measure(engine: Engine, count: int, only: str) -> list[Row]:
         "start": lambda: start.starts(engine, count),
         "restart": lambda: start.restarts(engine, count),
         "crowd": lambda: crowd.crowds(engine, max(1, count // 6)),
-        **{f"round trip {name}": lambda p=pair, n=name: messages.round_trips(p, n, count)
-           for name, pair in messages.PAIRS.items()},
-        **{f"output {name}": lambda p=pair, n=name: messages.output(p, n, count)
-           for name, pair in messages.PAIRS.items()},
+        **{f"round trip {name}": lambda g=group, n=name: messages.round_trips(g, n, count)
+           for name, group in messages.GROUPS.items()},
+        **{f"output {name}": lambda g=group, n=name: messages.output(g, n, count)
+           for name, group in messages.GROUPS.items()},
         "local": lambda: local_cells.local_cells(count),
         "stall": lambda: server_loop.stalls(count),
     }  # fmt: skip

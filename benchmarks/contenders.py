@@ -36,8 +36,12 @@ class Contender:
 
 NATIVE = Contender("native")
 NATIVE_CURVE = Contender("native", {"transport_encryption": "required"})
+NATIVE_IPC = Contender("native", {"transport": "ipc"})
+NATIVE_IPC_CURVE = Contender("native", {"transport": "ipc", "transport_encryption": "required"})
 OURS = Contender("docker-curve")
 OURS_PLAIN = Contender("docker-plain")
+OURS_IPC = Contender("docker-ipc-plain")
+OURS_IPC_CURVE = Contender("docker-ipc-curve")
 
 
 def prepare(engine: Engine, folder: Path) -> None:
@@ -51,8 +55,13 @@ def prepare(engine: Engine, folder: Path) -> None:
     os.environ["DOCKER_KERNEL_CONFIG"] = str(folder / "config.toml")
     kernels.mkdir(parents=True)
     write_kernel_spec(kernels / NATIVE.spec)
-    for contender, encryption in ((OURS, "auto"), (OURS_PLAIN, "disabled")):
-        settings = kernelspec.stanza(image=IMAGE, encryption=encryption)
+    for contender, encryption, transport in (
+        (OURS, "auto", "tcp"),
+        (OURS_PLAIN, "disabled", "tcp"),
+        (OURS_IPC_CURVE, "auto", "ipc"),
+        (OURS_IPC, "disabled", "ipc"),
+    ):
+        settings = kernelspec.stanza(image=IMAGE, encryption=encryption, transport=transport)
         background.run_blocking(kernelspec.install(engine, kernels, settings, name=contender.spec))
 
 
