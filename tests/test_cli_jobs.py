@@ -168,19 +168,31 @@ def test_a_job_is_retried_from_the_command_line_with_its_secrets(notebook: Noteb
 
 
 def test_a_retry_goes_on_when_its_command_is_interrupted(notebook: Notebook) -> None:
-    notebook.run("n = 0\nsent = None")
-    notebook.run("%%dispatch --name slow\nimport time\nfor i in range(30): print(i, flush=True); time.sleep(.2)")
+    notebook.run("n = 0\nsent = None\ngo = '/opt/docker-kernel/state/go'")
+    notebook.run(
+        "%%dispatch --name slow\nimport os, time\nprint('0\\n1', flush=True)\n"
+        "while not os.path.exists(go): time.sleep(.1)\n"
+        "for i in range(2, 30): print(i, flush=True)"
+    )
     notebook.run("sent = _")
-    wait_for("slow", "running")
+    job = wait_for("slow", "running")["id"]
     assert run("jobs", "cancel", "slow").returncode == 0
+    end = time.monotonic() + 30
+    while (lock := JobFolder(job).lock()) is None and time.monotonic() < end:
+        time.sleep(0.1)
+    assert lock is not None, "what followed the job has not cleaned up behind it"
     retrying = subprocess.Popen([COMMAND, "jobs", "retry", "slow"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with pytest.raises(subprocess.TimeoutExpired):
+        retrying.wait(3)
+    lock.close()
     assert retrying.stdout is not None
-    assert retrying.stdout.readline() == b"0\n"
-    follow = "import time; end = time.time() + 20\nwhile sent.over and time.time() < end: time.sleep(.1)\nsent.state"
-    assert notebook.run(follow).shown == "'running'", "it is live again where it was sent"
+    assert retrying.stdout.readline() == b"0\n", "it waits for a process that is not done with the job yet"
+    live = "import time; end = time.time() + 20\nwhile sent.state != 'running' and time.time() < end: time.sleep(.1)\n"
+    assert notebook.run(f"{live}sent.state").shown == "'running'", "it is live again where it was sent"
     retrying.send_signal(signal.SIGINT)
     _, errors = retrying.communicate(timeout=40)
     assert retrying.returncode == 130 and b"goes on" in errors
+    notebook.run("open(go, 'w').close()")
     followed = run("jobs", "logs", "-f", "slow")
     assert followed.returncode == 0 and followed.stdout.split() == [str(i) for i in range(30)]
     assert notebook.value("[sent.wait(20), sent.state]") == [True, "succeeded"]

@@ -56,6 +56,12 @@ TIMEOUT_SLACK = 30.0
 OUT_OF_REACH_SECONDS = 30.0
 """How often a job is looked for whose target could not be reached when it was taken over."""
 
+CLEAN_SECONDS = 30.0
+"""How long the process that followed a job may take, after its end, to remove what it left on its target."""
+
+LOCK_SECONDS = 0.1
+"""How often it is asked whether it has."""
+
 WATCH_SECONDS = 1.0
 """How often the ledger is read for a job that another process follows: between processes there is no event."""
 
@@ -234,7 +240,7 @@ class JobManager:
     async def _take(self, running: Running) -> None:
         record, task = running.record, running.task
         running.dispatch.under_way.add(record.id)
-        running.lock = await asyncio.to_thread(running.folder.lock)
+        running.lock = running.lock or await asyncio.to_thread(running.folder.lock)
         if running.lock is None:
             raise JobError(f"The job {record.id} is followed by another process already.")
         if not record.live:
@@ -294,6 +300,10 @@ class JobManager:
                 collecting = self._spawn(self._collect(record, running.dispatch.target, running.folder))
                 self._collecting[record.id] = collecting
                 collecting.add_done_callback(lambda _: self._collecting.pop(record.id, None))
+                # Until then no other process may begin the job again, whose record would be overwritten.
+                lock, running.lock = running.lock, None
+                if lock is not None:
+                    collecting.add_done_callback(lambda _: lock.close())
             await self._change(record, state, reason)
             if record.live or not record.kept:
                 await self._clean(running)
@@ -636,19 +646,36 @@ class JobManager:
             await asyncio.wait([ending.runner])
         if record.id in self._collecting:
             await asyncio.wait([self._collecting[record.id]])
-        record = await asyncio.to_thread(self.get, record.id)
-        configuration.load().target(record.target)  # a target that was taken out of the config gets no more work
-        running = await self._kept(record, secrets or {})
-        if record.placed is not None:
-            await running.dispatch.target.clean(record.placed)
-        record.begin_again()
-        running.task = _with_spec(running.task, nonce=record.nonce)
-        await asyncio.to_thread(running.folder.restart)
-        await asyncio.to_thread(running.folder.asked_to_cancel)  # what was too late for the last attempt
-        await self._take(running)
+        lock = await self._lock_of_ended(record.id)
+        try:
+            record = await asyncio.to_thread(self.ledger.get, record.id)
+            if not record.over:
+                raise JobError(f"The job {record.id} is {record.state}: only one that has ended can be retried.")
+            configuration.load().target(record.target)  # a target that was taken out of the config gets no more work
+            running = await self._kept(record, secrets or {})
+            running.lock = lock
+            if record.placed is not None:
+                await running.dispatch.target.clean(record.placed)
+            record.begin_again()
+            running.task = _with_spec(running.task, nonce=record.nonce)
+            await asyncio.to_thread(running.folder.restart)
+            await asyncio.to_thread(running.folder.asked_to_cancel)  # what was too late for the last attempt
+            await self._take(running)
+        except BaseException:
+            lock.close()
+            raise
         await self._change(record, "queued", f"attempt {record.attempt}")
         running.runner = self._spawn(self._run(running))
         return record
+
+    async def _lock_of_ended(self, job: str) -> Lock:
+        """The lock of a job that has ended, when the process that followed it has cleaned up behind it."""
+        end = time.monotonic() + CLEAN_SECONDS
+        while (lock := await asyncio.to_thread(JobFolder(job).lock)) is None:
+            if time.monotonic() > end:
+                raise JobError(f"The job {job} is followed by another process still: try again.")
+            await asyncio.sleep(LOCK_SECONDS)
+        return lock
 
     async def _kept(self, record: JobRecord, secrets: dict[str, str]) -> Running:
         """A job made ready to start again from what its folders keep."""
