@@ -67,6 +67,13 @@ class Layer:
     open: Callable[[], Iterator[bytes]]
 
 
+def file_pieces(path: Path) -> Iterator[bytes]:
+    """A file's bytes, in pieces of at most CHUNK."""
+    with path.open("rb") as file:
+        while data := file.read(CHUNK):
+            yield data
+
+
 @dataclass(frozen=True)
 class _Entry:
     """One entry of a layer's archive; a regular file's content comes in pieces."""

@@ -24,7 +24,7 @@ from weakref import WeakValueDictionary
 import platformdirs
 
 from docker_kernel import labels
-from docker_kernel.batch.layers import CHUNK, Layer
+from docker_kernel.batch.layers import CHUNK, Layer, file_pieces
 from docker_kernel.batch.registry import Pulled, Registry
 from docker_kernel.config import format_size
 from docker_kernel.engine import Engine
@@ -378,7 +378,7 @@ async def _load(
             yield _header(path, len(data)) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
         for number in sorted(sizes):
             yield _header(names[number], sizes[number])
-            for piece in _file(files[number]) if number < base_count else layers[number - base_count].open():
+            for piece in file_pieces(files[number]) if number < base_count else layers[number - base_count].open():
                 sent += len(piece)
                 progress(f"sends {format_size(sent)} of {format_size(whole)}")
                 yield piece
@@ -393,9 +393,3 @@ def _header(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = size
     return info.tobuf(tarfile.PAX_FORMAT)
-
-
-def _file(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while data := file.read(CHUNK):
-            yield data

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from docker_kernel.batch.layers import CHUNK, Layer
+from docker_kernel.batch.layers import Layer, file_pieces
 from docker_kernel.errors import ContainerizeError
 
 FOLDER = "notebook"
@@ -141,10 +141,4 @@ def _spooled(path: Path, entries: Iterable[Entry]) -> Layer:
         with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:  # type: ignore[call-overload]
             for info, content in entries:
                 tar.addfile(info, content)
-    return Layer(f"sha256:{out.digest.hexdigest()}", out.size, lambda: _pieces(path))
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while data := file.read(CHUNK):
-            yield data
+    return Layer(f"sha256:{out.digest.hexdigest()}", out.size, lambda: file_pieces(path))

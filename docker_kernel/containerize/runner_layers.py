@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 
 import docker_kernel
 from docker_kernel import images, labels
-from docker_kernel.batch.layers import CHUNK, Layer
+from docker_kernel.batch.layers import Layer, file_pieces
 from docker_kernel.containerize.environment import Environment
 from docker_kernel.containerize.request import Progress, Step
 from docker_kernel.engine import ContainerSpec, Engine
@@ -106,7 +106,7 @@ async def _layer(
             else:
                 await _compile_there(engine, environment, root, folder)
             kept = await asyncio.to_thread(_keep, root, cache, key)
-    return Layer(f"sha256:{kept.stem.partition('-')[2]}", kept.stat().st_size, functools.partial(_pieces, kept))
+    return Layer(f"sha256:{kept.stem.partition('-')[2]}", kept.stat().st_size, functools.partial(file_pieces, kept))
 
 
 # Hashes that nobody checks at a start, in place of times: the same source makes the same bytes (PEP 552).
@@ -249,9 +249,3 @@ def _keep(root: Path, cache: Path, key: str) -> Path:
             found.update(piece)
             file.write(piece)
     return made.replace(cache / f"{key}-{found.hexdigest()}.tar")
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while data := file.read(CHUNK):
-            yield data
