@@ -21,7 +21,7 @@ from docker_kernel.batch.layers import Layer
 from docker_kernel.containerize import contents
 from docker_kernel.containerize.environment import environment
 from docker_kernel.containerize.image import containerize
-from docker_kernel.containerize.request import Request
+from docker_kernel.containerize.request import Request, silent
 from docker_kernel.containerize.runner_layers import runner_layers
 from docker_kernel.engine import ContainerSpec, Engine
 
@@ -83,13 +83,13 @@ async def _containerize(engine: Engine, folder: Path, number: int) -> float:
 
 
 async def _commit(engine: Engine, folder: Path, number: int, runner: bool) -> float:
-    base = await environment(engine, {}, Request(folder), lambda step: None)
+    base = await environment(engine, {}, Request(folder), silent)
     names = [path.name for path in folder.iterdir()]
     with tempfile.TemporaryDirectory() as spool:
         layers: list[Layer] = await asyncio.to_thread(
             contents.layers, folder, names, "report.ipynb", f"{number}".encode(), {}, Path(spool)
         )
-        layers += await runner_layers(engine, base, lambda step: None) if runner else []
+        layers += await runner_layers(engine, base, silent) if runner else []
         begun = time.perf_counter()
         container = await engine.create(ContainerSpec(image=base.image, command=["true"]))
         for layer in layers:

@@ -24,7 +24,7 @@ from docker_kernel.batch.state_image import SPOOL, load
 from docker_kernel.containerize import contents, lock, origin
 from docker_kernel.containerize.lock import Lock
 from docker_kernel.containerize.plan import Plan, make_plan
-from docker_kernel.containerize.request import Name, Progress, Request, Step
+from docker_kernel.containerize.request import Name, Progress, Request, Step, silent
 from docker_kernel.containerize.runner_layers import runner_layers
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ContainerizeError, EngineError
@@ -58,10 +58,6 @@ class NotebookImage:
     command: str
     plan: Plan
     lock: Lock
-
-
-def silent(step: Step) -> None:
-    """Progress that nobody watches."""
 
 
 async def containerize(request: Request, progress: Progress = silent, engine: Engine | None = None) -> NotebookImage:

@@ -15,7 +15,7 @@ from typing import Any
 from docker_kernel import config
 from docker_kernel.containerize import files, scan
 from docker_kernel.containerize.environment import Environment, environment
-from docker_kernel.containerize.request import Name, Progress, Request, Step, parse_name, proposed_name
+from docker_kernel.containerize.request import Name, Progress, Request, Step, parse_name, proposed_name, silent
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ContainerizeError
 from docker_kernel.guest import parameters
@@ -66,7 +66,7 @@ async def plan(request: Request, engine: Engine | None = None) -> Plan:
     """
     made = engine or await Engine.connect()
     try:
-        return await make_plan(made, request, lambda step: None)
+        return await make_plan(made, request, silent)
     finally:
         if engine is None:
             made.close()

@@ -68,6 +68,10 @@ class Step:
 Progress = Callable[[Step], None]
 
 
+def silent(step: Step) -> None:
+    """Progress that nobody watches."""
+
+
 @dataclass(frozen=True)
 class Name:
     """An image's name: `repository` with a registry's host, if any, and `tag`."""

@@ -25,7 +25,7 @@ from docker_kernel import background, config
 from docker_kernel.containerize import lock
 from docker_kernel.containerize.image import containerize
 from docker_kernel.containerize.plan import image_name, make_plan, read_notebook
-from docker_kernel.containerize.request import Request, parse_name, proposed_name
+from docker_kernel.containerize.request import Request, parse_name, proposed_name, silent
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ContainerizeError, DockerKernelError
 from docker_kernel.guest import parameters
@@ -210,7 +210,7 @@ class PlanHandler(_Handler):
 async def _plan(request: Request) -> dict[str, Any]:
     engine = await Engine.connect()
     try:
-        plan = await make_plan(engine, request, lambda step: None)
+        plan = await make_plan(engine, request, silent)
         packages = (await lock.look(engine, plan.environment.image)).packages
         listed = sorted(((one.name, one.version) for one in packages), key=lambda one: one[0].lower())
         return await asyncio.to_thread(review, plan, listed, bool(request.from_kernel))

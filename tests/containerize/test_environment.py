@@ -13,7 +13,7 @@ from docker_kernel import background
 from docker_kernel.containerize import export
 from docker_kernel.containerize.image import NotebookImage, containerize
 from docker_kernel.containerize.inspect import lock_of
-from docker_kernel.containerize.request import Request
+from docker_kernel.containerize.request import Request, silent
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ContainerizeError
 from tests.conftest import SpecMaker
@@ -82,7 +82,7 @@ def test_docker_build_makes_the_same_image_of_a_context(
     folder = tmp_path / "context"
     text = background.run_blocking(lock_of(engine, from_kernel.reference))
     request = Request(write_notebook(tmp_path / "c d.ipynb", *CELLS), lock=text)
-    background.run_blocking(export.write_context(engine, request, folder, lambda step: None))
+    background.run_blocking(export.write_context(engine, request, folder, silent))
     used_images.append("docker-kernel-test/built:latest")
     docker("build", "--network", "none", "-t", used_images[-1], str(folder))
     assert "0.4.6 3 False" in ran(used_images[-1], "-p", "scale=3")
@@ -90,11 +90,11 @@ def test_docker_build_makes_the_same_image_of_a_context(
     assert config["User"] == "1000:0"
     assert json.loads(config["Labels"]["io.docker-kernel.notebook.parameters"])["properties"]["scale"]["default"] == 2
     with pytest.raises(ContainerizeError, match="is not empty"):
-        background.run_blocking(export.write_context(engine, request, folder, lambda step: None))
+        background.run_blocking(export.write_context(engine, request, folder, silent))
 
 
 def test_an_image_is_saved_with_its_lock(make: Containerize, engine: Engine, tmp_path: Path) -> None:
     image = make(write_notebook(tmp_path / "a.ipynb", "x = 1"))
-    background.run_blocking(export.save(engine, image, tmp_path / "saved", lambda step: None))
+    background.run_blocking(export.save(engine, image, tmp_path / "saved", silent))
     assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["image.tar", "lock.json", "parameters.json"]
     assert image.reference in docker("load", "-i", str(tmp_path / "saved" / "image.tar")).stdout

@@ -20,7 +20,7 @@ from docker_kernel.containerize import runner_layers
 from docker_kernel.containerize.environment import environment
 from docker_kernel.containerize.image import BUILDING, containerize
 from docker_kernel.containerize.inspect import describe
-from docker_kernel.containerize.request import Request, Step
+from docker_kernel.containerize.request import Request, Step, silent
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ContainerizeError, ImageMissing
 from docker_kernel.guest.parameters import find
@@ -163,11 +163,11 @@ def test_what_an_image_s_python_compiles_is_for_that_image(
 
     async def code(image: str, version: tuple[int, ...]) -> Layer:
         notebook = write_notebook(tmp_path / "a.ipynb", "1")
-        found = await environment(engine, {}, Request(notebook), lambda step: None)
+        found = await environment(engine, {}, Request(notebook), silent)
         about = await engine.image(image)
         wanted = dataclasses.replace(found, image=about["Id"], python_version=version)
         monkeypatch.setattr(runner_layers, "_install", lambda environment, folder: None)
-        return (await runner_layers.runner_layers(engine, wanted, lambda step: None))[1]
+        return (await runner_layers.runner_layers(engine, wanted, silent))[1]
 
     other = (3, 10 if sys.version_info[1] != 10 else 11)
     poisoned = background.run_blocking(code(evil, other))

@@ -17,7 +17,7 @@ from docker_kernel.build_settings import host_settings
 from docker_kernel.containerize import index, lock
 from docker_kernel.containerize.lock import Lock, Package
 from docker_kernel.containerize.rebuild import rebuild_environment
-from docker_kernel.containerize.request import Step
+from docker_kernel.containerize.request import Step, silent
 from docker_kernel.engine import ContainerSpec, Engine, File, archive
 from docker_kernel.errors import ContainerizeError, EngineError
 from docker_kernel.kernel.guest_files import USER_BASE
@@ -164,7 +164,7 @@ def test_an_environment_is_made_anew_from_its_lock(
 
 def test_nothing_is_built_for_what_is_as_the_lock_says(engine: Engine, python_image: str) -> None:
     wanted = run(lock.make(engine, python_image))
-    assert run(rebuild_environment(engine, wanted, lambda step: None)) == run(engine.image(python_image))["Id"]
+    assert run(rebuild_environment(engine, wanted, silent)) == run(engine.image(python_image))["Id"]
 
 
 def test_other_versions_take_the_place_of_the_bases(
@@ -185,7 +185,7 @@ def test_other_versions_take_the_place_of_the_bases(
 def test_a_changed_hash_is_refused_and_leaves_nothing(engine: Engine, locked: Lock) -> None:
     wrong = changed(locked, "iniconfig", hashes=("sha256:" + hashlib.sha256(b"other").hexdigest(),))
     with pytest.raises(ContainerizeError, match=r"^The package iniconfig .*another hash"):
-        run(rebuild_environment(engine, wrong, lambda step: None))
+        run(rebuild_environment(engine, wrong, silent))
     assert not left(engine, wrong)
 
 
@@ -198,24 +198,24 @@ def left(engine: Engine, wanted: Lock) -> list[str]:
 def test_a_wheel_with_other_files_than_were_installed_is_refused(engine: Engine, locked: Lock) -> None:
     wrong = changed(locked, "iniconfig", files="sha256:" + "0" * 64)
     with pytest.raises(ContainerizeError, match=r"cannot be made as its lock says.*iniconfig 2.0.0 has other files"):
-        run(rebuild_environment(engine, wrong, lambda step: None))
+        run(rebuild_environment(engine, wrong, silent))
     assert not left(engine, wrong)
 
 
 def test_a_version_that_is_gone_is_named(engine: Engine, locked: Lock) -> None:
     gone = changed(locked, "iniconfig", version="1.999")
     with pytest.raises(ContainerizeError, match=r"^The package iniconfig 1.999 of the lock is in no package index"):
-        run(rebuild_environment(engine, gone, lambda step: None))
+        run(rebuild_environment(engine, gone, silent))
 
 
 def test_a_base_that_is_gone_is_named_with_what_to_do(engine: Engine, locked: Lock) -> None:
     nowhere = ("sha256:" + "1" * 64,)
     base = locked.base.model_copy(update={"id": "sha256:" + "2" * 64, "layers": nowhere})
     with pytest.raises(ContainerizeError, match=r"came from no registry: pull an image that was made with this lock"):
-        run(rebuild_environment(engine, locked.model_copy(update={"base": base}), lambda step: None))
+        run(rebuild_environment(engine, locked.model_copy(update={"base": base}), silent))
     pulled = base.model_copy(update={"digests": (f"127.0.0.1:1/gone@sha256:{'3' * 64}",)})
     with pytest.raises(ContainerizeError, match=r"cannot be pulled \(127.0.0.1:1/gone@sha256:333"):
-        run(rebuild_environment(engine, locked.model_copy(update={"base": pulled}), lambda step: None))
+        run(rebuild_environment(engine, locked.model_copy(update={"base": pulled}), silent))
 
 
 def test_a_base_is_cut_out_of_an_image_that_was_built_on_it(
@@ -264,7 +264,7 @@ def test_what_no_index_can_give_is_marked_and_refused_by_name(
     package = named(one, "shade")
     assert (package.source, package.url, package.hashes) == ("local", "shade-1.0-py3-none-any.whl", ())
     with pytest.raises(ContainerizeError, match=r"^The package shade 1.0 of the lock cannot be installed anew: it was"):
-        run(rebuild_environment(engine, one, lambda step: None))
+        run(rebuild_environment(engine, one, silent))
     # The same from a folder that pip is told of: it is asked for in the index, which has other versions only.
     edit = f"shade==1.0 && sed -i '$a# mine' {USER_BASE}/lib/python3*/site-packages/toml/encoder.py"
     two = run(lock.make(engine, environment(engine, python_image, made, edit, shade("blue"))))
@@ -288,7 +288,7 @@ def test_without_an_index_a_lock_is_of_the_installed_files(
     began = time.perf_counter()
     assert run(lock.make(engine, installed)) == found and time.perf_counter() - began < 2, "it is not asked each time"
     with pytest.raises(ContainerizeError, match=r"made where no package index could be reached"):
-        run(rebuild_environment(engine, found, lambda step: None))
+        run(rebuild_environment(engine, found, silent))
 
 
 def test_hashes_are_kept_for_other_images(engine: Engine, locked: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
