@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,24 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from jupyter_client.multikernelmanager import MultiKernelManager
 
+from docker_kernel.batch.targets.base import Package
+
 KERNEL_IDS: set[str] = set()
 """Of all kernels that this run has started."""
+
+CAPTURE = """
+def _capture():
+    import json
+    from docker_kernel.guest import snapshot
+    shell = get_ipython()
+    variables = {name: value for name, value in snapshot.user_variables(shell).items() if name != "_capture"}
+    context = {"env": {}, "cwd": "/tmp", "sys_path": []}
+    one = snapshot.capture(variables, shell.user_ns, "/opt/docker-kernel/state", **context)
+    print(json.dumps([one.digest, one.manifest]))
+_capture()
+del _capture
+"""
+"""Takes a snapshot of the notebook's variables, and prints its digest and manifest."""
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -97,3 +114,11 @@ class Notebook:
     def close(self) -> None:
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
+
+
+def captured(notebook: Notebook) -> Package:
+    """What a job starts from that has the notebook's variables."""
+    reply = notebook.run(CAPTURE, timeout=120)
+    assert reply.status == "ok", reply.traceback
+    digest, manifest = json.loads(reply.text)
+    return Package(secrets.token_hex(6), notebook.container.image, manifest, digest)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import secrets
 import subprocess
 import sys
 import tarfile
@@ -21,31 +20,11 @@ from docker_kernel.batch.layers import MAX_OWN, Layer, job_layers, tar_content
 from docker_kernel.batch.targets.base import Package
 from docker_kernel.errors import JobError
 from docker_kernel.kernel import guest_files
-from tests.notebook import Notebook
+from tests.notebook import Notebook, captured
 
 MB = 1_000_000
 
-CAPTURE = """
-def _capture():
-    import json
-    from docker_kernel.guest import snapshot
-    shell = get_ipython()
-    variables = {name: value for name, value in snapshot.user_variables(shell).items() if name != "_capture"}
-    context = {"env": {}, "cwd": "/tmp", "sys_path": []}
-    one = snapshot.capture(variables, shell.user_ns, "/opt/docker-kernel/state", **context)
-    print(json.dumps([one.digest, one.manifest]))
-_capture()
-del _capture
-"""
-
 run = background.run_blocking
-
-
-def captured(notebook: Notebook) -> Package:
-    reply = notebook.run(CAPTURE, timeout=120)
-    assert reply.status == "ok", reply.traceback
-    digest, manifest = json.loads(reply.text)
-    return Package(secrets.token_hex(6), notebook.container.image, manifest, digest)
 
 
 def layers_of(notebook: Notebook, package: Package | None = None) -> list[Layer]:

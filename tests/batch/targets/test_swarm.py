@@ -30,20 +30,9 @@ from docker_kernel.errors import EngineError, JobError
 from docker_kernel.guest import snapshot
 from docker_kernel.kernel import guest_files
 from tests.conftest import NotebookMaker, SpecMaker
-from tests.notebook import Notebook
+from tests.notebook import Notebook, captured
 from tests.swarm import WORKER, TwoNodes
 
-CAPTURE = """
-def _capture():
-    import json
-    from docker_kernel.guest import snapshot
-    shell = get_ipython()
-    variables = {name: value for name, value in snapshot.user_variables(shell).items() if name != "_capture"}
-    context = {"env": {}, "cwd": "/tmp", "sys_path": []}
-    one = snapshot.capture(variables, shell.user_ns, "/opt/docker-kernel/state", **context)
-    print(json.dumps([one.digest, one.manifest]))
-_capture()
-"""
 ON_WORKER = [f"node.hostname == {WORKER}"]
 SLEEP = "import time; print('goes on', flush=True); time.sleep(100)"
 
@@ -82,10 +71,7 @@ class Cluster:
         return SwarmTarget("cluster", SwarmTargetConfig.model_validate({"kind": "swarm", **config}))
 
     def package(self) -> Package:
-        reply = self.notebook.run(CAPTURE)
-        assert reply.status == "ok", reply.traceback
-        digest, manifest = json.loads(reply.text)
-        return Package(secrets.token_hex(6), self.notebook.container.image, manifest, digest)
+        return captured(self.notebook)
 
     def prepare(self, target: SwarmTarget) -> Record:
         package = self.package()
