@@ -6,7 +6,6 @@ already. The commit is what an engine does at least: a container of the same ima
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import json
@@ -15,8 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.table import Row, interleaved, machine, markdown
-from docker_kernel import background
+from benchmarks.table import Row, command, interleaved
 from docker_kernel.batch.layers import Layer
 from docker_kernel.containerize import contents
 from docker_kernel.containerize.environment import environment
@@ -31,12 +29,7 @@ FILE_SIZE = 20_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.containerize", description=__doc__)
-    parser.add_argument("--count", type=int, default=10, help="measurements of each value (default 10)")
-    count = parser.parse_args().count
-    engine = background.run_blocking(Engine.connect())
-    rows = background.run_blocking(measure(engine, count))
-    print(f"{machine(engine)}; medians of {count}.\n\n{markdown(rows)}")
+    command("containerize", __doc__, measure)
 
 
 async def measure(engine: Engine, count: int) -> list[Row]:

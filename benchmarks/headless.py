@@ -6,7 +6,6 @@ the entry point does beyond its own duties: read the notebook, execute it, write
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import statistics
@@ -14,8 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.table import Row, at_most, compared, interleaved, machine, markdown
-from docker_kernel import background, labels
+from benchmarks.table import Row, at_most, command, compared, interleaved
+from docker_kernel import labels
 from docker_kernel.containerize.image import containerize
 from docker_kernel.containerize.request import Request
 from docker_kernel.engine import ContainerSpec, Engine, File
@@ -44,12 +43,7 @@ nbformat.write(notebook, "/output/nbclient.ipynb")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.headless", description=__doc__)
-    parser.add_argument("--count", type=int, default=10, help="measurements of each value (default 10)")
-    count = parser.parse_args().count
-    engine = background.run_blocking(Engine.connect())
-    rows = background.run_blocking(measure(engine, count))
-    print(f"{machine(engine)}; medians of {count}.\n\n{markdown(rows)}")
+    command("headless", __doc__, measure)
 
 
 async def measure(engine: Engine, count: int) -> list[Row]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from docker_kernel import background
 from docker_kernel.config import format_size
@@ -110,6 +112,18 @@ def machine(engine: Engine) -> str:
         f"{info.cpus} CPUs, {format_size(info.memory)} of memory; {info.product} {info.version}; "
         f"load {load[0]:.1f} before the run"
     )
+
+
+def command(
+    name: str, description: str | None, measure: Callable[[Engine, int], Coroutine[Any, Any, list[Row]]]
+) -> None:
+    """Run a benchmark as a command: `measure` gets the engine and how many measurements are asked for."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
+    parser.add_argument("--count", type=int, default=10, help="measurements of each value (default 10)")
+    count = parser.parse_args().count
+    engine = background.run_blocking(Engine.connect())
+    rows = background.run_blocking(measure(engine, count))
+    print(f"{machine(engine)}; medians of {count}.\n\n{markdown(rows)}")
 
 
 def save(text: str, begin: str, end: str) -> None:
