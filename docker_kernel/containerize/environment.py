@@ -26,6 +26,15 @@ DEFAULT_KERNEL = "docker-python"
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """The kernel that runs a notebook: its kernelspec's name and language, and how it is started."""
+
+    name: str
+    language: str
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Environment:
     """An image that kernels run in.
 
@@ -34,7 +43,7 @@ class Environment:
         reference: what it was named by.
         python: the Python in it that runs our code, its version, and what its wheels are for.
         machine: as `uname -m` says it.
-        kernel: name, language and argv of the kernel in it that runs the notebook.
+        kernel: which of its kernels runs the notebook.
         env: what the kernelspec sets.
     """
 
@@ -44,7 +53,7 @@ class Environment:
     python_version: tuple[int, ...]
     libc: str
     machine: str
-    kernel: dict[str, Any]
+    kernel: Kernel
     env: Mapping[str, str]
 
 
@@ -84,7 +93,7 @@ async def environment(engine: Engine, notebook: Mapping[str, Any], request: Requ
         python_version=tuple(facts["python_version"]),
         libc=facts["libc"],
         machine=await engine.architecture(),
-        kernel={"name": name, "language": spec.get("language", ""), "argv": argv},
+        kernel=Kernel(name, spec.get("language", ""), tuple(argv)),
         env=settings.env,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
 import json
 import os
@@ -123,7 +124,7 @@ def _spec(plan: Plan) -> dict[str, Any]:
         "contract": CONTRACT,
         "notebook": plan.path,
         "python": plan.environment.python,
-        "kernel": plan.environment.kernel,
+        "kernel": dataclasses.asdict(plan.environment.kernel),
         "parameters": [one.to_dict() for one in plan.parameters],
         "timeout": None,
     }
@@ -167,6 +168,7 @@ class Settings:
 
     def _labels(self, given: Mapping[str, str]) -> dict[str, str]:
         plan, ours = self._plan, labels.NOTEBOOK_IMAGE
+        kernel = plan.environment.kernel
         base = "" if self._lock.environment or not self._lock.base.digests else self._lock.base.digests[0]
         kept = {key: value for key, value in given.items() if not key.startswith((labels.PREFIX, OCI))}
         made = {
@@ -182,7 +184,7 @@ class Settings:
             ours + "path": plan.path,
             ours + "digest": plan.digest,
             ours + "parameters": json.dumps(parameters.schema(plan.parameters), sort_keys=True),
-            ours + "kernel": json.dumps({key: plan.environment.kernel[key] for key in ("name", "language")}),
+            ours + "kernel": json.dumps({"name": kernel.name, "language": kernel.language}),
             ours + "built-by": f"docker-kernel {__version__}",
             ours + "lock": self._lock.digest,
         }

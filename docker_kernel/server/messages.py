@@ -94,7 +94,7 @@ def review(plan: Plan, packages: list[tuple[str, str]], from_kernel: bool) -> di
             "reference": environment.reference,
             "image": environment.image.removeprefix("sha256:")[:12],
             "python": ".".join(map(str, environment.python_version)),
-            "kernel": environment.kernel["name"],
+            "kernel": environment.kernel.name,
             "running": from_kernel,
         },
         "size": plan.size,
