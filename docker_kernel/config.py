@@ -130,6 +130,9 @@ class KernelConfig(_Strict):
         le=16,
         description="How many warm containers a Jupyter server keeps for the next kernels; 0 for none.",
     )
+    warm_at_once: bool = Field(
+        False, description="Have them prepared when the server starts; else after its first kernel of this kind."
+    )
 
     @field_validator("network")
     @classmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import textwrap
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from docker_kernel.errors import DockerKernelError
 
 if TYPE_CHECKING:
     from docker_kernel.engine import Engine
-    from docker_kernel.kernel.container import KernelContainer
+    from docker_kernel.kernel.container import KernelContainer, KernelLaunch
     from docker_kernel.kernel.spares import Spares
 
 DIALOG_WIDTH = 88
@@ -169,13 +170,41 @@ class DockerKernelProvisioner(KernelProvisionerBase):  # type: ignore[misc]
 async def _started(
     spec: Any, foreign: list[str], hmac: str | None, facts: dict[str, Any], keep_spares: bool
 ) -> KernelContainer:
-    """Start a kernel.
+    """Start a kernel, and where more are to be expected, have warm containers for them; arguments as of `_launch`."""
+    launch = _launch(spec, foreign, hmac, facts)
+    return await shared_spares(await shared_engine()).start(launch, keep_spares)
+
+
+async def warm_up(name: str, spec: Any, root: str) -> None:
+    """Have warm containers for a server's first kernels of a kernelspec, if its settings ask for them at once.
+
+    Args:
+        root: the server's root folder.
+
+    Raises:
+        DockerKernelError: such a kernel could not be started either.
+    """
+    facts = {
+        "kernel_id": str(uuid.uuid4()),
+        "cwd": root,
+        "root": root,
+        "spec_name": name,
+        "launch_env": dict(os.environ),
+        "spec_env": spec.env or {},
+    }
+    launch = _launch(spec, list(spec.argv), None, facts)
+    if launch.config.warm_at_once and launch.config.warm_spares:
+        await shared_spares(await shared_engine()).warm_up(launch)
+
+
+def _launch(spec: Any, foreign: list[str], hmac: str | None, facts: dict[str, Any]) -> KernelLaunch:
+    """What a kernel is started from.
 
     Args:
         spec: its kernelspec.
         foreign: the command of that spec, for the case that it is not ours.
         hmac: the client's own key, where it has one.
-        keep_spares: whether to have warm containers for the next kernels.
+        facts: what is taken as it is.
     """
     from docker_kernel import config
     from docker_kernel.kernel.container import KernelLaunch, choose_keys
@@ -191,10 +220,9 @@ async def _started(
     command = settings.argv
     if not ours and command is None and "ipykernel_launcher" not in spec.argv:
         command = foreign
-    launch = KernelLaunch(
+    return KernelLaunch(
         config=settings, user_config=user_config, keys=choose_keys(settings, curve, hmac), command=command, **facts
     )
-    return await shared_spares(await shared_engine()).start(launch, keep_spares)
 
 
 _engines: dict[str, Engine] = {}

@@ -146,6 +146,12 @@ class Spares:
             self.keep(launch, digest)
         return kernel
 
+    async def warm_up(self, launch: KernelLaunch) -> None:
+        """Have spares for kernels like this one before the first is asked for; raises as `start` does."""
+        kernel = KernelContainer(self._engine, launch)
+        await kernel.resolve()
+        self.keep(launch, fit(kernel))
+
     async def _claim(self, kernel: KernelContainer, digest: str) -> KernelContainer | None:
         """A spare that has become this kernel; None where there is none."""
         pool = self._pools.get(kernel.launch.spec_name)

@@ -1,11 +1,13 @@
-"""What jupyter_server loads: the handlers, and the builds that end with the server."""
+"""What jupyter_server loads: the handlers, the builds that end with the server, and its first warm containers."""
 
 from __future__ import annotations
 
 from jupyter_server.extension.application import ExtensionApp
 
+from docker_kernel import background
 from docker_kernel.server.builds import Builds
 from docker_kernel.server.handlers import BUILDS, HANDLERS
+from docker_kernel.server.warming import warm_up
 
 
 class ContainerizeApp(ExtensionApp):
@@ -17,6 +19,8 @@ class ContainerizeApp(ExtensionApp):
     def initialize_settings(self) -> None:
         self._builds = Builds()
         self.settings[BUILDS] = self._builds
+        if self.serverapp is not None:
+            background.submit(warm_up(str(self.serverapp.root_dir)))
 
     def initialize_handlers(self) -> None:
         self.handlers.extend(HANDLERS)

@@ -50,8 +50,9 @@ def test_first_starts_and_restarts_are_forks_that_share_nothing(start: NotebookM
 def test_a_fork_has_the_imports_and_the_variables_of_an_interpreter(start: NotebookMaker) -> None:
     one = start()
     state = (
-        "[__import__('sys').path, __import__('sys').argv, __import__('sys').orig_argv, sorted(__import__('os').environ), "
-        "str(__import__('sys').flags), __import__('locale').setlocale(0), __import__('time').tzname]"
+        "[__import__('sys').path, __import__('sys').argv, __import__('sys').orig_argv,"
+        " sorted(__import__('os').environ), str(__import__('sys').flags),"
+        " __import__('locale').setlocale(0), __import__('time').tzname]"
     )
     fork = one.value(state)
     write_module(one, "fresh.py", "")
