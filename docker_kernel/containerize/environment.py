@@ -6,17 +6,15 @@ import asyncio
 import dataclasses
 import difflib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import platformdirs
 
 from docker_kernel import config, images, kernelspec
 from docker_kernel.batch.running_environment import running_kernel_image
-from docker_kernel.containerize import lock
+from docker_kernel.containerize import lock, whole_file
 from docker_kernel.containerize.rebuild import rebuild_environment
 from docker_kernel.containerize.request import Progress, Request, Step
 from docker_kernel.engine import Engine
@@ -130,12 +128,5 @@ async def _facts(engine: Engine, image: str) -> dict[str, Any]:
     except (OSError, ValueError):
         pass
     found = dataclasses.asdict(await images.probe(engine, image))
-    await asyncio.to_thread(_keep, kept, json.dumps(found))
+    await asyncio.to_thread(whole_file.keep, kept, json.dumps(found))
     return found
-
-
-def _keep(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-    Path(file.name).replace(path)

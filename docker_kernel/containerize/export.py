@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from docker_kernel.batch.layers import CHUNK, Layer
-from docker_kernel.containerize import contents, index, lock
+from docker_kernel.containerize import contents, index, lock, whole_file
 from docker_kernel.containerize.image import NotebookImage, Settings, documents, origin_of
 from docker_kernel.containerize.plan import make_plan
 from docker_kernel.containerize.request import Progress, Request, Step
@@ -38,10 +38,10 @@ async def save(engine: Engine, image: NotebookImage, folder: Path, progress: Pro
     def write() -> None:
         _make(folder)
         with archive:
-            _replace(folder / "image.tar", iter(lambda: archive.read(CHUNK), b""))
-        _replace(folder / "lock.json", [image.lock.model_dump_json(indent=1).encode()])
+            whole_file.write(folder / "image.tar", iter(lambda: archive.read(CHUNK), b""))
+        whole_file.write(folder / "lock.json", [image.lock.model_dump_json(indent=1).encode()])
         schema = json.dumps(parameters.schema(image.plan.parameters), indent=1)
-        _replace(folder / "parameters.json", [schema.encode()])
+        whole_file.write(folder / "parameters.json", [schema.encode()])
 
     await _written(folder, asyncio.to_thread(write))
 
@@ -91,18 +91,6 @@ def _make(folder: Path) -> None:
     if folder.is_symlink():
         raise ContainerizeError(f"{folder} is a link, which the notebook's code may have made: name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
-
-
-def _replace(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write a file that is there when it is whole, in place of whatever was there: no link is followed."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            file.writelines(pieces)
-        except BaseException:
-            Path(file.name).unlink()
-            raise
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
 
 
 async def _written(folder: Path, writing: Awaitable[None]) -> None:

@@ -10,16 +10,14 @@ import asyncio
 import hashlib
 import json
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from docker_kernel import images, labels
-from docker_kernel.containerize import index
+from docker_kernel.containerize import index, whole_file
 from docker_kernel.data import data_folder
 from docker_kernel.engine import ContainerSpec, Engine
 from docker_kernel.errors import ContainerizeError, ImageMissing
@@ -217,7 +215,7 @@ async def look(engine: Engine, image: str, python: str = "") -> Lock:
         raise ContainerizeError(
             f"The Python of {image} says of its packages what cannot be understood ({reason}): is one damaged?"
         ) from None
-    await asyncio.to_thread(_keep, kept, made.model_dump_json())
+    await asyncio.to_thread(whole_file.keep, kept, made.model_dump_json())
     return made
 
 
@@ -346,13 +344,6 @@ def _digests(about: Mapping[str, Any]) -> tuple[str, ...]:
     ours = ((about.get("Config") or {}).get("Labels") or {}).get(labels.KIND)
     found = sorted(map(str, about.get("RepoDigests") or []))
     return tuple(one for one in found if one.partition("@")[0] in tagged or (not tagged and not ours))
-
-
-def _keep(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-    Path(file.name).replace(path)
 
 
 async def verify(engine: Engine, image: str, lock: Lock) -> list[str]:
