@@ -14,6 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
     ["docker_kernel", "errors", "labels", "data", "background"],
+    ["checkout"],
     ["config", "build_settings"],
     ["engine"],
     ["images"],

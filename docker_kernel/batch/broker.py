@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import secrets
-import subprocess
 import tarfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -21,7 +20,7 @@ from typing import IO, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from docker_kernel import labels
+from docker_kernel import checkout, labels
 from docker_kernel.batch.job_folder import DispatchFolder, JobFolder
 from docker_kernel.batch.manager import manager
 from docker_kernel.batch.manifest import ResultManifest, checked_digest, parse
@@ -231,7 +230,7 @@ class Broker:
         environment = await self._environment(request.environment)
         image = environment.image
         package, held_back = await self._package(request, digest, image, live)
-        commit = await asyncio.to_thread(_commit, kernel.workspace)
+        commit = await checkout.commit(Path(kernel.workspace)) if kernel.workspace else ""
         jobs = []
         for params in request.params:
             record = JobRecord(
@@ -566,18 +565,6 @@ def _inputs(asked: dict[str, str], config: TargetConfig, target: str) -> tuple[l
                 "add the folder or volume there, or name a URL."
             )
     return mounts, fetched
-
-
-def _commit(workspace: str | None) -> str:
-    """The git commit that a workspace is at, "" where it is no checkout."""
-    if workspace is None:
-        return ""
-    command = ["git", "-c", "core.fsmonitor=false", "-C", workspace, "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if re.fullmatch(r"[0-9a-f]{40,64}\n", done.stdout) else ""
 
 
 def _result_files(folder: JobFolder, digest: str, file: str | None) -> list[str]:

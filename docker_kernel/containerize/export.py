@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from docker_kernel import checkout
 from docker_kernel.batch.layers import CHUNK, Layer
 from docker_kernel.containerize import contents, index, lock, whole_file
-from docker_kernel.containerize.image import NotebookImage, Settings, documents, origin_of
+from docker_kernel.containerize.image import NotebookImage, Settings, documents
 from docker_kernel.containerize.plan import make_plan
 from docker_kernel.containerize.request import Progress, Request, Step
 from docker_kernel.containerize.runner_layers import runner_layers
@@ -60,7 +61,7 @@ async def write_context(engine: Engine, request: Request, folder: Path, progress
     plan = await make_plan(engine, request, progress)
     runner = await runner_layers(engine, plan.environment, progress)
     locked = await lock.make(engine, plan.environment.image, plan.environment.python)
-    settings = Settings(plan, await origin_of(plan), locked)
+    settings = Settings(plan, await checkout.of(plan.root), locked)
 
     def write(added: bool) -> None:
         with tempfile.TemporaryDirectory() as spool:

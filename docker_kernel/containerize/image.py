@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from docker_kernel import __version__, config, labels
+from docker_kernel import __version__, checkout, config, labels
 from docker_kernel.batch.layers import Layer
 from docker_kernel.batch.state_image import SPOOL, load
-from docker_kernel.containerize import contents, lock, origin
+from docker_kernel.containerize import contents, lock
 from docker_kernel.containerize.lock import Lock
 from docker_kernel.containerize.plan import Plan, make_plan
 from docker_kernel.containerize.request import Name, Progress, Request, Step, silent
@@ -99,16 +99,11 @@ async def _make(engine: Engine, request: Request, plan: Plan, folder: Path, prog
         contents.layers, plan.root, names, plan.path, plan.source, documents(plan, locked), folder
     )
     progress(Step("image", f"Makes the image {plan.name}"))
-    settings = Settings(plan, await origin_of(plan), locked)
+    settings = Settings(plan, await checkout.of(plan.root), locked)
     made = await _load(engine, plan, [*runner, *own], settings, progress)
     pushed = await push(engine, plan.name, progress) if request.push else ""
     size = int((await engine.image(made))["Size"])
     return NotebookImage(str(plan.name), made, size, pushed, command(str(plan.name), plan.parameters), plan, locked)
-
-
-async def origin_of(plan: Plan) -> origin.Origin:
-    """Where the notebook of a plan comes from."""
-    return await origin.of(plan.root)
 
 
 def documents(plan: Plan, locked: Lock) -> dict[str, bytes]:
@@ -145,8 +140,8 @@ async def _load(engine: Engine, plan: Plan, layers: Sequence[Layer], settings: S
 class Settings:
     """What containers of an image start with."""
 
-    def __init__(self, plan: Plan, found: origin.Origin, locked: Lock) -> None:
-        self._plan, self._origin, self._lock = plan, found, locked
+    def __init__(self, plan: Plan, origin: checkout.Origin, locked: Lock) -> None:
+        self._plan, self._origin, self._lock = plan, origin, locked
 
     def apply(self, config: dict[str, Any]) -> None:
         """Change the `config` of the environment's image (OCI image spec, "Image Configuration") to the notebook's."""

@@ -1,4 +1,4 @@
-"""Where a notebook comes from: the commit and the remote of its git checkout."""
+"""A folder's git checkout: the commit that it is at, and its remote."""
 
 from __future__ import annotations
 
@@ -20,12 +20,18 @@ class Origin:
 
 async def of(folder: Path) -> Origin:
     """The origin of a folder; empty where it is no checkout, or git is not installed."""
-    revision = await _git(folder, "rev-parse", "HEAD")
+    revision = await commit(folder)
     if not revision:
         return Origin()
     return Origin(
         revision, public(await _git(folder, "config", "--local", "--no-includes", "--get", "remote.origin.url"))
     )
+
+
+async def commit(folder: Path) -> str:
+    """The full hash of the commit that a folder is at; "" where it is no checkout, or git is not installed."""
+    said = await _git(folder, "rev-parse", "HEAD")
+    return said if re.fullmatch(r"[0-9a-f]{40,64}", said) else ""
 
 
 def public(remote: str) -> str:
@@ -44,7 +50,7 @@ def public(remote: str) -> str:
 
 
 async def _git(folder: Path, *arguments: str) -> str:
-    # The notebook's code may have written the checkout's configuration: nothing that runs programs named there (such as
+    # A notebook's code may have written the checkout's configuration: nothing that runs programs named there (such as
     # `git status`, with its filters) is asked for.
     command = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-C", str(folder), *arguments]
     env = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}

@@ -1,4 +1,4 @@
-"""A label says where a notebook comes from, and no more than anybody may know."""
+"""A checkout says where a notebook comes from, and no more than anybody may know."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from docker_kernel.containerize import origin
+from docker_kernel import checkout
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from docker_kernel.containerize import origin
     ],
 )
 def test_a_remote_is_shown_without_credentials(remote: str, shown: str) -> None:
-    assert origin.public(remote) == shown
+    assert checkout.public(remote) == shown
 
 
 def test_a_checkout_has_its_commit_and_remote(tmp_path: Path) -> None:
@@ -35,9 +35,10 @@ def test_a_checkout_has_its_commit_and_remote(tmp_path: Path) -> None:
         command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org", *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    assert asyncio.run(origin.of(tmp_path)) == origin.Origin()
+    assert asyncio.run(checkout.of(tmp_path)) == checkout.Origin()
     git("init", "-q")
     git("commit", "-q", "--allow-empty", "-m", "a")
     git("remote", "add", "origin", "https://user:secret@git.example.org/a")
-    found = asyncio.run(origin.of(tmp_path))
-    assert found == origin.Origin(git("rev-parse", "HEAD"), "https://git.example.org/a")
+    found = asyncio.run(checkout.of(tmp_path))
+    assert asyncio.run(checkout.commit(tmp_path)) == found.revision
+    assert found == checkout.Origin(git("rev-parse", "HEAD"), "https://git.example.org/a")
