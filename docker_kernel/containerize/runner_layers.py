@@ -46,6 +46,15 @@ async def runner_layers(engine: Engine, environment: Environment, progress: Prog
     Raises:
         ContainerizeError: the packages cannot be had.
     """
+    return [await packages_layer(engine, environment, progress), await code_layer(engine, environment)]
+
+
+async def packages_layer(engine: Engine, environment: Environment, progress: Progress) -> Layer:
+    """The packages that our code needs.
+
+    Raises:
+        ContainerizeError: they cannot be had.
+    """
 
     def packages(root: Path) -> None:
         (root / PACKAGES).mkdir(parents=True)
@@ -53,12 +62,14 @@ async def runner_layers(engine: Engine, environment: Environment, progress: Prog
         _install(environment, root / PACKAGES)
         _prune(root / PACKAGES)
 
+    return await _layer(engine, environment, PACKAGES, _lock().read_bytes(), packages)
+
+
+async def code_layer(engine: Engine, environment: Environment) -> Layer:
+    """Our own code."""
     code = await asyncio.to_thread(_code)
-    lib = f"{guest_files.BASE}/lib"
-    return [
-        await _layer(engine, environment, PACKAGES, _lock().read_bytes(), packages),
-        await _layer(engine, environment, lib, b"".join(code.values()), functools.partial(_write_code, code)),
-    ]
+    write = functools.partial(_write_code, code)
+    return await _layer(engine, environment, f"{guest_files.BASE}/lib", b"".join(code.values()), write)
 
 
 def _code() -> dict[str, bytes]:

@@ -16,11 +16,11 @@ import pytest
 
 from docker_kernel import background
 from docker_kernel.batch.layers import Layer
-from docker_kernel.containerize import runner_layers
 from docker_kernel.containerize.environment import environment
 from docker_kernel.containerize.image import BUILDING, containerize
 from docker_kernel.containerize.inspect import describe
 from docker_kernel.containerize.request import Request, Step, silent
+from docker_kernel.containerize.runner_layers import code_layer
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ContainerizeError, ImageMissing
 from docker_kernel.guest.parameters import find
@@ -166,8 +166,7 @@ def test_what_an_image_s_python_compiles_is_for_that_image(
         found = await environment(engine, {}, Request(notebook), silent)
         about = await engine.image(image)
         wanted = dataclasses.replace(found, image=about["Id"], python_version=version)
-        monkeypatch.setattr(runner_layers, "_install", lambda environment, folder: None)
-        return (await runner_layers.runner_layers(engine, wanted, silent))[1]
+        return await code_layer(engine, wanted)
 
     other = (3, 10 if sys.version_info[1] != 10 else 11)
     poisoned = background.run_blocking(code(evil, other))
