@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-import importlib.util
 import io
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import platformdirs
@@ -26,6 +25,7 @@ from packaging.requirements import Requirement
 import docker_kernel
 from docker_kernel import images, labels
 from docker_kernel.batch.layers import Layer, file_pieces
+from docker_kernel.containerize import index
 from docker_kernel.containerize.environment import Environment
 from docker_kernel.containerize.request import Progress, Step
 from docker_kernel.engine import ContainerSpec, Engine
@@ -56,11 +56,12 @@ async def packages_layer(engine: Engine, environment: Environment, progress: Pro
         ContainerizeError: they cannot be had.
     """
 
-    def packages(root: Path) -> None:
-        (root / PACKAGES).mkdir(parents=True)
+    async def packages(root: Path) -> None:
+        folder = root / PACKAGES
+        folder.mkdir(parents=True)
         progress(Step("runner", "Fetches what runs notebooks (once for each version of Python)"))
-        _install(environment, root / PACKAGES)
-        _prune(root / PACKAGES)
+        await _install(environment, folder)
+        await asyncio.to_thread(_prune, folder)
 
     return await _layer(engine, environment, PACKAGES, _lock().read_bytes(), packages)
 
@@ -68,7 +69,10 @@ async def packages_layer(engine: Engine, environment: Environment, progress: Pro
 async def code_layer(engine: Engine, environment: Environment) -> Layer:
     """Our own code."""
     code = await asyncio.to_thread(_code)
-    write = functools.partial(_write_code, code)
+
+    async def write(root: Path) -> None:
+        await asyncio.to_thread(_write_code, code, root)
+
     return await _layer(engine, environment, f"{guest_files.BASE}/lib", b"".join(code.values()), write)
 
 
@@ -92,7 +96,7 @@ def _lock() -> Path:
 
 
 async def _layer(
-    engine: Engine, environment: Environment, folder: str, source: bytes, fill: Callable[[Path], None]
+    engine: Engine, environment: Environment, folder: str, source: bytes, fill: Callable[[Path], Awaitable[None]]
 ) -> Layer:
     """A layer that holds a folder of Python code, compiled.
 
@@ -111,7 +115,7 @@ async def _layer(
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="runner-", dir=cache) as work:
             root = Path(work) / "root"
-            await asyncio.to_thread(fill, root)
+            await fill(root)
             if here:
                 await asyncio.to_thread(_compile_here, root, folder)
             else:
@@ -165,38 +169,26 @@ def _take_compiled(archive: Iterator[bytes], above: Path) -> None:
                     (above / path).write_bytes(file.read())
 
 
-def _install(environment: Environment, folder: Path) -> None:
+async def _install(environment: Environment, folder: Path) -> None:
     """Install the locked packages into a folder, for the image's Python and platform, not this one's."""
-    if importlib.util.find_spec("pip") is None:
-        raise ContainerizeError(f"pip is missing in {sys.prefix}: install it there, it fetches what runs notebooks.")
     version = ".".join(map(str, environment.python_version[:2]))
     wanted = folder.with_suffix(".txt")
     wanted.write_text(_requirements(_lock().read_text(), environment))
     machine = environment.machine
+    # The oldest first, as pip prefers what comes first: an image's own version of its libc is not known.
     tags = [f"manylinux_{v}_{machine}" for v in GLIBC] if environment.libc == "glibc" else []
     tags += [f"musllinux_{v}_{machine}" for v in MUSL] if environment.libc == "musl" else []
     tags += [f"manylinux2014_{machine}", f"manylinux1_{machine}"] if environment.libc == "glibc" else []
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--require-hashes", "--only-binary", ":all:", "--no-compile", "--target", str(folder)]
-    command += ["--implementation", "cp", "--python-version", version]
-    command += [part for tag in tags for part in ("--platform", tag)]
     try:
-        ran = subprocess.run(
-            [*command, "-r", str(wanted)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        ran = await index.pip(
+            "install", "--quiet", "--retries", "5", "--no-deps", "--require-hashes", "--only-binary", ":all:",
+            "--no-compile", "--target", str(folder), "--implementation", "cp", "--python-version", version,
+            *(part for tag in tags for part in ("--platform", tag)), "-r", str(wanted),
+        )  # fmt: skip
     finally:
         wanted.unlink()
-    if ran.returncode:
-        said = [line for line in ran.stdout.splitlines() if line.startswith("ERROR")] or ran.stdout.splitlines()[-1:]
-        raise ContainerizeError(
-            f"What runs notebooks cannot be fetched for Python {version} on {machine}: {' '.join(said[-1:])}"
-        )
+    if ran.code:
+        raise ContainerizeError(f"What runs notebooks cannot be fetched for Python {version} on {machine}: {ran.last}")
 
 
 def _requirements(lock: str, environment: Environment) -> str:
