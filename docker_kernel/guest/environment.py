@@ -43,6 +43,10 @@ def credentials_in_home() -> list[str]:
     return found
 
 
+_subfolders: dict[tuple[str, str], list[str]] = {}
+"""By HOME and folder: what to look at below a folder that is as it was at the start; it cannot change unnoticed."""
+
+
 def stamp() -> str:
     """A digest of all that was changed since the container started; "" if nothing was."""
     home = os.path.expanduser("~")
@@ -58,11 +62,15 @@ def stamp() -> str:
             status = os.lstat(folder)
             if status.st_dev != root_device:
                 continue  # a mount: the host's files, or the engine's
+            new = status.st_ctime_ns > since
+            if not new and (home, folder) in _subfolders:
+                folders += _subfolders[home, folder]
+                continue
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError:
             continue
-        new = status.st_ctime_ns > since
+        below = len(folders)
         if new and folder not in (home, "/"):
             found.update(os.fsencode(folder))
         for entry in entries:
@@ -84,4 +92,6 @@ def stamp() -> str:
             else:
                 found.update(os.fsencode(entry.path))
         changed = changed or (new and folder not in (home, "/"))
+        if not new:
+            _subfolders[home, folder] = folders[below:]
     return found.hexdigest() if changed else ""
