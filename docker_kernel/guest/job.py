@@ -342,8 +342,10 @@ class Job:
 
     def _with_result(self, read: Callable[[], T]) -> T:
         """Read from the result, which is brought here if it is not."""
-        for bring in (False, True):
-            self._session.request("job.fetch", {"job": self.id, "bring": bring})
+        # What ran beside the kernel wrote it here.
+        for bring in (None, False, True) if self.record["live"] else (False, True):
+            if bring is not None:
+                self._session.request("job.fetch", {"job": self.id, "bring": bring})
             try:
                 return read()
             except snapshot.SnapshotError as error:
