@@ -21,6 +21,9 @@ KERNEL_NAME = "docker-kernel-"
 """What the name of a kernel's container begins with; the kernel's id follows."""
 
 KIND_JOB = "job"
+JOB_NAME = "docker-kernel-job-"
+"""What the name of a job's container begins with; the job's id follows, or "spare-" where it waits for a job."""
+
 KIND_STATE = "state"
 """A container that never runs: it keeps a kernel volume for jobs that have yet to start."""
 

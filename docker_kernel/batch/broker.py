@@ -199,6 +199,7 @@ class Broker:
             if record.live and record.kernel_id == self._kernel.kernel_id and not record.over:
                 await self._manager.cancel(record.id, "its kernel was shut down")
                 await self._manager.wait(record.id)
+        await self._manager.forget_kernel(self._kernel.kernel_id)
         self._manager.unlisten(self._owner, self._on_event)
         if self._sender is not None:
             self._sender.cancel()

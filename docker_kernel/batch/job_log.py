@@ -85,6 +85,12 @@ class Raised(_Marker):
     value: Annotated[str, Field(max_length=500)]
 
 
+class Taken(_Marker):
+    """A container that waited for a job has this one."""
+
+    event: Literal["taken"]
+
+
 class Blob(_Marker):
     """A piece of a small result: part `index` of `count`, in base64 (guest/deliver.py)."""
 
@@ -112,7 +118,7 @@ class End(_Marker):
     cost: Cost | None = None
 
 
-Marker = Display | ResultDisplay | Clear | Progress | Metrics | Input | Raised | Blob | End
+Marker = Display | ResultDisplay | Clear | Progress | Metrics | Input | Raised | Taken | Blob | End
 MARKERS: TypeAdapter[Marker] = TypeAdapter(Annotated[Marker, Field(discriminator="event")])
 
 

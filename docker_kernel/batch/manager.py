@@ -20,7 +20,19 @@ from docker_kernel import config as configuration
 from docker_kernel import labels
 from docker_kernel.batch import targets
 from docker_kernel.batch.job_folder import DispatchFolder, JobFolder, Lock, root
-from docker_kernel.batch.job_log import MARKERS, Blob, Clear, Display, End, Input, JobLog, Metrics, Progress, Raised
+from docker_kernel.batch.job_log import (
+    MARKERS,
+    Blob,
+    Clear,
+    Display,
+    End,
+    Input,
+    JobLog,
+    Metrics,
+    Progress,
+    Raised,
+    Taken,
+)
 from docker_kernel.batch.ledger import Ledger
 from docker_kernel.batch.record import JobRecord, State
 from docker_kernel.batch.result_store import ResultFolder
@@ -192,6 +204,11 @@ class JobManager:
     def follows(self, job: str) -> bool:
         """Whether it is this process that follows a job."""
         return job in self._running
+
+    async def forget_kernel(self, kernel_id: str) -> None:
+        """Let go of what targets keep ready for a kernel that ends."""
+        for target in [one for known in self._targets.values() for one in known]:
+            await target.forget_kernel(kernel_id)
 
     # Starting
 
@@ -432,7 +449,7 @@ class JobManager:
                 running.said_end = marker
                 record.exit_code, record.result, record.cost = marker.code, marker.result, marker.cost
                 record.partial = marker.partial
-        elif isinstance(marker, Blob) or rank:
+        elif isinstance(marker, (Taken, Blob)) or rank:
             return
         else:
             if isinstance(marker, Progress):

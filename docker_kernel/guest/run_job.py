@@ -93,19 +93,60 @@ class Log:
             view = view[os.write(1, view) :]
 
 
-def start_worker(spec: dict[str, object], output: int, events: int, request: int) -> int:
-    """Start the process that restores the state and runs the cell, in a session of its own; returns its pid."""
-    python = str(spec["python"])
-    script = worker_script()
+class Worker:
+    """The process that restores the state and runs the cell, in a session of its own. It waits until it is given the
+    job's spec."""
+
+    def __init__(self, python: str, env: dict[str, str]) -> None:
+        self.env = env
+        self.output, output = os.pipe()
+        events, worker_events = socket.socketpair()
+        request, self._request = os.pipe()
+        self.pid = start_worker(python, env, output, worker_events.fileno(), request)
+        self.events = events.detach()
+        worker_events.close()
+        for descriptor in (output, request):
+            os.close(descriptor)
+
+    def give(self, spec: dict[str, object]) -> None:
+        """Give it the job."""
+        request = memoryview(json.dumps(spec).encode())
+        try:
+            while request:
+                request = request[os.write(self._request, request) :]
+        except BrokenPipeError:
+            pass  # it could not be started; its exit code tells
+        os.close(self._request)
+
+    def suits(self, env: dict[str, str]) -> bool:
+        """Whether it lives, and was started with this environment; else it is ended."""
+        alive = os.waitpid(self.pid, os.WNOHANG)[0] == 0
+        if alive and env == self.env:
+            return True
+        if alive:
+            os.kill(self.pid, signal.SIGKILL)
+        for descriptor in (self.output, self.events, self._request):
+            os.close(descriptor)
+        return False
+
+
+def worker_env(spec: dict[str, object]) -> dict[str, str]:
+    """The environment that a job's worker is started with."""
     env = dict(os.environ)
-    env.update(install_env(python, str(spec["user_base"])))
+    env.update(install_env(str(spec["python"]), str(spec["user_base"])))
     env.update(spec["env"])  # type: ignore[call-overload]
-    env.update(spec.pop("secrets", None) or {})  # type: ignore[call-overload]
+    env.update(spec.get("secrets") or {})  # type: ignore[call-overload]
     env["DOCKER_KERNEL_OUTPUTS"] = output_folder(str(spec.get("outputs") or OUTPUTS_ELSEWHERE))
     if spec.get("world_size"):
         env["RANK"], env["WORLD_SIZE"] = str(spec["rank"]), str(spec["world_size"])
         env["MASTER_ADDR"], env["MASTER_PORT"] = str(spec["master_addr"]), str(spec["master_port"])
     env["PATH"] = "%s/bin:%s" % (spec["user_base"], env.get("PATH", os.defpath))
+    return env
+
+
+def start_worker(python: str, env: dict[str, str], output: int, events: int, request: int) -> int:
+    """Start a worker's process; returns its pid."""
+    script = worker_script()
     pid = os.fork()
     if pid:
         return pid
@@ -166,7 +207,7 @@ def usage() -> tuple[float, int]:
 
 
 class Runner:
-    def __init__(self, spec: dict[str, object]) -> None:
+    def __init__(self, spec: dict[str, object], waiting: Worker | None = None) -> None:
         self.log = Log(str(spec.pop("nonce")))
         self.python = str(spec["python"])
         self.left = {
@@ -180,28 +221,19 @@ class Runner:
         self.cancelled = False
         self.timed_out = False
         self.begun = time.monotonic()
+        self.used_before = usage()[0] if waiting is not None else 0.0
         timeout = spec.get("timeout")
         self.deadline = None if timeout is None else self.begun + float(timeout)  # type: ignore[arg-type]
         self.wake, wake_write = os.pipe()
         os.set_blocking(self.wake, False)
         os.set_blocking(wake_write, False)
         signal.set_wakeup_fd(wake_write)
-        output_read, output_write = os.pipe()
-        events, worker_events = socket.socketpair()
-        request_read, request_write = os.pipe()
         self.ooms = oom_kills()
-        self.pid = start_worker(spec, output_write, worker_events.fileno(), request_read)
-        worker_events.close()
-        for descriptor in (output_write, request_read):
-            os.close(descriptor)
-        self.output, self.events = output_read, events.detach()
-        request = memoryview(json.dumps(spec).encode())
-        try:
-            while request:
-                request = request[os.write(request_write, request) :]
-        except BrokenPipeError:
-            pass  # the worker could not be started; its exit code tells
-        os.close(request_write)
+        env = worker_env(spec)
+        spec.pop("secrets", None)
+        worker = waiting if waiting is not None and waiting.suits(env) else Worker(self.python, env)
+        self.pid, self.output, self.events = worker.pid, worker.output, worker.events
+        worker.give(spec)
 
     def run(self) -> int:
         """Pass everything on until the worker has ended; returns the container's exit code."""
@@ -294,7 +326,8 @@ class Runner:
             code = self.code if self.code >= 0 else 128 - self.code
         oom = self.code == -signal.SIGKILL and oom_kills() > self.ooms
         cpu_seconds, peak = usage()
-        cost = {"cpu_seconds": cpu_seconds, "peak_memory": peak, "seconds": time.monotonic() - self.begun}
+        seconds = time.monotonic() - self.begun
+        cost = {"cpu_seconds": cpu_seconds - self.used_before, "peak_memory": peak, "seconds": seconds}
         result = "" if self.timed_out else self.result
         self.log.marker(
             {
@@ -330,6 +363,24 @@ class Runner:
         return digest
 
 
+def wait_for_job(likely: dict[str, object]) -> tuple[dict[str, object], Worker] | None:
+    """Start a worker, and wait on standard input for the job: None when who keeps this container has gone.
+
+    Args:
+        likely: what of the job's spec decides how its worker is started. The worker is not used for another.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(CANCELLED))
+    worker = Worker(str(likely["python"]), worker_env(likely))
+    pieces: list[bytes] = []
+    while not pieces or not pieces[-1].endswith(b"\n"):
+        pieces.append(os.read(0, 1 << 16))
+        if not pieces[-1]:
+            return None
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    return json.loads(b"".join(pieces)), worker
+
+
 def main() -> int:
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
         signal.signal(number, lambda *_: None)
@@ -341,7 +392,14 @@ def main() -> int:
     except OSError as error:
         if error.errno not in (errno.EBUSY, errno.EROFS, errno.EACCES, errno.EPERM):
             raise
-    return Runner(spec).run()
+    if "likely" not in spec:
+        return Runner(spec).run()
+    found = wait_for_job(spec["likely"])
+    if found is None:
+        return 0
+    spec, worker = found
+    Log(str(spec["nonce"])).marker({"event": "taken"})
+    return Runner(spec, worker).run()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ outputs, progress, the result's digest) leave on the second, and standard output
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import sys
@@ -20,6 +21,14 @@ ERROR = "__docker_kernel_error__"
 """Under which name the exception of a failed cell comes back, if it can be pickled."""
 
 SUCCESS, CELL_ERROR, CANNOT_START = 0, 1, 3
+INTERRUPTED = 130
+
+NEEDED = (
+    "IPython.core.displayhook", "IPython.core.displaypub", "IPython.core.interactiveshell", "IPython.core.logger",
+    "docker_kernel.guest.in_job", "docker_kernel.guest.inputs", "docker_kernel.guest.process_state",
+    "docker_kernel.guest.snapshot",
+)  # fmt: skip
+"""Modules of every job, which are imported before its spec is read: a worker that waits for a job has them already."""
 
 MAX_EVENT = 8 << 20
 """Bytes one event may have; the link to the kernel takes no more than twice that."""
@@ -293,8 +302,13 @@ def main() -> int:
     if sys.argv[1] == "salvage":
         salvage(json.loads(sys.argv[2]))
         return SUCCESS
-    with os.fdopen(int(sys.argv[1])) as file:
-        spec = json.load(file)
+    try:
+        for name in NEEDED:
+            importlib.import_module(name)
+        with os.fdopen(int(sys.argv[1])) as file:
+            spec = json.load(file)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     events = Events(int(sys.argv[2]))
     sys.argv = [""]
     # A pipe's output is held back in blocks, where a notebook shows lines as they come.
@@ -309,7 +323,7 @@ def main() -> int:
         print("docker-kernel: %s" % error, file=sys.stderr)
         return CANNOT_START
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

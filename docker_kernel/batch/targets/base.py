@@ -192,3 +192,7 @@ class Target(ABC):
     @abstractmethod
     async def release(self, prepared: Record) -> None:
         """Remove what `prepare` made and no other dispatch can use again; no-op if done already."""
+
+    async def forget_kernel(self, kernel_id: str) -> None:
+        """Remove what is kept ready for the next jobs of a kernel that ends."""
+        return

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from docker_kernel.batch.layers import tar_content
 from docker_kernel.batch.manifest import MAX_MANIFEST
 from docker_kernel.batch.result_store import ResultFolder
 from docker_kernel.batch.targets.base import JobTask, Outcome, Record, Target
+from docker_kernel.batch.targets.spare_jobs import SpareJob
 from docker_kernel.engine import BindMount, ContainerSpec, ContainerState, Engine, ExecStream, File, VolumeMount
 from docker_kernel.errors import EngineError, EngineUnavailable, JobError, NotFound
 from docker_kernel.kernel import guest_files
@@ -44,7 +45,7 @@ class EngineTarget(Target):
 
     def __init__(self, name: str, config: Any) -> None:
         super().__init__(name, config)
-        self._streams: dict[str, ExecStream] = {}
+        self._streams: dict[str, ExecStream | SpareJob] = {}
 
     @abstractmethod
     async def engine(self) -> Engine:
@@ -54,7 +55,7 @@ class EngineTarget(Target):
     def _spec(self, task: JobTask, prepared: Record) -> ContainerSpec:
         """What a job's container is made from, without what `start` adds: command, name, labels, inputs, network."""
 
-    async def _files(self, task: JobTask, prepared: Record) -> Iterable[File]:
+    async def _files(self, prepared: Record) -> Iterable[File]:
         """What the container gets before its start, besides the job's spec."""
         return ()
 
@@ -66,7 +67,7 @@ class EngineTarget(Target):
         made: dict[str, Any] = {"containers": [], "network": ""}
         try:
             if task.replicas > 1:
-                made["network"] = await engine.create_network(f"docker-kernel-job-{task.job_id}")
+                made["network"] = await engine.create_network(labels.JOB_NAME + task.job_id)
             for rank in range(task.replicas):
                 made["containers"].append(await self._create(engine, task, prepared, rank, made["network"]))
             for container in made["containers"]:
@@ -82,12 +83,9 @@ class EngineTarget(Target):
     async def _create(self, engine: Engine, task: JobTask, prepared: Record, rank: int, network: str) -> str:
         spec = self._spec(task, prepared)
         several = task.replicas > 1
-        names = [f"docker-kernel-job-{task.job_id}" + (f"-{number}" if several else "") for number in (0, rank)]
-        spec.command = [prepared["python"], "-I", "-S", f"{guest_files.LIB}/docker_kernel/guest/run_job.py"]
+        names = [labels.JOB_NAME + task.job_id + (f"-{number}" if several else "") for number in (0, rank)]
         spec.name = names[1]
-        spec.labels = {labels.KIND: labels.KIND_JOB, labels.JOB_ID: task.job_id, labels.USER: str(os.getuid())} | (
-            {labels.KERNEL_ID: prepared["kernel_id"]} if "kernel_id" in prepared else {}
-        )
+        spec.labels = {labels.JOB_ID: task.job_id}
         spec.network = network or spec.network
         inputs: list[BindMount | VolumeMount] = [
             VolumeMount(one.source, one.at, read_only=True)
@@ -96,16 +94,24 @@ class EngineTarget(Target):
             for one in task.inputs
         ]
         spec.mounts = [*spec.mounts, *inputs]
-        content: dict[str, Any] = {**task.spec, "secrets": dict(task.secrets)}
+        content = content_of(task)
         if several:
             content |= {"rank": rank, "world_size": task.replicas, "master_addr": names[0], "master_port": MASTER_PORT}
+        return await self._make(engine, spec, prepared, content)
+
+    async def _make(self, engine: Engine, spec: ContainerSpec, prepared: Record, content: Mapping[str, Any]) -> str:
+        """Create a container whose runner finds `content`."""
+        spec.command = [prepared["python"], "-I", "-S", f"{guest_files.LIB}/docker_kernel/guest/run_job.py"]
+        spec.labels = {**spec.labels, labels.KIND: labels.KIND_JOB, labels.USER: str(os.getuid())} | (
+            {labels.KERNEL_ID: prepared["kernel_id"]} if "kernel_id" in prepared else {}
+        )
         uid, _, gid = prepared["user"].partition(":")
         path = f"{guest_files.RUN.lstrip('/')}/job.json"
         container = await _create_anew(engine, spec)
         try:
             await self._fill(engine, container, prepared)
             file = File(path, json.dumps(content).encode(), mode=0o600, uid=int(uid), gid=int(gid))
-            await engine.put(container, [*await self._files(task, prepared), file])
+            await engine.put(container, [*await self._files(prepared), file])
         except BaseException:
             await asyncio.shield(engine.remove(container))
             raise
@@ -270,6 +276,11 @@ class EngineTarget(Target):
             await engine.remove(container)
         if job["network"]:
             await engine.remove_network(job["network"])
+
+
+def content_of(task: JobTask) -> dict[str, Any]:
+    """What a job's runner reads."""
+    return {**task.spec, "secrets": dict(task.secrets)}
 
 
 async def _create_anew(engine: Engine, spec: ContainerSpec) -> str:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from docker_kernel import labels
 from docker_kernel.batch.targets.base import Check, JobTask, Package, Progress, Record
-from docker_kernel.batch.targets.containers import EngineTarget
+from docker_kernel.batch.targets.containers import EngineTarget, content_of
+from docker_kernel.batch.targets.spare_jobs import Likely, SpareJob, SpareJobs, mounted_folders
 from docker_kernel.engine import BindMount, ContainerSpec, Engine, File, VolumeMount
-from docker_kernel.errors import DockerKernelError, JobError
+from docker_kernel.errors import DockerKernelError, EngineError, JobError
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
+
+GONE_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+"""The seconds between looks whether a container has gone that the engine removes itself."""
 
 
 class LocalTarget(EngineTarget):
@@ -25,6 +32,9 @@ class LocalTarget(EngineTarget):
     def __init__(self, name: str, config: Any) -> None:
         super().__init__(name, config)
         self._engine: Engine | None = None
+        self._spares = SpareJobs(self._make_spare)
+        self._kernels: dict[str, str] = {}
+        """By the container of a job after which a spare is made: whose it is."""
 
     async def engine(self) -> Engine:
         if self._engine is None:
@@ -71,6 +81,9 @@ class LocalTarget(EngineTarget):
             "capabilities": config.capabilities,
             "groups": list(kernel.group_add),
             "userns_mode": kernel.userns_mode,
+            "spares": config.warm_spares if package.live_workspace else 0,
+            "env": kernel.env if package.live_workspace else {},
+            "container": kernel.container_id,
         }
 
     def _spec(self, task: JobTask, prepared: Record) -> ContainerSpec:
@@ -92,7 +105,7 @@ class LocalTarget(EngineTarget):
             userns_mode=prepared["userns_mode"],
         )
 
-    async def _files(self, task: JobTask, prepared: Record) -> Iterable[File]:
+    async def _files(self, prepared: Record) -> Iterable[File]:
         kept = [
             File(path, None if data is None else base64.b64decode(data), *owner)
             for path, data, *owner in prepared["files"]
@@ -108,6 +121,73 @@ class LocalTarget(EngineTarget):
             raise JobError("The copy of the workspace is gone: run the cell again.") from None
         with file:
             await engine.put_stream(container, iter(lambda: file.read(1 << 20), b""))
+
+    # Spares
+
+    async def start(self, task: JobTask, prepared: Record) -> Record:
+        likely = await self._likely(task, prepared)
+        if likely is None:
+            return await super().start(task, prepared)
+        kernel = str(prepared["kernel_id"])
+        spare = await self._spares.take(kernel, likely, content_of(task))
+        if spare is None:
+            made = await super().start(task, prepared)
+        else:
+            made = {"containers": [spare.container], "network": ""}
+            self._streams[spare.container] = spare
+            self._spares.spawn(self._rename(spare.container, labels.JOB_NAME + task.job_id))
+        self._kernels[made["containers"][0]] = kernel
+        return made
+
+    async def clean(self, job: Record) -> None:
+        await super().clean(job)
+        for container in job["containers"]:
+            kernel = self._kernels.pop(container, None)
+            if kernel is not None:
+                await self._until_gone(container)
+                self._spares.prepare(kernel)
+
+    async def forget_kernel(self, kernel_id: str) -> None:
+        await self._spares.forget(kernel_id)
+
+    async def _likely(self, task: JobTask, prepared: Record) -> Likely | None:
+        """What a spare must be made from for this job; None where it cannot have one."""
+        local = (await (await self.engine()).info()).local
+        # What a folder of PYTHONPATH has may have changed since the spare's worker was started.
+        if not (prepared["spares"] and local) or task.inputs or task.replicas > 1 or "PYTHONPATH" in prepared["env"]:
+            return None
+        spec = self._spec(task, prepared)
+        worker = {name: task.spec[name] for name in ("python", "user_base", "outputs")}
+        folders = await asyncio.to_thread(mounted_folders, spec)
+        return Likely(spec, prepared, {**worker, "env": prepared["env"]}, folders)
+
+    async def _make_spare(self, likely: Likely) -> SpareJob:
+        name = f"{labels.JOB_NAME}spare-{secrets.token_hex(6)}"
+        spec = dataclasses.replace(likely.spec, name=name, open_stdin=True, auto_remove=True)
+        engine = await self.engine()
+        await engine.inspect(likely.prepared["container"])  # without the kernel's, there would be another volume
+        container = await self._make(engine, spec, likely.prepared, {"likely": likely.worker})
+        try:
+            stream = await engine.attach(container, stdin=True)
+            await engine.start(container)
+        except BaseException:
+            await asyncio.shield(engine.remove(container))
+            raise
+        return SpareJob(engine, container, spec, stream)
+
+    async def _rename(self, container: str, name: str) -> None:
+        """Call a spare as a job's container is called; nothing but a reader of `docker ps` relies on it."""
+        with contextlib.suppress(EngineError):
+            await (await self.engine()).rename(container, name)
+
+    async def _until_gone(self, container: str) -> None:
+        """Wait for the end of a removal that the engine had begun itself: until then the kernel volume is in use."""
+        for pause in GONE_PAUSES:
+            try:
+                await (await self.engine()).inspect(container)
+            except EngineError:
+                return
+            await asyncio.sleep(pause)
 
     async def release(self, prepared: Record) -> None:
         """Nothing was made."""
