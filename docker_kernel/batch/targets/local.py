@@ -17,7 +17,7 @@ from docker_kernel.batch.targets.containers import EngineTarget, content_of
 from docker_kernel.batch.targets.spare_jobs import Likely, SpareJob, SpareJobs, mounted_folders
 from docker_kernel.engine import BindMount, ContainerSpec, Engine, File, VolumeMount
 from docker_kernel.errors import DockerKernelError, EngineError, JobError
-from docker_kernel.kernel import guest_files
+from docker_kernel.kernel import bytecode, guest_files
 from docker_kernel.kernel.handle import KernelHandle
 
 GONE_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -110,7 +110,8 @@ class LocalTarget(EngineTarget):
             File(path, None if data is None else base64.b64decode(data), *owner)
             for path, data, *owner in prepared["files"]
         ]
-        return [*guest_files.library(), *kept]
+        compiled = await asyncio.to_thread(bytecode.of_image, prepared["image"])
+        return [*guest_files.library(), *compiled, *kept]
 
     async def _fill(self, engine: Engine, container: str, prepared: Record) -> None:
         if not prepared["workspace"]:
