@@ -53,11 +53,13 @@ def warm(engine: Engine, spec: str) -> list[ContainerState]:
 def no_spare_is_left(engine: Engine) -> Iterator[None]:
     yield
     run(provisioner.shared_spares(run(provisioner.shared_engine())).close())
-    left = [state.name for state in run(engine.containers({labels.SPARE: "", labels.USER: str(os.getuid())}))]
+    specs = os.listdir(Path(os.environ["JUPYTER_DATA_DIR"]) / "kernels")
+    found = run(engine.containers({labels.SPARE: "", labels.USER: str(os.getuid())}))
+    left = [state.name for state in found if state.labels[labels.SPEC] in specs]
     assert not left, left
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def warm_spec(make_spec: SpecMaker) -> str:
     return make_spec(warm_spares=1)
 
@@ -65,7 +67,7 @@ def warm_spec(make_spec: SpecMaker) -> str:
 @pytest.fixture
 def server(start: NotebookMaker, tmp_path: Path) -> Callable[..., Notebook]:
     """Starts kernels as a server does, which keeps spares."""
-    manager = MultiKernelManager()
+    manager = MultiKernelManager(connection_dir=str(tmp_path))
 
     def begin(spec: str, **options: Any) -> Notebook:
         return start(spec, tmp_path, server=manager, **options)
@@ -77,7 +79,7 @@ LOOK = """
 import getpass, os, random, re, socket, sys, threading, warnings
 def link(fd):
     try:
-        return re.sub('[0-9]+', '', os.readlink('/proc/self/fd/' + fd))
+        return re.sub('[0-9]+|-journal', '', os.readlink('/proc/self/fd/' + fd))
     except OSError:
         return ''
 print(__import__('json').dumps({
