@@ -6,6 +6,7 @@ the background loop's thread.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import textwrap
@@ -225,7 +226,7 @@ def _launch(spec: Any, foreign: list[str], hmac: str | None, facts: dict[str, An
     )
 
 
-_engines: dict[str, Engine] = {}
+_engines: dict[str, asyncio.Future[Engine]] = {}
 _spares: dict[Engine, Spares] = {}
 
 
@@ -244,8 +245,12 @@ async def shared_engine() -> Engine:
 
     key = "|".join(os.environ.get(name, "") for name in ("DOCKER_HOST", "DOCKER_CONTEXT"))
     if key not in _engines:
-        _engines[key] = await Engine.connect()
-    return _engines[key]
+        _engines[key] = asyncio.ensure_future(Engine.connect())
+    try:
+        return await asyncio.shield(_engines[key])
+    except DockerKernelError:
+        _engines.pop(key, None)
+        raise
 
 
 def _for_dialog(message: str) -> str:
