@@ -30,6 +30,7 @@ import requests
 import requests.exceptions
 from docker.context import ContextAPI
 from docker.tls import TLSConfig
+from docker.transport import UnixHTTPAdapter
 from docker.types import ContainerSpec as ServiceContainer
 from docker.types import (
     DeviceRequest,
@@ -53,6 +54,9 @@ from docker_kernel.errors import BuildFailed, ConfigError, EngineError, EngineUn
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+POOL = 64
+"""How many connections to an engine are kept."""
 
 STREAM_STDOUT = 1
 STREAM_STDERR = 2
@@ -377,15 +381,26 @@ class ExecStream:
         self._writer.close()
 
 
+class _SocketAdapter(UnixHTTPAdapter):
+    """One pool of connections to an engine's socket: docker-py has one for each address that it asks for, and so hardly
+    ever uses a connection again."""
+
+    def get_connection(self, url: str | bytes, proxies: Any = None) -> Any:
+        return super().get_connection("http+docker://localhost", proxies)
+
+
 def _client(url: str, timeout: int, tls: TLSConfig | bool) -> docker.APIClient:
     client: Any = docker.APIClient(
         base_url=url,
         version=docker.constants.MINIMUM_DOCKER_API_VERSION,
         timeout=timeout,
         tls=tls,
-        max_pool_size=64,
+        max_pool_size=POOL,
         use_ssh_client=url.startswith("ssh://"),
     )
+    adapter = client.get_adapter(client.base_url)
+    if isinstance(adapter, UnixHTTPAdapter):
+        client.mount("http+docker://", _SocketAdapter(adapter.socket_path, timeout, max_pool_size=POOL))
     # requests lets REQUESTS_CA_BUNDLE win over the CA that an engine's own certificates name (requests issue 3829).
     client.trust_env = False
     client._version = client._retrieve_server_version()
@@ -399,7 +414,7 @@ class Engine:
     def __init__(self, client: docker.APIClient, url: str) -> None:
         self._client = client
         self.url = url
-        self._info: EngineInfo | None = None
+        self._info: asyncio.Future[EngineInfo] | None = None
 
     @classmethod
     async def connect(cls, url: str | None = None, timeout: int = 60, tls: Path | None = None) -> Engine:
@@ -445,26 +460,33 @@ class Engine:
         self._client.close()
 
     async def info(self) -> EngineInfo:
-        """What kind of engine this is; asked once."""
+        """What kind of engine this is; asked once, also by those who want to know it at the same time."""
         if self._info is None:
-            raw = await self._call(self._client.info)
-            version = await self._call(self._client.version)
-            security = [option.split(",")[0] for option in raw.get("SecurityOptions") or []]
-            product = "podman" if "Podman" in json.dumps(version.get("Components", [])) else "docker"
-            self._info = EngineInfo(
-                url=self.url,
-                name=raw.get("Name", ""),
-                version=raw.get("ServerVersion", ""),
-                kernel=raw.get("KernelVersion", ""),
-                product=product,
-                rootless="name=rootless" in security,
-                userns_remap="name=userns" in security,
-                cgroup_version=str(raw.get("CgroupVersion") or "1"),
-                memory_limits=bool(raw.get("MemoryLimit", True)),
-                cpus=int(raw.get("NCPU", 0)),
-                memory=int(raw.get("MemTotal", 0)),
-            )
-        return self._info
+            self._info = asyncio.ensure_future(self._ask())
+        try:
+            return await asyncio.shield(self._info)
+        except EngineError:
+            self._info = None
+            raise
+
+    async def _ask(self) -> EngineInfo:
+        raw = await self._call(self._client.info)
+        version = await self._call(self._client.version)
+        security = [option.split(",")[0] for option in raw.get("SecurityOptions") or []]
+        product = "podman" if "Podman" in json.dumps(version.get("Components", [])) else "docker"
+        return EngineInfo(
+            url=self.url,
+            name=raw.get("Name", ""),
+            version=raw.get("ServerVersion", ""),
+            kernel=raw.get("KernelVersion", ""),
+            product=product,
+            rootless="name=rootless" in security,
+            userns_remap="name=userns" in security,
+            cgroup_version=str(raw.get("CgroupVersion") or "1"),
+            memory_limits=bool(raw.get("MemoryLimit", True)),
+            cpus=int(raw.get("NCPU", 0)),
+            memory=int(raw.get("MemTotal", 0)),
+        )
 
     async def create(self, spec: ContainerSpec) -> str:
         """Create a container, not yet running, and return its id.
