@@ -369,7 +369,7 @@ class KernelContainer:
             self._connect()
             self._alive.clear()
             await self._send({"type": "start", "update": self._start_file()})
-            await self._until_alive()
+            await self.until_alive()
             await naming
             if self.exit_code is not None:
                 raise KernelStartError("A spare container's kernel ended at once.")
@@ -525,12 +525,12 @@ class KernelContainer:
             self._alive.clear()
             await self._send({"type": "start", "update": {"env": self.env}})
             await asyncio.wait_for(self._changed.wait(), LINK_SECONDS)
-            await self._until_alive()
+            await self.until_alive()
         except (LinkError, asyncio.TimeoutError):
             return False
         return not self._link.closed
 
-    async def _until_alive(self) -> None:
+    async def until_alive(self) -> None:
         """Wait until the kernel process answers or has ended, so that no client's first message meets a closed port:
         ZeroMQ then waits 0.1 s before it connects again."""
         if self.launch.command is None:

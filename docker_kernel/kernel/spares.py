@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 QUIET_SECONDS = 1.0
 """A spare is prepared when no kernel has been started for so long: those who wait go first."""
 
+AT_ONCE = max(4, 2 * (os.cpu_count() or 1))
+"""How many containers may start at once: more would only take the CPUs from each other."""
+
 MAX_AGE = 12 * 3600.0
 """Seconds after which a spare is replaced, so that none is older than a day's clocks, certificates and DNS."""
 
@@ -112,6 +115,7 @@ class Spares:
         self._engine = engine
         self._pools: dict[str, Pool] = {}
         self._starting = 0
+        self._slots = asyncio.Semaphore(AT_ONCE)
         self._last_start = 0.0
         self._filling: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
@@ -138,7 +142,11 @@ class Spares:
                 if claimed is not None:
                     kernel = claimed
             if not kernel.container_id:
-                await kernel.start()
+                async with self._slots:
+                    await kernel.start()
+                    if self._starting > AT_ONCE:
+                        # A client that waits for a kernel tries to connect ten times a second, on five ports.
+                        await kernel.until_alive()
         finally:
             self._starting -= 1
             self._last_start = time.monotonic()
