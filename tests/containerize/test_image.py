@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import io
 import json
 import os
 import sys
+import tarfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ from docker_kernel.containerize.environment import environment
 from docker_kernel.containerize.image import BUILDING, containerize
 from docker_kernel.containerize.inspect import describe
 from docker_kernel.containerize.request import Request, Step, silent
-from docker_kernel.containerize.runner_layers import code_layer
+from docker_kernel.containerize.runner_layers import code_layer, packages_layer
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ContainerizeError, ImageMissing
 from docker_kernel.guest.parameters import find
@@ -174,6 +176,21 @@ def test_what_an_image_s_python_compiles_is_for_that_image(
     assert b"# evil" not in b"".join(poisoned.open()) and poisoned.digest != clean.digest
     ours = [background.run_blocking(code(image, sys.version_info[:3])) for image in (evil, python_image)]
     assert ours[0].digest == ours[1].digest and b".pyc" in b"".join(ours[0].open())
+
+
+def test_what_runs_notebooks_is_the_same_wherever_it_was_fetched(engine: Engine, tmp_path: Path) -> None:
+    """Programs have the path of the host's Python in them, and a package's record their hashes."""
+
+    async def packages() -> Layer:
+        notebook = write_notebook(tmp_path / "a.ipynb", "1")
+        return await packages_layer(engine, await environment(engine, {}, Request(notebook), silent), silent)
+
+    layer = background.run_blocking(packages())
+    with tarfile.open(fileobj=io.BytesIO(b"".join(layer.open()))) as tar:
+        records = [name for name in tar.getnames() if name.endswith(".dist-info/RECORD")]
+        said = b"".join(file.read() for name in records if (file := tar.extractfile(name)) is not None)
+        assert b"nbclient/" in said and b"../../bin/" not in said
+        assert not [name for name in tar.getnames() if name.startswith("opt/docker-kernel/runner/bin")]
 
 
 def test_a_cancelled_build_leaves_nothing(engine: Engine, python_image: str, tmp_path: Path) -> None:
