@@ -360,7 +360,12 @@ class KernelContainer:
             EngineError: somebody was faster.
             DockerKernelError: the spare cannot be used; it is removed.
         """
-        await self._claim(spare_id)
+        try:
+            await self._claim(spare_id)
+        except BaseException:
+            # Where the engine gave us the name all the same, the container ends without a link.
+            self._let_go()
+            raise
         try:
             self._take_over(other)
             naming = self._spawn(self.engine.rename(self.container_id, f"{labels.KERNEL_NAME}{self.kernel_id}"))
@@ -383,13 +388,18 @@ class KernelContainer:
 
     async def release(self, spare_id: str) -> None:
         """Remove this spare, unless somebody has claimed it."""
-        if self._link is not None:
-            self._link.close()
+        self._let_go()
         try:
             await self._claim(spare_id)
         except EngineError:
             return
         await self._discard()
+
+    def _let_go(self) -> None:
+        """Hold this spare's link no longer."""
+        self.when_lost = None
+        if self._link is not None:
+            self._link.close()
 
     async def _claim(self, spare_id: str) -> None:
         await self.engine.rename(labels.SPARE_NAME + spare_id, labels.CLAIMED_NAME + spare_id)

@@ -102,6 +102,8 @@ class Pool:
     fit: str
     pattern: KernelLaunch
     waiting: list[Spare] = field(default_factory=list)
+    trouble: str = ""
+    """Why the last spare could not be prepared, which is said once."""
 
     @property
     def lacking(self) -> bool:
@@ -152,6 +154,8 @@ class Spares:
             self._last_start = time.monotonic()
         if keep and wanted:
             self.keep(launch, digest)
+        elif keep and not launch.config.warm_spares:
+            self._drop(launch.spec_name)
         return kernel
 
     async def warm_up(self, launch: KernelLaunch) -> None:
@@ -189,13 +193,14 @@ class Spares:
 
     def keep(self, launch: KernelLaunch, digest: str) -> None:
         """Have as many spares for the next kernels like this one as its settings say."""
+        start_env = {name: value for name, value in launch.launch_env.items() if acts_at_start(name)}
+        pattern = dataclasses.replace(launch, launch_env=start_env, arguments=[], connection_file="")
         pool = self._pools.get(launch.spec_name)
         if pool is None or pool.fit != digest:
-            if pool is not None:
-                self._release(pool, *pool.waiting)
-            start_env = {name: value for name, value in launch.launch_env.items() if acts_at_start(name)}
-            pattern = dataclasses.replace(launch, launch_env=start_env, arguments=[], connection_file="")
-            self._pools[launch.spec_name] = Pool(digest, pattern)
+            self._drop(launch.spec_name)
+            pool = self._pools[launch.spec_name] = Pool(digest, pattern)
+        pool.pattern = pattern  # how many there are to be may have changed
+        self._release(pool, *pool.waiting[pattern.config.warm_spares :])
         self._fill_soon()
         if self._keeping is None:
             self._keeping = self._spawn(self._keep_up())
@@ -206,9 +211,8 @@ class Spares:
         for task in making:
             task.cancel()
         await asyncio.gather(*making, return_exceptions=True)
-        for pool in self._pools.values():
-            self._release(pool, *pool.waiting)
-        self._pools.clear()
+        for name in list(self._pools):
+            self._drop(name)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _fill_soon(self) -> None:
@@ -217,19 +221,24 @@ class Spares:
 
     async def _fill(self) -> None:
         """Prepare what is lacking, one after the other, while nobody waits for a kernel."""
+        failed: list[Pool] = []
         while True:
-            lacking = [pool for pool in self._pools.values() if pool.lacking]
+            lacking = [pool for pool in self._pools.values() if pool.lacking and pool not in failed]
             if not lacking or memory_is_short():
                 return
             quiet = self._last_start + QUIET_SECONDS - time.monotonic()
             if self._starting or quiet > 0:
                 await asyncio.sleep(max(quiet, QUIET_SECONDS / 4))
                 continue
+            pool = lacking[0]
             try:
-                await self._prepare(lacking[0])
+                await self._prepare(pool)
+                pool.trouble = ""
             except DockerKernelError as error:
-                log.warning("no spare kernel container could be prepared: %s", error)
-                return
+                failed.append(pool)
+                if pool.trouble != str(error):
+                    pool.trouble = str(error)
+                    log.warning("no spare kernel container could be prepared: %s", error)
 
     async def _prepare(self, pool: Pool) -> None:
         pattern = dataclasses.replace(pool.pattern, kernel_id=str(uuid.uuid4()), keys=Keys.make(encrypted=False))
@@ -237,18 +246,27 @@ class Spares:
         await container.resolve()
         await bytecode.make(self._engine, container.image, container.python)
         if fit(container) != pool.fit:
-            del self._pools[pattern.spec_name]  # the image or a setting has changed: the next start tells to what
+            if self._pools.get(pattern.spec_name) is pool:
+                self._drop(pattern.spec_name)  # the image or a setting has changed: the next start tells to what
             return
         await container.prepare(pool.fit)
         spare = Spare(container, time.monotonic())
         container.when_lost = lambda: self._lost(pool, spare)
         pool.waiting.append(spare)
+        if self._pools.get(pattern.spec_name) is not pool:
+            self._release(pool, spare)  # meanwhile a start had other settings
 
     def _lost(self, pool: Pool, spare: Spare) -> None:
         if spare in pool.waiting:
             self._release(pool, spare)
             if time.monotonic() - spare.born > QUIET_SECONDS:  # one that ends at once would end again
                 self._fill_soon()
+
+    def _drop(self, name: str) -> None:
+        """Have no spares of a kernelspec any more."""
+        pool = self._pools.pop(name, None)
+        if pool is not None:
+            self._release(pool, *pool.waiting)
 
     def _release(self, pool: Pool, *spares: Spare) -> None:
         for spare in spares:

@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from jupyter_client.multikernelmanager import MultiKernelManager
 from docker_kernel import background, config, labels
 from docker_kernel.cli import main
 from docker_kernel.engine import ContainerState, Engine
+from docker_kernel.errors import KernelStartError
 from docker_kernel.kernel import provisioner, running, spares
 from docker_kernel.kernel.connection import Keys
 from docker_kernel.kernel.container import KernelContainer, KernelLaunch
@@ -213,15 +216,20 @@ def test_short_of_memory_there_are_no_spares(
         run(first.remove())
 
 
-def pattern(spec: str, cwd: str = "/tmp") -> KernelLaunch:
-    """What a server would start of a kernelspec."""
+def pattern(spec: str, cwd: str = "/tmp", **changes: Any) -> KernelLaunch:
+    """What a server would start of a kernelspec, with changed settings."""
     user_config = config.load()
     path = Path(os.environ["JUPYTER_DATA_DIR"]) / "kernels" / spec / "kernel.json"
     stanza = json.loads(path.read_text())["metadata"]["kernel_provisioner"]["config"]
     kernel_id = str(uuid.uuid4())
     KERNEL_IDS.add(kernel_id)
     return KernelLaunch(
-        kernel_id, user_config.kernel_config(stanza, spec), user_config, cwd, Keys.make(True), spec_name=spec
+        kernel_id,
+        user_config.kernel_config({**stanza, **changes}, spec),
+        user_config,
+        cwd,
+        Keys.make(True),
+        spec_name=spec,
     )
 
 
@@ -325,6 +333,83 @@ def test_a_spare_killed_at_any_step_of_its_claim_costs_only_time(
             if one is not None:
                 run(one.remove())
     assert until(lambda: not of_spec(engine, spec))
+
+
+def test_changed_settings_leave_no_spare_of_the_old_ones(
+    engine: Engine, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(warm_spares=1, workspace=False)
+    real, preparing = KernelContainer.prepare, threading.Event()
+
+    async def slow(self: KernelContainer, fit: str) -> None:
+        preparing.set()
+        await asyncio.sleep(2)
+        await real(self, fit)
+
+    monkeypatch.setattr(KernelContainer, "prepare", slow)
+    kept, kernels = Spares(engine), []
+    try:
+        kernels.append(run(kept.start(pattern(spec), keep=True)))
+        assert preparing.wait(20), "no spare was asked for"
+        kernels.append(run(kept.start(pattern(spec, memory=700 << 20), keep=True)))
+        until(lambda: len(warm(engine, spec)) == 2, 8)
+        assert until(lambda: len(warm(engine, spec)) == 1)
+        kernels.append(run(kept.start(pattern(spec, memory=700 << 20, warm_spares=0), keep=True)))
+        assert until(lambda: len(of_spec(engine, spec)) == len(kernels)), "spares were turned off"
+    finally:
+        run(kept.close())
+        for one in kernels:
+            run(one.remove())
+
+
+def test_what_cannot_be_prepared_is_said_once_and_keeps_no_other_waiting(
+    engine: Engine, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad = make_spec(warm_spares=1, workspace=False), make_spec(warm_spares=1, workspace=False)
+    real, tries = KernelContainer.prepare, []
+
+    async def prepare(self: KernelContainer, fit: str) -> None:
+        if self.launch.spec_name == bad:
+            tries.append(fit)
+            raise KernelStartError("not today")
+        await real(self, fit)
+
+    monkeypatch.setattr(KernelContainer, "prepare", prepare)
+    monkeypatch.setattr(spares, "UPKEEP_SECONDS", 0.5)
+    kept = Spares(engine)
+    kernels = [run(kept.start(pattern(spec), keep=True)) for spec in (bad, good)]
+    try:
+        assert until(lambda: warm(engine, good))
+        assert until(lambda: len(tries) > 2)
+        assert [record.getMessage().count("not today") for record in caplog.records].count(1) == 1
+    finally:
+        run(kept.close())
+        for one in kernels:
+            run(one.remove())
+
+
+def test_a_claim_that_is_cut_off_holds_no_container(
+    engine: Engine, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(warm_spares=1, workspace=False)
+    kept = Spares(engine)
+    first = run(kept.start(pattern(spec), keep=True))
+    real = Engine.rename
+    try:
+        assert until(lambda: warm(engine, spec))
+
+        async def cut_off(self: Engine, container: str, name: str) -> None:
+            await real(self, container, name)
+            raise asyncio.CancelledError
+
+        monkeypatch.setattr(Engine, "rename", cut_off)
+        with pytest.raises(CancelledError):
+            run(kept.start(pattern(spec), keep=False))
+        assert until(lambda: [one.container.id for one in of_spec(engine, spec)] == [first.container_id], 10)
+    finally:
+        monkeypatch.undo()
+        run(kept.close())
+        run(first.remove())
 
 
 def test_another_server_may_claim_and_the_owner_makes_a_new_one(engine: Engine, make_spec: SpecMaker) -> None:
