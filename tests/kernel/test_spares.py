@@ -56,7 +56,7 @@ def warm(engine: Engine, spec: str) -> list[ContainerState]:
 def no_spare_is_left(engine: Engine) -> Iterator[None]:
     yield
     run(provisioner.shared_spares(run(provisioner.shared_engine())).close())
-    specs = os.listdir(Path(os.environ["JUPYTER_DATA_DIR"]) / "kernels")
+    specs = {path.name for path in (Path(os.environ["JUPYTER_DATA_DIR"]) / "kernels").iterdir()}
     found = run(engine.containers({labels.SPARE: "", labels.USER: str(os.getuid())}))
     left = [state.name for state in found if state.labels[labels.SPEC] in specs]
     assert not left, left
