@@ -25,9 +25,10 @@ from docker_kernel.engine import ContainerState, Engine
 from docker_kernel.errors import KernelStartError
 from docker_kernel.kernel import provisioner, running, spares
 from docker_kernel.kernel.connection import Keys
-from docker_kernel.kernel.container import KernelContainer, KernelLaunch
+from docker_kernel.kernel.container import SPARE_GRACE, KernelContainer, KernelLaunch
 from docker_kernel.kernel.spares import Spares
 from tests.conftest import NotebookMaker, SpecMaker
+from tests.engines import SecondEngine
 from tests.notebook import KERNEL_IDS, Notebook
 
 run = background.run_blocking
@@ -275,6 +276,7 @@ while not any(pool.waiting for pool in spares._pools.values()):
 print("warm", flush=True)
 if step == "wait":
     signal.pause()
+begin, _, step = step.rpartition(" ")
 owner = Engine if hasattr(Engine, step) else KernelContainer
 real = getattr(owner, step)
 
@@ -283,12 +285,20 @@ async def last(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 
 setattr(owner, step, last)
-background.run_blocking(spares.start(pattern(spec), keep=True))
+if begin == "restart":
+    background.run_blocking(first.signal(9))
+    background.run_blocking(first.wait())
+background.run_blocking(first.restart() if begin == "restart" else spares.start(pattern(spec), keep=True))
 """
 
 
-@pytest.mark.parametrize("step", ["wait", "resolve", "rename", "_send", "_until_alive", "become"])
-def test_a_server_killed_at_any_step_of_a_claim_leaves_nothing(engine: Engine, make_spec: SpecMaker, step: str) -> None:
+@pytest.mark.parametrize(
+    "step",
+    ["wait", "resolve", "rename", "_send", "until_alive", "become", "restart _restart_in_place", "restart until_alive"],
+)
+def test_a_server_killed_at_any_step_of_a_claim_or_restart_leaves_nothing(
+    engine: Engine, make_spec: SpecMaker, step: str
+) -> None:
     spec = make_spec(warm_spares=1, grace=1, workspace=False)
     root = Path(__file__).parents[2]
     with subprocess.Popen([sys.executable, "-c", SERVER, spec, step], stdout=subprocess.PIPE, cwd=root) as process:
@@ -429,3 +439,38 @@ def test_another_server_may_claim_and_the_owner_makes_a_new_one(engine: Engine, 
         run(owner.close())
         for one in kernels:
             run(one.remove())
+
+
+@pytest.mark.parametrize("live_restore", [False, True], ids=["ends-its-containers", "keeps-its-containers"])
+def test_after_the_engines_restart_there_is_a_spare_again(
+    second_engine: SecondEngine, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, live_restore: bool
+) -> None:
+    monkeypatch.setattr(spares, "UPKEEP_SECONDS", 1)
+    if "docker-kernel/python" not in second_engine.docker("images"):
+        there = f"docker save docker-kernel/python:latest | docker -H {second_engine.url} load"
+        subprocess.run(there, shell=True, check=True, capture_output=True)
+    spec = make_spec(warm_spares=1, workspace=False)
+    second_engine.kill()
+    second_engine.start(live_restore)
+    engine = run(Engine.connect(second_engine.url))
+    kept = Spares(engine)
+    kernels = [run(kept.start(pattern(spec), keep=True))]
+    try:
+        (spare,) = until(lambda: warm(engine, spec))
+        second_engine.kill()
+        second_engine.start(live_restore)
+
+        def usable() -> list[ContainerState]:
+            """A spare that is still there when a lost one would have ended."""
+            time.sleep(SPARE_GRACE + 1)
+            return [state for state in warm(engine, spec) if state.id != spare.id]
+
+        (new,) = until(usable, 90)
+        kernels.append(run(kept.start(pattern(spec), keep=False)))
+        assert kernels[1].container_id == new.id and kernels[1].exit_code is None
+    finally:
+        run(kept.close())
+        for one in kernels:
+            run(one.remove())
+    assert until(lambda: not of_spec(engine, spec)), [one.container.name for one in of_spec(engine, spec)]
+    engine.close()
