@@ -191,6 +191,11 @@ async def containers(engine: Engine, kernels: set[str]) -> list[str]:
     return [one.id for one in found if one.name.removeprefix(labels.KERNEL_NAME) in kernels]
 
 
+def rounds(count: int) -> int:
+    """How often a crowd is measured where starts are measured so many times: each takes minutes."""
+    return max(1, count // 6)
+
+
 async def crowds(engine: Engine, count: int) -> list[Row]:
     found: dict[str, list[Crowd]] = {"native": [], "ours": []}
 

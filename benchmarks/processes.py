@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -13,13 +15,21 @@ def _all() -> list[int]:
     return [int(folder.name) for folder in PROC.iterdir() if folder.name.isdecimal()]
 
 
-def _field(process: int, file: str, name: str) -> int:
-    """A number of a file whose lines are `Name:  value unit`."""
+def _threads(process: int) -> Iterator[Path]:
+    return (PROC / str(process) / "task").iterdir()
+
+
+def _line(process: int, file: str, name: str) -> list[str]:
+    """The words of one line of a file whose lines are `Name:  value unit`."""
     for line in (PROC / str(process) / file).read_text().splitlines():
         key, _, rest = line.partition(":")
         if key == name:
-            return int(rest.split()[0])
+            return rest.split()
     raise KeyError(f"{file} of {process} tells no {name}")
+
+
+def _field(process: int, file: str, name: str) -> int:
+    return int(_line(process, file, name)[0])
 
 
 def resident(process: int) -> float:
@@ -41,7 +51,7 @@ def cpu_seconds(processes: Iterable[int]) -> float:
     total = 0
     for process in processes:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for thread in (PROC / str(process) / "task").iterdir():
+            for thread in _threads(process):
                 total += int((thread / "schedstat").read_text().split()[0])
     return total / 1e9
 
@@ -79,3 +89,15 @@ def named(names: Collection[str]) -> list[int]:
             if (PROC / str(one) / "comm").read_text().strip() in {name[:15] for name in names}:
                 found.append(one)
     return found
+
+
+def born(process: int) -> list[float]:
+    """When the threads of a process were started, the oldest first, as time.time() has it, to 10 ms."""
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    stats = [(thread / "stat").read_text().rpartition(")")[2].split() for thread in _threads(process)]
+    return sorted(booted + int(stat[19]) / os.sysconf("SC_CLK_TCK") for stat in stats)
+
+
+def inner_id(process: int) -> int:
+    """A process's id as it knows it itself, in its container."""
+    return int(_line(process, "status", "NSpid")[-1])
