@@ -76,8 +76,15 @@ class ForkServer:
         self._asked = True
         self._set_deadline()
         self.sock.settimeout(FORK_SECONDS)
-        self.sock.sendall(encode({"argv": argv, "env": changes, "cwd": cwd, "oom_score": oom_score}))
+        self.sock.sendall(encode({"type": "fork", "argv": argv, "env": changes, "cwd": cwd, "oom_score": oom_score}))
         self.sock.setblocking(False)
+
+    def go(self) -> None:
+        """Let the forked process be a kernel, which no other one may be from now on; raises OSError as `ask` does.
+
+        It ends where this is not said, so that there are never two of them.
+        """
+        self.sock.sendall(encode({"type": "go"}))
 
     def messages(self) -> list[dict[str, object]] | None:
         """What the forkserver says now; None when it has ended."""

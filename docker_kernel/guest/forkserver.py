@@ -84,9 +84,13 @@ def why_unsure(stamps: dict[str, tuple[int, int, int] | None]) -> str | None:
     return None
 
 
-def fork() -> int:
-    """Fork a process that process 1 inherits; returns its id, and 0 in it."""
+def fork() -> tuple[int, int]:
+    """Fork a process that process 1 inherits; returns its id, and a descriptor.
+
+    In that process, 0 is returned when a byte is written there. It ends where that cannot happen any more.
+    """
     reader, writer = os.pipe()
+    gate, key = os.pipe()
     middle = os.fork()
     if middle == 0:
         try:
@@ -96,16 +100,21 @@ def fork() -> int:
         if pid:
             os.write(writer, b"%d" % pid)
             os._exit(0)
-        os.close(reader)
-        os.close(writer)
-        return 0
+        for descriptor in (reader, writer, key):
+            os.close(descriptor)
+        if not os.read(gate, 1):
+            os._exit(1)
+        os.close(gate)
+        return 0, -1
     os.close(writer)
+    os.close(gate)
     with os.fdopen(reader, "rb") as answer:
         text = answer.read()
     os.waitpid(middle, 0)
     if not text:
+        os.close(key)
         raise OSError("no process could be forked")
-    return int(text)
+    return int(text), key
 
 
 def become_kernel(request: dict[str, Any]) -> None:
@@ -143,17 +152,22 @@ def serve(sock: socket.socket) -> dict[str, Any] | None:
     gc.freeze()
     sock.sendall(encode({"type": "loaded"}))
     lines = LineBuffer()
+    key = -1
     while True:
         data = sock.recv(1 << 16)
         if not data:
             return None
         for line in lines.feed(data):
             request: dict[str, Any] = json.loads(line)
+            if request["type"] == "go":
+                os.write(key, b"1")
+                os.close(key)
+                continue
             set_oom_score(0)
             unsure = why_unsure(stamps)
             if unsure is None:
                 try:
-                    pid = fork()
+                    pid, key = fork()
                 except OSError as error:
                     unsure = str(error)
                 else:

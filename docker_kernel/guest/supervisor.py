@@ -129,7 +129,12 @@ class Supervisor:
         self.renewal = None
         if self.can_fork and self.forks is None:
             score = WAITING_OOM_SCORE if self.start.get("waiting") else 0
-            self.forks = ForkServer([str(part) for part in self.start["interpreter"]], self.kernel_env(), score)  # type: ignore[attr-defined]
+            try:
+                self.forks = ForkServer([str(part) for part in self.start["interpreter"]], self.kernel_env(), score)  # type: ignore[attr-defined]
+            except OSError:
+                # There may be no more processes; the kernel that runs needs none of it.
+                self.renewal = time.monotonic() + RENEWAL_SECONDS
+                return
             self.poll.register(self.forks.sock, select.POLLIN)
 
     def end_forkserver(self, renew: bool) -> None:
@@ -163,6 +168,11 @@ class Supervisor:
                 self.warm = True
                 self.tell_host({"type": "warm"})
             elif kind == "forked" and self.forking:
+                try:
+                    self.forks.go()
+                except OSError:
+                    self.end_forkserver(renew=True)
+                    return
                 self.forking = False
                 self.kernel_started(int(message["pid"]))  # type: ignore[call-overload]
             elif kind in ("unsure", "unfit"):

@@ -15,6 +15,11 @@ from tests.notebook import Notebook
 
 USER_SITE = "__import__('site').getusersitepackages()"
 
+SERVERS = (
+    "[int(pid) for pid in __import__('os').listdir('/proc') if pid.isdigit() and int(pid) != "
+    "__import__('os').getpid() and 'forkserver.py' in open(f'/proc/{pid}/cmdline').read()]"
+)
+
 
 def forked(one: Notebook) -> bool:
     """Whether the kernel process was forked; its command line is that of the process it comes from."""
@@ -86,20 +91,65 @@ def test_a_file_beside_the_notebook_shadows_nothing_of_ours(start: NotebookMaker
 
 def test_a_forkserver_that_was_killed_or_stopped_costs_only_time(start: NotebookMaker) -> None:
     one = start()
-    find = (
-        "[int(pid) for pid in __import__('os').listdir('/proc') if pid.isdigit() and int(pid) != "
-        "__import__('os').getpid() and 'forkserver.py' in open(f'/proc/{pid}/cmdline').read()]"
-    )
-    (server,) = one.value(find)
+    (server,) = one.value(SERVERS)
     one.run(f"import os; os.kill({server}, 9)")
     one.restart()
     assert one.value("1") == 1 and not forked(one)
     time.sleep(6)
-    (server,) = one.value(find)
+    (server,) = one.value(SERVERS)
     one.run(f"import os, signal; os.kill({server}, signal.SIGSTOP)")
     one.manager.restart_kernel()
     one.client.wait_for_ready(timeout=60)
     assert one.value("1") == 1 and not forked(one)
+
+
+FILL = """
+import os, signal, time
+os.kill({server}, 9)
+time.sleep(1)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+while True:
+    if os.fork() == 0:
+        time.sleep(8)
+        os._exit(0)
+"""
+
+FORK_AND_GIVE_UP = """
+import os, sys, time
+from docker_kernel.guest import boot
+from docker_kernel.guest.forks import ForkServer
+server, answers = ForkServer([sys.executable, "-Xfrozen_modules=off"], dict(os.environ), 0), []
+def answer(kind):
+    while not any(message["type"] == kind for message in answers):
+        answers.extend(server.messages())
+        time.sleep(0.01)
+    return answers[-1]
+answer("loaded")
+server.ask([sys.executable, boot.__file__, "-f", "/tmp/other.json"], dict(os.environ), "/tmp", 500)
+pid = answer("forked")["pid"]
+assert os.path.exists(f"/proc/{pid}")
+server.end()
+for _ in range(30):
+    time.sleep(0.1)
+print([os.path.exists("/tmp/other.json"), os.path.exists(f"/proc/{pid}")])
+"""
+
+
+def test_a_fork_that_is_given_up_becomes_no_second_kernel(start: NotebookMaker) -> None:
+    reply = start().run(FORK_AND_GIVE_UP)
+    assert reply.text.strip() == "[False, False]", reply.traceback
+
+
+def test_a_kernel_with_as_many_processes_as_it_may_have_outlives_the_next_forkserver(
+    start: NotebookMaker, make_spec: SpecMaker
+) -> None:
+    one = start(make_spec(pids=48))
+    (server,) = one.value(SERVERS)
+    assert one.run(FILL.format(server=server)).name == "BlockingIOError"
+    time.sleep(10)
+    assert one.value("1") == 1 and one.container.exit_code is None
+    time.sleep(6)
+    assert one.value(SERVERS), "there is room for a new one"
 
 
 @pytest.mark.parametrize(
