@@ -9,11 +9,13 @@ on the same engine may claim it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Coroutine
@@ -41,8 +43,33 @@ MAX_AGE = 12 * 3600.0
 """Seconds after which a spare is replaced, so that none is older than a day's clocks, certificates and DNS."""
 
 UPKEEP_SECONDS = 30.0
+NAME_SERVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
+"""What an engine copies into a container at its start: a spare knows no network that was joined later."""
+
 FREE_MEMORY = 0.1
 """The share of the machine's memory that has to be available; with less there are no spares."""
+
+
+def _content(path: str) -> str:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _found(source: str) -> list[object]:
+    """What a container keeps as it was at its start, of a path that is mounted in it: which folder or file that is,
+    and the file systems that are mounted below it (proc(5), mountinfo)."""
+    try:
+        status = Path(source).stat()
+    except OSError:
+        return []
+    below: list[str] = []
+    with contextlib.suppress(OSError):
+        start = re.sub(r"[ \t\n\\]", lambda found: f"\\{ord(found[0]):03o}", source.rstrip("/")) + "/"
+        mounts = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()]
+        below = sorted(" ".join(mount[2:5]) for mount in mounts if mount[4].startswith(start))
+    return [status.st_dev, status.st_ino, *below]
 
 
 def fit(kernel: KernelContainer) -> str:
@@ -61,10 +88,11 @@ def fit(kernel: KernelContainer) -> str:
         if name not in (labels.KERNEL_ID, labels.NOTEBOOK, labels.CONNECTION_FILE)
     }
     facts["mounts"] = [
-        dataclasses.asdict(mount)
+        [dataclasses.asdict(mount), _found(mount.source)]
         for mount in spec.mounts
         if not isinstance(mount, VolumeMount) and mount.source != folder
     ]
+    facts["names"] = [_content(path) for path in NAME_SERVERS]
     facts["guest"] = guest_files.digest()
     facts["command"] = kernel.launch.command
     facts["ipc"] = folder is not None

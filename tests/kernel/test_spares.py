@@ -187,6 +187,36 @@ def test_a_changed_kernelspec_replaces_the_spare(
     assert server(spec).container.container_id == new.id
 
 
+def test_a_folder_that_was_made_again_or_has_more_mounts_takes_no_spare(
+    engine: Engine, make_spec: SpecMaker, tmp_path: Path
+) -> None:
+    spec, folder = make_spec(warm_spares=1), tmp_path / "a folder"
+    folder.mkdir()
+    kept = Spares(engine)
+    kernels = [run(kept.start(pattern(spec, str(folder)), keep=True))]
+    try:
+        (stale,) = until(lambda: warm(engine, spec))
+        folder.rename(tmp_path / "moved")
+        (folder / "below").mkdir(parents=True)
+        (folder / "fresh.txt").write_text("fresh")
+        kernels.append(run(kept.start(pattern(spec, str(folder)), keep=True)))
+        assert kernels[1].container_id != stale.id
+        assert run(engine.read_file(kernels[1].container_id, f"{folder}/fresh.txt")) == b"fresh"
+
+        (plain,) = until(lambda: [one for one in warm(engine, spec) if one.id != stale.id])
+        if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder / "below"], check=False).returncode:
+            return  # only root may mount
+        try:
+            kernels.append(run(kept.start(pattern(spec, str(folder)), keep=True)))
+            assert kernels[2].container_id != plain.id
+        finally:
+            subprocess.run(["umount", "-l", folder / "below"], check=True)
+    finally:
+        run(kept.close())
+        for one in kernels:
+            run(one.remove())
+
+
 def test_no_spares_where_they_are_turned_off_and_none_outside_a_server(
     server: Callable[..., Notebook], start: NotebookMaker, engine: Engine, make_spec: SpecMaker, warm_spec: str
 ) -> None:
