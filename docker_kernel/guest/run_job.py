@@ -18,7 +18,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 from docker_kernel.guest.link import LineBuffer
-from docker_kernel.guest.memory import KERNEL_OOM_SCORE, oom_kills
+from docker_kernel.guest.memory import KERNEL_OOM_SCORE, WAITING_OOM_SCORE, oom_kills, set_oom_score
 from docker_kernel.guest.supervisor import install_env
 
 sys.path.pop(0)
@@ -97,12 +97,12 @@ class Worker:
     """The process that restores the state and runs the cell, in a session of its own. It waits until it is given the
     job's spec."""
 
-    def __init__(self, python: str, env: dict[str, str]) -> None:
+    def __init__(self, python: str, env: dict[str, str], oom_score: int = KERNEL_OOM_SCORE) -> None:
         self.env = env
         self.output, output = os.pipe()
         events, worker_events = socket.socketpair()
         request, self._request = os.pipe()
-        self.pid = start_worker(python, env, output, worker_events.fileno(), request)
+        self.pid = start_worker(python, env, oom_score, output, worker_events.fileno(), request)
         self.events = events.detach()
         worker_events.close()
         for descriptor in (output, request):
@@ -144,7 +144,7 @@ def worker_env(spec: dict[str, object]) -> dict[str, str]:
     return env
 
 
-def start_worker(python: str, env: dict[str, str], output: int, events: int, request: int) -> int:
+def start_worker(python: str, env: dict[str, str], oom_score: int, output: int, events: int, request: int) -> int:
     """Start a worker's process; returns its pid."""
     script = worker_script()
     pid = os.fork()
@@ -156,11 +156,7 @@ def start_worker(python: str, env: dict[str, str], output: int, events: int, req
         for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            with open("/proc/self/oom_score_adj", "w") as file:
-                file.write(str(KERNEL_OOM_SCORE))
-        except OSError:
-            pass
+        set_oom_score(oom_score)
         for descriptor in (events, request):
             os.set_inheritable(descriptor, True)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -370,7 +366,7 @@ def wait_for_job(likely: dict[str, object]) -> tuple[dict[str, object], Worker] 
         likely: what of the job's spec decides how its worker is started. The worker is not used for another.
     """
     signal.signal(signal.SIGTERM, lambda *_: os._exit(CANCELLED))
-    worker = Worker(str(likely["python"]), worker_env(likely))
+    worker = Worker(str(likely["python"]), worker_env(likely), WAITING_OOM_SCORE)
     pieces: list[bytes] = []
     while not pieces or not pieces[-1].endswith(b"\n"):
         pieces.append(os.read(0, 1 << 16))

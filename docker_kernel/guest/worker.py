@@ -299,6 +299,8 @@ def main() -> int:
     from docker_kernel.guest.boot import load_guest
 
     load_guest()
+    from docker_kernel.guest.memory import KERNEL_OOM_SCORE, set_oom_score
+
     if sys.argv[1] == "salvage":
         salvage(json.loads(sys.argv[2]))
         return SUCCESS
@@ -307,6 +309,7 @@ def main() -> int:
             importlib.import_module(name)
         with os.fdopen(int(sys.argv[1])) as file:
             spec = json.load(file)
+        set_oom_score(KERNEL_OOM_SCORE)  # while it waited, it was to go before all others
     except KeyboardInterrupt:
         return INTERRUPTED
     events = Events(int(sys.argv[2]))
