@@ -238,6 +238,15 @@ def test_a_spares_job_ends_as_any_does(engine: Engine, warm: Notebook) -> None:
     assert until(lambda: waiting.id not in [one.id for one in containers(engine, warm.container.kernel_id)])
 
 
+def test_a_job_whose_container_is_killed_is_lost(engine: Engine, warm: Notebook) -> None:
+    local(warm)
+    waiting = spare(engine, warm)
+    request = warm.client.execute("%%local\nimport time; time.sleep(60)")
+    assert until(lambda: "spare" not in run(engine.inspect(waiting.id)).name)
+    run(engine.kill(waiting.id))
+    assert "its container was removed" in replied(warm, request)["evalue"]
+
+
 def test_a_spare_that_was_killed_costs_only_time(engine: Engine, warm: Notebook) -> None:
     waiting = spare(engine, warm)
     run(engine.kill(waiting.id))
