@@ -18,7 +18,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,15 @@ def _found(source: str) -> list[object]:
         mounts = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()]
         below = sorted(" ".join(mount[2:5]) for mount in mounts if mount[4].startswith(start))
     return [status.st_dev, status.st_ino, *below]
+
+
+def surroundings(sources: Iterable[str]) -> list[object]:
+    """What a container keeps as it was at its start, besides what it is created from.
+
+    Args:
+        sources: what of the host is mounted in it.
+    """
+    return [*(_found(source) for source in sources), *(_content(path) for path in NAME_SERVERS)]
 
 
 def fit(kernel: KernelContainer) -> str:

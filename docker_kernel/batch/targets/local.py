@@ -14,11 +14,12 @@ from typing import Any
 from docker_kernel import labels
 from docker_kernel.batch.targets.base import Check, JobTask, Package, Progress, Record
 from docker_kernel.batch.targets.containers import EngineTarget, content_of
-from docker_kernel.batch.targets.spare_jobs import Likely, SpareJob, SpareJobs, mounted_folders
+from docker_kernel.batch.targets.spare_jobs import Likely, SpareJob, SpareJobs
 from docker_kernel.engine import BindMount, ContainerSpec, Engine, File, VolumeMount
 from docker_kernel.errors import DockerKernelError, EngineError, JobError
 from docker_kernel.kernel import bytecode, guest_files
 from docker_kernel.kernel.handle import KernelHandle
+from docker_kernel.kernel.spares import surroundings
 
 GONE_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """The seconds between looks whether a container has gone that the engine removes itself."""
@@ -159,8 +160,9 @@ class LocalTarget(EngineTarget):
             return None
         spec = self._spec(task, prepared)
         worker = {name: task.spec[name] for name in ("python", "user_base", "outputs")}
-        folders = await asyncio.to_thread(mounted_folders, spec)
-        return Likely(spec, prepared, {**worker, "env": prepared["env"]}, folders)
+        sources = [mount.source for mount in spec.mounts if isinstance(mount, BindMount)]
+        found = await asyncio.to_thread(surroundings, sources)
+        return Likely(spec, prepared, {**worker, "env": prepared["env"]}, found)
 
     async def _make_spare(self, likely: Likely) -> SpareJob:
         name = f"{labels.JOB_NAME}spare-{secrets.token_hex(6)}"

@@ -11,12 +11,11 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
-from docker_kernel.engine import BindMount, ContainerSpec, Engine, ExecStream, VolumeMount
+from docker_kernel.engine import ContainerSpec, Engine, ExecStream, VolumeMount
 from docker_kernel.errors import DockerKernelError
 from docker_kernel.kernel.spares import MAX_AGE, memory_is_short
 
@@ -40,26 +39,13 @@ class Likely:
         spec: of the container, without name, labels and command.
         prepared: what the target was told of the kernel.
         worker: what decides how the job's worker is started (guest/run_job.py).
-        folders: the device and inode of each folder that is mounted: another one may have taken its place since.
+        surroundings: what else the container keeps as it was at its start (kernel/spares.py).
     """
 
     spec: ContainerSpec
     prepared: dict[str, Any]
     worker: dict[str, Any]
-    folders: Sequence[tuple[int, int]]
-
-
-def mounted_folders(spec: ContainerSpec) -> list[tuple[int, int]]:
-    """What identifies the host's folders that a container has. Blocks: they may be on a server of files."""
-    found = []
-    for mount in spec.mounts:
-        if isinstance(mount, BindMount):
-            try:
-                status = Path(mount.source).stat()
-            except OSError:
-                continue  # the engine will say what is wrong with it
-            found.append((status.st_dev, status.st_ino))
-    return found
+    surroundings: list[object]
 
 
 class SpareJob:
