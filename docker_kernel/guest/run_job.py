@@ -362,19 +362,33 @@ class Runner:
 def wait_for_job(likely: dict[str, object]) -> tuple[dict[str, object], Worker] | None:
     """Start a worker, and wait on standard input for the job: None when who keeps this container has gone.
 
+    A job that we say we have may be run elsewhere, if that was said too late: it begins only at one more line.
+
     Args:
         likely: what of the job's spec decides how its worker is started. The worker is not used for another.
     """
     signal.signal(signal.SIGTERM, lambda *_: os._exit(CANCELLED))
     worker = Worker(str(likely["python"]), worker_env(likely), WAITING_OOM_SCORE)
-    pieces: list[bytes] = []
-    while not pieces or not pieces[-1].endswith(b"\n"):
-        pieces.append(os.read(0, 1 << 16))
-        if not pieces[-1]:
-            return None
+    line = read_line(0)
+    if not line:
+        return None
+    spec = json.loads(line)
+    Log(str(spec["nonce"])).marker({"event": "taken"})
+    if not read_line(0):
+        return None
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     signal.signal(signal.SIGTERM, lambda *_: None)
-    return json.loads(b"".join(pieces)), worker
+    return spec, worker
+
+
+def read_line(descriptor: int) -> bytes:
+    """The next line, after which nothing is sent before it was answered; b"" at the end."""
+    pieces: list[bytes] = []
+    while not pieces or not pieces[-1].endswith(b"\n"):
+        pieces.append(os.read(descriptor, 1 << 16))
+        if not pieces[-1]:
+            return b""
+    return b"".join(pieces)
 
 
 def main() -> int:
@@ -393,9 +407,7 @@ def main() -> int:
     found = wait_for_job(spec["likely"])
     if found is None:
         return 0
-    spec, worker = found
-    Log(str(spec["nonce"])).marker({"event": "taken"})
-    return Runner(spec, worker).run()
+    return Runner(*found).run()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from docker_kernel import labels
 from docker_kernel.background import run_blocking as run
+from docker_kernel.batch.targets import spare_jobs
 from docker_kernel.engine import ContainerState, Engine
 from tests.conftest import NotebookMaker, SpecMaker
 from tests.environment import environments
@@ -259,6 +261,28 @@ def test_a_spare_that_was_killed_costs_only_time(engine: Engine, warm: Notebook)
     run(engine.kill(waiting.id))
     assert replied(warm, request)["status"] == "ok"
     assert not waiting.id.startswith(str(warm.value("where")))
+
+
+def test_a_job_whose_spare_answers_too_late_runs_once(
+    engine: Engine, start: NotebookMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = start(cwd=tmp_path)
+    local(one)
+    waiting = spare(engine, one)
+    runner, remove = pid_of(waiting.id), Engine.remove
+
+    async def remove_late(self: Engine, container: str) -> None:
+        if container == waiting.id:
+            os.kill(runner, signal.SIGCONT)
+            await asyncio.sleep(2)
+        await remove(self, container)
+
+    os.kill(runner, signal.SIGSTOP)
+    monkeypatch.setattr(spare_jobs, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(Engine, "remove", remove_late)
+    where = local(one, f"{WHERE}\nprint(where, file=open('ran', 'a'))")
+    assert not waiting.id.startswith(where)
+    assert (tmp_path / "ran").read_text().split() == [where]
 
 
 def test_a_worker_that_was_killed_while_it_waited_costs_only_time(engine: Engine, warm: Notebook) -> None:

@@ -65,9 +65,12 @@ class SpareJob:
         return time.monotonic() - self._made < MAX_AGE
 
     async def take(self, content: Mapping[str, Any]) -> bool:
-        """Hand over a job; returns whether the container has it. If not, it is to be removed, and never will run it."""
+        """Hand over a job; returns whether the container runs it. If not, it is to be removed, and never will run it,
+        as it waits for our word after it has said that it has the job."""
         try:
             await asyncio.wait_for(self._hand_over(content), ANSWER_SECONDS)
+            if self._read:
+                await self._stream.write(b"\n")
         except (asyncio.TimeoutError, OSError) as error:
             log.info("the spare job container %s does not take its job: %r", self.container[:12], error)
             return False
