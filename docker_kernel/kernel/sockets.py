@@ -78,9 +78,13 @@ def sweep() -> None:
             lock = _lock(path)
             if lock is None:
                 continue
-            if not _answers(path):
-                shutil.rmtree(path, ignore_errors=True)
-            os.close(lock)
+            try:
+                if not _answers(path):
+                    shutil.rmtree(path, ignore_errors=True)
+            except OSError:
+                pass  # somebody removes it just now, or its sockets, as a kernel that ends does
+            finally:
+                os.close(lock)
 
 
 def _places() -> Iterable[Path]:

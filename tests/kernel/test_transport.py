@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -164,6 +166,30 @@ def test_a_process_that_was_forked_leaves_the_folder_alone(folder: SocketFolder)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     assert Path(folder.path).exists()
+
+
+def test_what_goes_while_it_is_looked_at_stops_nobody(place: Path) -> None:
+    ending = threading.Event()
+
+    def come_and_go() -> None:
+        folder = place / f"{sockets.PREFIX}other"
+        while not ending.is_set():
+            with contextlib.suppress(OSError):
+                folder.mkdir()
+            for name in map(str, range(30)):
+                with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as server:
+                    server.bind(str(folder / name))
+                    (folder / name).unlink()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(2000):
+            sockets.sweep()
+    finally:
+        ending.set()
+        other.join()
+        sockets.sweep()
 
 
 def test_a_path_that_is_too_long_for_a_socket_is_not_taken(
