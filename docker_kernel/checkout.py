@@ -53,7 +53,9 @@ async def _git(folder: Path, *arguments: str) -> str:
     # A notebook's code may have written the checkout's configuration: nothing that runs programs named there (such as
     # `git status`, with its filters) is asked for.
     command = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-C", str(folder), *arguments]
-    env = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}
+    # Git's own variables are about the repository in which we were started, as by one of its hooks.
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    env = {**plain, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -67,7 +69,10 @@ async def _git(folder: Path, *arguments: str) -> str:
     try:
         output, _ = await asyncio.wait_for(process.communicate(), 10)
     except asyncio.TimeoutError:
-        process.kill()
-        await process.wait()
         return ""
+    finally:
+        # It may wait for ever, for what a configuration includes.
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     return output.decode(errors="replace").strip() if process.returncode == 0 else ""
