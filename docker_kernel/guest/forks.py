@@ -16,8 +16,8 @@ FORK_SECONDS = 10
 
 
 AT_START = ("PYTHON", "LD_", "LC_", "MALLOC_", "GLIBC_", "OMP_", "MKL_", "OPENBLAS_", "PYDEVD_", "DEBUGPY_", "JUPYTER_",
-            "IPYTHON", "VIRTUAL_ENV")  # fmt: skip
-AT_START_NAMES = ("LANG", "LANGUAGE", "TZ", "HOME", "USER", "LOGNAME")
+            "IPYTHON", "VIRTUAL_ENV", "OPENSSL_")  # fmt: skip
+AT_START_NAMES = ("LANG", "LANGUAGE", "TZ", "HOME", "USER", "LOGNAME", "PATH")
 
 
 def acts_at_start(name: str) -> bool:

@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from typing import Any
 
 REQUIRED = ("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "docker_kernel.guest.extension")
@@ -123,6 +124,7 @@ def become_kernel(request: dict[str, Any]) -> None:
     from docker_kernel.guest.memory import set_oom_score
 
     gc.enable()
+    threading.main_thread()._set_native_id()  # type: ignore[attr-defined]  # which it has from our own start
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     set_oom_score(int(request["oom_score"]))

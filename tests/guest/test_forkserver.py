@@ -50,6 +50,7 @@ def test_first_starts_and_restarts_are_forks_that_share_nothing(start: NotebookM
         pids.append(one.value("__import__('os').getpid()"))
     assert len({str(value) for drawn in draws for value in drawn}) == 9 and len(set(pids)) == 3
     assert one.value("__import__('os').getppid()") == 1
+    assert one.value("__import__('threading').main_thread().native_id") == pids[-1]
 
 
 def test_a_fork_has_the_imports_and_the_variables_of_an_interpreter(start: NotebookMaker) -> None:
