@@ -80,7 +80,7 @@ class Starts:
             elif contender is WARM:
                 info = await kernel.provisioner.get_provisioner_info()
                 state = await background.run(self._engine.inspect(info["container"]))
-                assert labels.SPARE in state.labels, "the spare was not claimed"
+                assert state.labels[labels.SPARE], "the spare was not claimed"
             return taken
         finally:
             client.stop_channels()

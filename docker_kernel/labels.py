@@ -7,7 +7,8 @@ KIND = PREFIX + "kind"
 
 KIND_KERNEL = "kernel"
 SPARE = PREFIX + "spare"
-"""On a kernel container that was made before a kernel was asked for: the digest of the starts that it fits."""
+"""On a kernel container that was made before a kernel was asked for: the digest of the starts that it fits. On all
+others it is empty, whatever their image's labels say."""
 
 SPARE_NAME = "docker-kernel-spare-"
 """What the name of a spare begins with as long as it waits."""

@@ -443,6 +443,7 @@ class KernelContainer:
             labels={
                 labels.KIND: labels.KIND_KERNEL,
                 labels.KERNEL_ID: self.kernel_id,
+                labels.SPARE: "",
                 labels.SPEC: launch.spec_name,
                 labels.USER: str(os.getuid()),
                 labels.NOTEBOOK: self.env.get("JPY_SESSION_NAME", ""),

@@ -44,7 +44,7 @@ class RunningKernel:
             notebook=marks.get(labels.NOTEBOOK, ""), connection_file=marks.get(labels.CONNECTION_FILE, "")
         )
         kernel_id = marks.get(labels.KERNEL_ID, "")
-        spare = labels.SPARE in marks
+        spare = bool(marks.get(labels.SPARE))
         waiting = (labels.KERNEL_NAME, labels.SPARE_NAME, labels.CLAIMED_NAME)
         if spare and state.name not in [name + kernel_id for name in waiting]:
             spare = False

@@ -27,7 +27,7 @@ from docker_kernel.kernel import provisioner, running, spares
 from docker_kernel.kernel.connection import Keys
 from docker_kernel.kernel.container import SPARE_GRACE, KernelContainer, KernelLaunch
 from docker_kernel.kernel.spares import Spares
-from tests.conftest import NotebookMaker, SpecMaker
+from tests.conftest import ImageMaker, NotebookMaker, SpecMaker
 from tests.engines import SecondEngine
 from tests.notebook import KERNEL_IDS, Notebook
 
@@ -59,7 +59,7 @@ def no_spare_is_left(engine: Engine) -> Iterator[None]:
     run(provisioner.shared_spares(run(provisioner.shared_engine())).close())
     specs = {path.name for path in (Path(os.environ["JUPYTER_DATA_DIR"]) / "kernels").iterdir()}
     found = run(engine.containers({labels.SPARE: "", labels.USER: str(os.getuid())}))
-    left = [state.name for state in found if state.labels[labels.SPEC] in specs]
+    left = [state.name for state in found if state.labels[labels.SPARE] and state.labels[labels.SPEC] in specs]
     assert not left, left
 
 
@@ -139,7 +139,7 @@ def test_a_claimed_spare_lives_like_any_kernel(
     assert until(lambda: warm(engine, warm_spec))
     one = server(warm_spec, env={**os.environ, "JPY_SESSION_NAME": "sales.ipynb"})
     found = run(running.find(engine, one.manager.kernel_id[:8]))
-    assert found.container.id == one.container.container_id and labels.SPARE in found.container.labels
+    assert found.container.id == one.container.container_id and found.container.labels[labels.SPARE]
     assert found.notebook == "sales.ipynb" and found.connection_file == str(
         Path(one.manager.connection_file).absolute()
     )
@@ -158,7 +158,7 @@ def test_a_claimed_spare_lives_like_any_kernel(
     assert one.container is None and not any(state.id == found.container.id for state in run(engine.containers({})))
 
 
-@pytest.mark.parametrize("name", ["PYTHONHASHSEED", "OMP_NUM_THREADS", "LD_BIND_NOW"])
+@pytest.mark.parametrize("name", ["PYTHONHASHSEED", "OMP_NUM_THREADS", "LD_BIND_NOW", "OPENSSL_CONF"])
 def test_a_start_with_other_variables_that_act_at_once_takes_no_spare(
     server: Callable[..., Notebook], engine: Engine, make_spec: SpecMaker, name: str
 ) -> None:
@@ -185,6 +185,14 @@ def test_a_changed_kernelspec_replaces_the_spare(
     (new,) = until(lambda: [state for state in warm(engine, spec) if state.id != old.id])
     assert [state.id for state in warm(engine, spec)] == [new.id], "the old one is still there"
     assert server(spec).container.container_id == new.id
+
+
+def test_a_kernel_is_no_spare_because_its_image_says_so(
+    start: NotebookMaker, engine: Engine, make_spec: SpecMaker, make_image: ImageMaker
+) -> None:
+    image = make_image(f"FROM docker-kernel/python\nLABEL {labels.SPARE}=made-up {labels.KERNEL_ID}=other")
+    one = start(make_spec(image=image))
+    assert not run(running.find(engine, one.manager.kernel_id)).spare
 
 
 def test_a_folder_that_was_made_again_or_has_more_mounts_takes_no_spare(

@@ -24,7 +24,7 @@ def test_a_server_that_is_told_to_has_a_spare_for_its_first_kernel(
         wish = {"name": at_once, "path": "below/notebook.ipynb"}
         kernel = server.ask("api/kernels", wish).json()
         found = background.run_blocking(running.find(engine, kernel["id"]))
-        assert found.container.id == spare.id and labels.SPARE in found.container.labels
+        assert found.container.id == spare.id and found.container.labels[labels.SPARE]
     finally:
         server.close()
     assert until(lambda: not of_spec(engine, at_once), 60), [one.container.name for one in of_spec(engine, at_once)]
