@@ -47,7 +47,7 @@ async def server() -> AsyncIterator[AsyncMultiKernelManager]:
     """A server, whose kernels and spares end with it."""
     from docker_kernel.kernel.provisioner import shared_engine, shared_spares
 
-    manager = AsyncMultiKernelManager()
+    manager = AsyncMultiKernelManager(connection_dir=os.environ["JUPYTER_RUNTIME_DIR"])
     try:
         yield manager
     finally:

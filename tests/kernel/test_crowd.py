@@ -77,7 +77,7 @@ def test_kernels_that_start_together_answer_and_leave_nothing(
     before = threads()
 
     async def crowd() -> set[str]:
-        manager = AsyncMultiKernelManager()
+        manager = AsyncMultiKernelManager(connection_dir=str(tmp_path))
         try:
             ids = await asyncio.gather(
                 *(manager.start_kernel(kernel_name=spec, cwd=str(tmp_path)) for _ in range(KERNELS))
