@@ -173,35 +173,41 @@ class Channel:
 
 
 def relay() -> None:
-    """Copy standard input to the supervisor's socket and the socket to standard output, until either ends."""
-    import select
+    """Copy standard input to the supervisor's socket and the socket to standard output, until either ends.
+
+    Each has a thread: while the host side takes no more requests, it must get rid of an answer all the same.
+    """
+    import _thread
+    import time
 
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # The exec may be started before the supervisor listens; the first line tells that the host side is there.
     first = os.read(0, 1 << 16)
-    poll = select.poll()
     for _ in range(500):
         try:
             sock.connect(SOCKET)
             break
         except OSError:
-            poll.poll(10)
+            time.sleep(0.01)
     else:
         sys.exit("docker-kernel: the supervisor does not listen")
     sock.sendall(encode({"role": "host"}) + first)
-    poll.register(0, select.POLLIN)
-    poll.register(sock, select.POLLIN)
-    while True:
-        for descriptor, _ in poll.poll():
-            data = os.read(0, 1 << 16) if descriptor == 0 else sock.recv(1 << 16)
+    _thread.start_new_thread(_copy, (0, sock.fileno()))
+    _copy(sock.fileno(), 1)
+
+
+def _copy(source: int, target: int) -> None:
+    """Copy one descriptor to another, and end the process with it."""
+    try:
+        while True:
+            data = os.read(source, 1 << 16)
             if not data:
-                return
-            if descriptor == 0:
-                sock.sendall(data)
-            else:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(1, view) :]
+                break
+            view = memoryview(data)
+            while view:
+                view = view[os.write(target, view) :]
+    finally:
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from docker_kernel import background
 from docker_kernel.errors import JobError
+from docker_kernel.kernel import link
 from tests.conftest import NotebookMaker
 from tests.notebook import Notebook
 
@@ -129,6 +130,21 @@ def test_large_requests_at_once_do_not_make_the_hosts_memory_grow(hostile: Noteb
     assert reply.text == "12\n", reply.traceback
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 150 << 10, grown
+
+
+def test_large_requests_with_large_answers_do_not_wait_for_each_other(
+    hostile: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "MAX_PENDING_BYTES", 1 << 20)
+    code = (
+        f"params = {{**{START!r}, 'params': [dict(text='x' * 2_000_000)]}}\nsock = connect(); sock.settimeout(60)\n"
+        "for number in range(4):\n"
+        "    message = {'type': 'request', 'id': number, 'method': 'job.start', 'params': params}\n"
+        "    sock.sendall(json.dumps(message).encode() + b'\\n')\n"
+        "replies = sock.makefile()\nprint(sum(len(replies.readline()) > 2_000_000 for _ in range(4)))"
+    )
+    reply = hostile.run(code, timeout=120)
+    assert reply.text == "4\n", reply.traceback
 
 
 def test_a_guest_that_poses_as_the_host_side_is_replaced(hostile: Notebook) -> None:
