@@ -57,6 +57,9 @@ LINK_PAUSE = 0.1
 READY_SECONDS = 10
 """How long a start waits at most until the kernel is ready, as IPython's start-up files may take long."""
 
+CLAIM_SECONDS = 15
+"""How long a claimed spare may take to start its kernel process; one that somebody has paused never does."""
+
 SPARE_GRACE = 2.0
 """Seconds that a spare lives on without its server."""
 
@@ -373,7 +376,12 @@ class KernelContainer:
                 await self._open_link()
             self._connect()
             self._alive.clear()
+            self._changed.clear()
             await self._send({"type": "start", "update": self._start_file()})
+            try:
+                await asyncio.wait_for(self._changed.wait(), CLAIM_SECONDS)
+            except asyncio.TimeoutError:
+                raise KernelStartError("A spare container does not answer.") from None
             await self.until_alive()
             await naming
             if self.exit_code is not None:

@@ -170,8 +170,8 @@ class Spares:
             DockerKernelError: with a sentence for the user.
         """
         self._starting += 1
+        kernel = KernelContainer(self._engine, launch)
         try:
-            kernel = KernelContainer(self._engine, launch)
             wanted = launch.config.warm_spares if launch.host_ports is None else 0
             digest = ""
             if wanted:
@@ -186,6 +186,9 @@ class Spares:
                     if self._starting > AT_ONCE:
                         # A client that waits for a kernel tries to connect ten times a second, on five ports.
                         await kernel.until_alive()
+        except BaseException:
+            await kernel.remove()
+            raise
         finally:
             self._starting -= 1
             self._last_start = time.monotonic()
@@ -213,7 +216,7 @@ class Spares:
         for state in await self._engine.containers(
             {labels.SPARE: digest, labels.USER: str(os.getuid())}, stopped=False
         ):
-            if state.name.startswith(labels.SPARE_NAME):
+            if state.name.startswith(labels.SPARE_NAME) and state.status == "running":
                 spare = KernelContainer(self._engine, kernel.launch)
                 spare.adopt(kernel, state)
                 if await self._become(spare, kernel, state.name.removeprefix(labels.SPARE_NAME)):

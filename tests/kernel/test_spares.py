@@ -23,7 +23,7 @@ from docker_kernel import background, config, labels
 from docker_kernel.cli import main
 from docker_kernel.engine import ContainerState, Engine
 from docker_kernel.errors import KernelStartError
-from docker_kernel.kernel import provisioner, running, spares
+from docker_kernel.kernel import container, provisioner, running, spares
 from docker_kernel.kernel.connection import Keys
 from docker_kernel.kernel.container import SPARE_GRACE, KernelContainer, KernelLaunch
 from docker_kernel.kernel.spares import Spares
@@ -346,6 +346,43 @@ def test_a_server_killed_at_any_step_of_a_claim_or_restart_leaves_nothing(
         process.wait(30)
     assert process.returncode == -signal.SIGKILL
     assert until(lambda: not of_spec(engine, spec)), [one.container.name for one in of_spec(engine, spec)]
+
+
+def test_a_spare_that_somebody_has_paused_is_replaced(
+    engine: Engine, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(warm_spares=1, workspace=False)
+    monkeypatch.setattr(container, "CLAIM_SECONDS", 1)
+    kept = Spares(engine)
+    kernels = [run(kept.start(pattern(spec), keep=True))]
+    try:
+        (spare,) = until(lambda: warm(engine, spec))
+        run(engine._call(engine._client.pause, spare.id))
+        kernels.append(run(Spares(engine).start(pattern(spec), keep=False)))
+        kernels.append(run(kept.start(pattern(spec), keep=False)))
+        assert spare.id not in {one.container_id for one in kernels}
+        assert spare.id not in {one.container.id for one in of_spec(engine, spec)}
+    finally:
+        run(kept.close())
+        for one in kernels:
+            run(one.remove())
+
+
+def test_a_start_that_is_cut_off_in_a_crowd_leaves_nothing(
+    engine: Engine, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(warm_spares=1, workspace=False)
+
+    async def cut_off(self: KernelContainer) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(spares, "AT_ONCE", 0)
+    monkeypatch.setattr(KernelContainer, "until_alive", cut_off)
+    kept = Spares(engine)
+    kept._slots = asyncio.Semaphore(1)
+    with pytest.raises(CancelledError):
+        run(kept.start(pattern(spec), keep=True))
+    assert not of_spec(engine, spec)
 
 
 @pytest.mark.parametrize("step", ["before", "resolve", "rename", "_send"])
