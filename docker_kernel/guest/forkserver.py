@@ -126,7 +126,6 @@ def become_kernel(request: dict[str, Any]) -> None:
     gc.enable()
     threading.main_thread()._set_native_id()  # type: ignore[attr-defined]  # which it has from our own start
     os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     set_oom_score(int(request["oom_score"]))
     for name, value in request["env"].items():
         if value is None:
@@ -187,6 +186,8 @@ def main() -> None:
 
     # As gc.freeze's documentation says; collections would take a fifth of the imports' time, too.
     gc.disable()
+    # As ipykernel does between cells: an interrupt of a kernel that still starts would end it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     load_guest()
     import_kernel()
     request = serve(socket.socket(fileno=int(sys.argv[1])))

@@ -219,9 +219,10 @@ class Supervisor:
         try:
             os.setsid()
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
+            # Ignored until ipykernel runs a cell: an interrupt of a kernel that still starts would end it.
+            signal.signal(signal.SIGINT, signal.SIG_IGN if self.start.get("guest") else signal.SIG_DFL)
+            for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
             set_oom_score(KERNEL_OOM_SCORE)
             os.chdir(str(self.start["cwd"]))
             os.execvpe(argv[0], argv, env)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -151,6 +153,26 @@ def test_a_kernel_with_as_many_processes_as_it_may_have_outlives_the_next_forkse
     assert one.value("1") == 1 and one.container.exit_code is None
     time.sleep(6)
     assert one.value(SERVERS), "there is room for a new one"
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_an_interrupt_of_a_kernel_that_still_starts_does_not_end_it(start: NotebookMaker, fork: bool) -> None:
+    one = start()
+    for number in range(3):
+        if not fork:
+            write_module(one, f"fresh{number}.py", "")
+        restarting = threading.Thread(target=one.manager.restart_kernel, kwargs={"now": True})
+        restarting.start()
+        while restarting.is_alive():
+            background.run_blocking(one.container.signal(signal.SIGINT))
+            time.sleep(0.01)
+        time.sleep(0.3)
+        one.client.wait_for_ready(timeout=30)
+        assert forked(one) is fork or number
+    one.client.execute("import time; time.sleep(60)", stop_on_error=False)
+    time.sleep(1)
+    one.manager.interrupt_kernel()
+    assert one.value("1") == 1, "a cell can be interrupted as ever"
 
 
 @pytest.mark.parametrize(
