@@ -224,6 +224,8 @@ class KernelContainer:
             DockerKernelError: with a sentence for the user.
         """
         try:
+            if not self.image:
+                await self.resolve()
             await self._start()
         except BaseException:
             await self._discard()
@@ -231,7 +233,6 @@ class KernelContainer:
         return self.connection_info
 
     async def _start(self) -> None:
-        await self.resolve()
         await self._run(self.spec(), self._start_file())
         self.exit_code, self.reason = None, ""
         self._link_ready.clear()
@@ -562,6 +563,7 @@ class KernelContainer:
             self.launch.host_ports = {port: ports[name] for name, port in CONTAINER_PORTS.items()}
         await self._discard(keep_sockets=True)
         self._removed = False
+        await self.resolve()
         await self._start()
 
     async def wait(self) -> int:

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 QUIET_SECONDS = 1.0
 """A spare is prepared when no kernel has been started for so long: those who wait go first."""
 
-AT_ONCE = max(4, 2 * (os.cpu_count() or 1))
+AT_ONCE = 4 * (os.cpu_count() or 1)
 """How many containers may start at once: more would only take the CPUs from each other."""
 
 MAX_AGE = 12 * 3600.0
