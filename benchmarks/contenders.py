@@ -54,6 +54,7 @@ def prepare(engine: Engine, folder: Path) -> None:
     (folder / "config.toml").write_text("")
     os.environ["DOCKER_KERNEL_CONFIG"] = str(folder / "config.toml")
     kernels.mkdir(parents=True)
+    (folder / "runtime").mkdir()  # as a server does
     write_kernel_spec(kernels / NATIVE.spec)
     for contender, encryption, transport in (
         (OURS, "auto", "tcp"),
