@@ -14,6 +14,10 @@ from docker_kernel.guest.memory import set_oom_score
 FORK_SECONDS = 10
 """How long a fork may take once the imports are done; then an interpreter is started."""
 
+LOAD_SECONDS = 15
+"""How long a start waits for the imports, which an interpreter would do as well. With FORK_SECONDS it is less than the
+host waits for a restart, which would then give up the container and what is installed in it."""
+
 
 AT_START = ("PYTHON", "LD_", "LC_", "MALLOC_", "GLIBC_", "OMP_", "MKL_", "OPENBLAS_", "PYDEVD_", "DEBUGPY_", "JUPYTER_",
             "IPYTHON", "VIRTUAL_ENV", "OPENSSL_")  # fmt: skip
@@ -41,7 +45,7 @@ class ForkServer:
     def __init__(self, python: list[str], env: dict[str, str], oom_score: int) -> None:
         self.sock, theirs = socket.socketpair()
         self.deadline: float | None = None
-        """Until when an answer is awaited: not before the imports are done, which take an interpreter as long."""
+        """Until when an answer is awaited."""
         self._asked = False
         self._loaded = False
         self._env = env
@@ -106,7 +110,8 @@ class ForkServer:
         return messages
 
     def _set_deadline(self) -> None:
-        self.deadline = time.monotonic() + FORK_SECONDS if self._asked and self._loaded else None
+        seconds = FORK_SECONDS if self._loaded else LOAD_SECONDS
+        self.deadline = time.monotonic() + seconds if self._asked else None
 
     def end(self) -> None:
         """End the process; its forks live on."""

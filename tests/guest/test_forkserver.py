@@ -155,6 +155,18 @@ def test_a_kernel_with_as_many_processes_as_it_may_have_outlives_the_next_forkse
     assert one.value(SERVERS), "there is room for a new one"
 
 
+def test_a_forkserver_that_hangs_in_its_imports_costs_only_time(start: NotebookMaker) -> None:
+    one = start()
+    before = one.container.container_id
+    write_module(one, "usercustomize.py", "import sys, time\nif 'forkserver' in sys.orig_argv[2]: time.sleep(100)")
+    one.restart()
+    assert not forked(one), "packages have changed"
+    time.sleep(6)
+    one.manager.restart_kernel()
+    one.client.wait_for_ready(timeout=60)
+    assert not forked(one) and one.container.container_id == before
+
+
 @pytest.mark.parametrize("fork", [True, False])
 def test_an_interrupt_of_a_kernel_that_still_starts_does_not_end_it(start: NotebookMaker, fork: bool) -> None:
     one = start()
