@@ -16,7 +16,9 @@ LIB = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 
 def load_guest() -> None:
     """Make docker_kernel and cloudpickle importable for good, without leaving our folder on `sys.path`."""
-    sys.path[0] = LIB
+    if sys.path[:1] != [LIB]:
+        # With PYTHONSAFEPATH the first is no folder of ours, but the user's.
+        sys.path[0 : 0 if getattr(sys.flags, "safe_path", False) else 1] = [LIB]
     import docker_kernel.guest  # noqa: F401
 
     # The image's own cloudpickle wins, as its jobs will have the same; ours is the last resort.

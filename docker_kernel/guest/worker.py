@@ -330,5 +330,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    lib = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    sys.path[0 : 0 if getattr(sys.flags, "safe_path", False) else 1] = [lib]
     sys.exit(main())

@@ -69,6 +69,15 @@ def test_a_fork_has_the_imports_and_the_variables_of_an_interpreter(start: Noteb
     assert one.value(state) == fork
 
 
+def test_a_safe_path_keeps_the_users_folders(start: NotebookMaker, make_spec: SpecMaker) -> None:
+    one = start(make_spec(env={"PYTHONSAFEPATH": "1", "PYTHONPATH": "/tmp/first:/tmp/second"}))
+    path = "[name for name in __import__('sys').path if name.startswith(('/tmp', '/opt/docker-kernel/lib'))]"
+    assert forked(one) and one.value(path) == ["/tmp/first", "/tmp/second"]
+    write_module(one, "fresh.py", "")
+    one.restart()
+    assert not forked(one) and one.value(path) == ["/tmp/first", "/tmp/second"]
+
+
 def test_a_restart_after_an_installation_finds_what_was_installed(start: NotebookMaker) -> None:
     one = start()
     write_module(one, "comm/__init__.py", "raise ImportError('shadowed')")
