@@ -46,11 +46,11 @@ def packer(plain: Packer) -> Packer:
     """
 
     def pack(content: Any) -> bytes:
-        if _has_long(content):
-            try:
+        try:
+            if _has_long(content):
                 return b"".join(parts(content))
-            except (TypeError, ValueError):
-                pass
+        except (TypeError, ValueError, RecursionError):
+            pass
         return plain(content)
 
     def parts(content: dict[str, Any]) -> list[bytes]:

@@ -60,6 +60,14 @@ def test_what_is_no_json_is_left_to_the_other_packer() -> None:
     assert failure(pack, content) == failure(json_packer, content) != ""
 
 
+def test_what_is_nested_deeply_is_left_to_the_other_packer() -> None:
+    # Where Python's limit is not the encoder's (from 3.12 on), that one packs it.
+    content: dict[str, Any] = {"text": "x" * LONG}
+    for _ in range(1200):
+        content = {"in": content}
+    assert (failure(packer(json_packer), content) == "") == (failure(json_packer, content) == "")
+
+
 def test_long_output_arrives_as_it_was_printed(notebook: Notebook) -> None:
     code = "text = ''.join(map(chr, range(1, 0x500))) * 500\nprint(text)\nfrom IPython.display import HTML\nHTML(text)"
     reply = notebook.run(code)
