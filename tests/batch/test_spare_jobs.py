@@ -17,6 +17,7 @@ from docker_kernel import labels
 from docker_kernel.background import run_blocking as run
 from docker_kernel.batch.targets import spare_jobs
 from docker_kernel.engine import ContainerState, Engine
+from docker_kernel.kernel import spares as spares_of_kernels
 from tests.conftest import NotebookMaker, SpecMaker
 from tests.environment import environments
 from tests.kernel.test_life import Launched, launched_container
@@ -319,6 +320,19 @@ def test_a_host_that_is_killed_leaves_no_spare(engine: Engine, make_spec: SpecMa
         assert until(lambda: not containers(engine, kernel_id), seconds=4)
         volumes = set(state.volumes.values())
         assert until(lambda: volumes.isdisjoint(found["Name"] for found in run(engine.volumes(labels.KIND))))
+
+
+def test_short_of_memory_none_is_kept(engine: Engine, warm: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = spare(engine, warm)
+    monkeypatch.setattr(spare_jobs, "UPKEEP_SECONDS", 0.5)
+    assert waiting.id.startswith(local(warm))
+    following = spare(engine, warm)
+    monkeypatch.setattr(spares_of_kernels, "FREE_MEMORY", 1.1)
+    assert until(lambda: containers(engine, warm.container.kernel_id) == [])
+    assert not following.id.startswith(local(warm))
+    monkeypatch.setattr(spares_of_kernels, "FREE_MEMORY", 0.0)
+    local(warm)
+    spare(engine, warm)
 
 
 def test_none_are_kept_without_the_setting(engine: Engine, start: NotebookMaker, make_spec: SpecMaker) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from docker_kernel.engine import ContainerSpec, Engine, ExecStream, VolumeMount
 from docker_kernel.errors import DockerKernelError
-from docker_kernel.kernel.spares import MAX_AGE, memory_is_short
+from docker_kernel.kernel.spares import MAX_AGE, UPKEEP_SECONDS, memory_is_short
 
 log = logging.getLogger(__name__)
 
@@ -174,6 +174,19 @@ class SpareJobs:
         if not memory_is_short():
             likely = self._expected[kernel]
             self._made[kernel] = likely, self.spawn(self._try(likely))
+            self._look_later(kernel)
+
+    def _look_later(self, kernel: str) -> None:
+        self._timers[kernel] = asyncio.get_running_loop().call_later(UPKEEP_SECONDS, self._look_again, kernel)
+
+    def _look_again(self, kernel: str) -> None:
+        """Let a spare go whose memory the machine has become short of."""
+        self._timers.pop(kernel)
+        if memory_is_short():
+            _, making = self._made.pop(kernel)
+            self.spawn(_discard(making))
+        else:
+            self._look_later(kernel)
 
     async def _try(self, likely: Likely) -> SpareJob | None:
         try:
