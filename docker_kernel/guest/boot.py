@@ -10,6 +10,7 @@ import importlib.util
 import os
 import socket
 import sys
+from collections.abc import Callable
 
 LIB = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -32,19 +33,41 @@ def load_guest() -> None:
     sys.path.pop()
 
 
-def run_kernel(arguments: list[str]) -> None:
-    """Be a kernel until its end; the supervisor hears when its sockets can be connected to."""
+def run_kernel(arguments: list[str], before_sockets: Callable[[], None] = lambda: None) -> None:
+    """Be a kernel until its end; the supervisor hears when its sockets can be connected to.
+
+    Args:
+        before_sockets: called before the first of them is bound.
+    """
     from ipykernel.kernelapp import IPKernelApp
+    from traitlets.config import Config
 
     class KernelApp(IPKernelApp):  # type: ignore[misc]
         name = IPKernelApp.name
+
+        def parse_command_line(self, argv: list[str] | None = None) -> None:
+            if argv is None or len(argv) != 2 or argv[0] != "-f":
+                super().parse_command_line(argv)
+            else:
+                # A parser of all that the command line could say takes an eighth of a forked kernel's start.
+                self.argv = argv
+                self.extra_args: list[str] = []
+                self.cli_config = Config(IPKernelApp=Config(connection_file=argv[1]))
+                self.update_config(self.cli_config)
+            added = [*self.extra_extensions, "docker_kernel.guest.extension"]
+            self.cli_config.merge(Config(IPKernelApp=Config(extra_extensions=added)))
+            self.update_config(self.cli_config)
+
+        def init_sockets(self) -> None:
+            before_sockets()
+            super().init_sockets()
 
         def write_connection_file(self, **kwargs: object) -> None:
             # Follows the binding of all sockets: clients connect while the rest is done.
             super().write_connection_file(**kwargs)
             tell_ready()
 
-    KernelApp.launch_instance([*arguments, "--IPKernelApp.extra_extensions=docker_kernel.guest.extension"])
+    KernelApp.launch_instance(arguments)
 
 
 def tell_ready() -> None:

@@ -86,9 +86,9 @@ def why_unsure(stamps: dict[str, tuple[int, int, int] | None]) -> str | None:
 
 
 def fork() -> tuple[int, int]:
-    """Fork a process that process 1 inherits; returns its id, and a descriptor.
+    """Fork a process that process 1 inherits; returns its id, and the writing end of a pipe.
 
-    In that process, 0 is returned when a byte is written there. It ends where that cannot happen any more.
+    In that process, returns 0 and the reading end: see `pass_gate`.
     """
     reader, writer = os.pipe()
     gate, key = os.pipe()
@@ -103,10 +103,7 @@ def fork() -> tuple[int, int]:
             os._exit(0)
         for descriptor in (reader, writer, key):
             os.close(descriptor)
-        if not os.read(gate, 1):
-            os._exit(1)
-        os.close(gate)
-        return 0, -1
+        return 0, gate
     os.close(writer)
     os.close(gate)
     with os.fdopen(reader, "rb") as answer:
@@ -116,6 +113,13 @@ def fork() -> tuple[int, int]:
         os.close(key)
         raise OSError("no process could be forked")
     return int(text), key
+
+
+def pass_gate(gate: int) -> None:
+    """Wait in a fork until the supervisor takes it for the kernel; it ends where that cannot happen any more."""
+    if not os.read(gate, 1):
+        os._exit(1)
+    os.close(gate)
 
 
 def become_kernel(request: dict[str, Any]) -> None:
@@ -135,7 +139,7 @@ def become_kernel(request: dict[str, Any]) -> None:
     os.chdir(str(request["cwd"]))
     sys.orig_argv = list(request["argv"])
     sys.argv = sys.orig_argv[sys.orig_argv.index(boot.__file__) :]
-    boot.run_kernel(sys.argv[1:])
+    boot.run_kernel(sys.argv[1:], lambda: pass_gate(request["gate"]))
 
 
 def serve(sock: socket.socket) -> dict[str, Any] | None:
@@ -165,16 +169,18 @@ def serve(sock: socket.socket) -> dict[str, Any] | None:
                 os.close(key)
                 continue
             set_oom_score(0)
-            unsure = why_unsure(stamps)
-            if unsure is None:
-                try:
-                    pid, key = fork()
-                except OSError as error:
-                    unsure = str(error)
-                else:
-                    if pid == 0:
-                        sock.close()
-                        return request
+            unsure = None
+            try:
+                pid, key = fork()
+            except OSError as error:
+                unsure = str(error)
+            else:
+                if pid == 0:
+                    sock.close()
+                    return {**request, "gate": key}
+                # Meanwhile the fork reads its settings.
+                unsure = why_unsure(stamps)
+                if unsure is None:
                     sock.sendall(encode({"type": "forked", "pid": pid}))
             if unsure is not None:
                 sock.sendall(encode({"type": "unsure", "reason": unsure}))

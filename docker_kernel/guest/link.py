@@ -23,6 +23,9 @@ PARENT_FILE = RUN + "/parent.json"
 PORTS_FILE = RUN + "/ports.json"
 """Where the ports that a notebook opens can be reached on the host, by container port."""
 
+STARTED_LINE = b"docker-kernel: started\n"
+"""On the main process's output when a kernel's ports are bound, or it has ended before."""
+
 VERSION = 1
 MAX_LINE = 16 << 20
 """Bytes one message may have; a longer one breaks the link."""

@@ -24,6 +24,7 @@ from docker_kernel.guest.link import (
     PARENT_FILE,
     PORTS_FILE,
     SOCKET,
+    STARTED_LINE,
     VERSION,
     LineBuffer,
     encode,
@@ -297,7 +298,16 @@ class Supervisor:
         self.notice_pid = pid
         self.notice_deadline = time.monotonic() + NOTICE_SECONDS
 
+    def announce(self) -> None:
+        """Say on the container's output that a first start is over: a link costs the engine more than to read that."""
+        if self.generation == 1:
+            try:
+                os.write(1, STARTED_LINE)
+            except OSError:
+                pass
+
     def report(self, code: int, oom: bool) -> None:
+        self.announce()
         self.exit_code, self.oom = code, oom
         self.idle_deadline = time.monotonic() + max(self.grace, 10)
         self.tell_host({"type": "exited", "generation": self.generation, "code": code, "oom": oom})
@@ -420,6 +430,7 @@ class Supervisor:
                         self.handle(client, request)
             elif peer.role == "ready":
                 self.ready = True
+                self.announce()
                 self.tell_host({"type": "ready", "generation": self.generation})
         elif peer.role == "host":
             self.from_host(message)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from docker_kernel import labels
 from docker_kernel.build_settings import BuildSettings, host_settings
 from docker_kernel.config import KernelConfig, UserConfig, format_size
-from docker_kernel.engine import BindMount, ContainerSpec, ContainerState, Engine, File, VolumeMount
+from docker_kernel.engine import BindMount, ContainerSpec, ContainerState, Engine, ExecStream, File, VolumeMount
 from docker_kernel.errors import (
     ConfigError,
     DockerKernelError,
@@ -32,6 +32,7 @@ from docker_kernel.errors import (
     NotFound,
 )
 from docker_kernel.guest.link import RUN as GUEST_RUN
+from docker_kernel.guest.link import STARTED_LINE
 from docker_kernel.images import how_to_bring
 from docker_kernel.kernel import accounts, bytecode, claims, guest_files
 from docker_kernel.kernel.connection import CONTAINER_PORTS, Keys, container_info, host_info
@@ -233,10 +234,10 @@ class KernelContainer:
         return self.connection_info
 
     async def _start(self) -> None:
-        await self._run(self.spec(), self._start_file())
         self.exit_code, self.reason = None, ""
-        self._link_ready.clear()
-        self._link_wanted.clear()
+        for event in (self._link_ready, self._link_wanted, self._alive):
+            event.clear()
+        await self._run(self.spec(), self._start_file(), hear=self.launch.command is None)
         if not self.config.publish:
             self._linking = self._spawn(self._open_first_link())
         await self._read_state()
@@ -245,6 +246,7 @@ class KernelContainer:
             # The first cell may ask where its ports are.
             self._linking = self._spawn(self._open_link())
             await asyncio.wait([self._linking], timeout=LINK_SECONDS)
+        await self.until_alive()
 
     async def resolve(self) -> None:
         """Find out what the kernel is to be started with: image, mounts, user, environment, folder.
@@ -275,10 +277,16 @@ class KernelContainer:
         if self._over_sockets:
             check_shared_kernel(info)
 
-    async def _run(self, spec: ContainerSpec, start: dict[str, Any]) -> None:
-        """Create and start the container, whose supervisor finds `start`."""
+    async def _run(self, spec: ContainerSpec, start: dict[str, Any], hear: bool = False) -> None:
+        """Create and start the container, whose supervisor finds `start`.
+
+        Args:
+            hear: whether to note when the kernel process is ready, before there is a link.
+        """
         user = self.account
         await self._create(spec)
+        if hear:
+            self._spawn(self._hear(await self.engine.attach(self.container_id)))
         self._account_files = user.account_files(*await accounts.of_image(self.engine, self.container_id, self.image))
         if self._packages.ca:
             self._account_files.append(File(guest_files.CA_FILE.lstrip("/"), self._packages.ca))
@@ -293,6 +301,18 @@ class KernelContainer:
                 File(COMPLETE_FILE.lstrip("/"), b""),
             ],
         )
+
+    async def _hear(self, output: ExecStream) -> None:
+        """Follow the main process's output until it says that the kernel has started."""
+        said = b""
+        try:
+            async for _, data in output.frames():
+                said = said[-len(STARTED_LINE) :] + data
+                if STARTED_LINE in said:
+                    break
+        finally:
+            output.close()
+            self._alive.set()
 
     async def _read_state(self) -> None:
         """Learn from the engine what it chose: volume and ports."""
@@ -390,7 +410,7 @@ class KernelContainer:
             claim = claims.Claim(
                 notebook=self.env.get("JPY_SESSION_NAME", ""), connection_file=self.launch.connection_file
             )
-            await asyncio.to_thread(claims.record, self.container_id, claim)
+            self._spawn(asyncio.to_thread(claims.record, self.container_id, claim))
         except BaseException:
             await self._discard()
             raise
@@ -603,10 +623,13 @@ class KernelContainer:
     # The link
 
     async def _open_first_link(self) -> None:
+        wanted, alive = asyncio.ensure_future(self._link_wanted.wait()), asyncio.ensure_future(self._alive.wait())
         try:
-            await asyncio.wait_for(self._link_wanted.wait(), LINK_DELAY)
-        except asyncio.TimeoutError:
-            pass
+            await asyncio.wait({wanted, alive}, timeout=READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({wanted}, timeout=LINK_DELAY)
+        finally:
+            wanted.cancel()
+            alive.cancel()
         await self._open_link()
 
     async def _open_link(self) -> None:
