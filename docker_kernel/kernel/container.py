@@ -287,9 +287,7 @@ class KernelContainer:
         await self._create(spec)
         if hear:
             self._spawn(self._hear(await self.engine.attach(self.container_id)))
-        self._account_files = user.account_files(*await accounts.of_image(self.engine, self.container_id, self.image))
-        if self._packages.ca:
-            self._account_files.append(File(guest_files.CA_FILE.lstrip("/"), self._packages.ca))
+        await self._make_account_files()
         # The engine takes longest to start the container, and as long as an interpreter's start to put files into it.
         await self.engine.start(self.container_id)
         await self.engine.put(
@@ -301,6 +299,12 @@ class KernelContainer:
                 File(COMPLETE_FILE.lstrip("/"), b""),
             ],
         )
+
+    async def _make_account_files(self) -> None:
+        found = await accounts.of_image(self.engine, self.container_id, self.image)
+        self._account_files = self.account.account_files(*found)
+        if self._packages.ca:
+            self._account_files.append(File(guest_files.CA_FILE.lstrip("/"), self._packages.ca))
 
     async def _hear(self, output: ExecStream) -> None:
         """Follow the main process's output until it says that the kernel has started."""
@@ -395,6 +399,7 @@ class KernelContainer:
             naming = self._spawn(self.engine.rename(self.container_id, f"{labels.KERNEL_NAME}{self.kernel_id}"))
             if self._link is None:
                 await self._open_link()
+                await self._make_account_files()
             self._connect()
             self._alive.clear()
             self._changed.clear()

@@ -506,6 +506,7 @@ def test_another_server_may_claim_and_the_owner_makes_a_new_one(engine: Engine, 
         time.sleep(spares.QUIET_SECONDS)
         kernels.append(run(other.start(pattern(spec), keep=False)))
         assert kernels[1].container_id == spare.id
+        assert kernels[1].guest_files() == kernels[0].guest_files(), "its jobs would know another user"
         (new,) = until(lambda: warm(engine, spec))
         assert new.id != spare.id
         run(owner.close())
@@ -549,3 +550,19 @@ def test_after_the_engines_restart_there_is_a_spare_again(
             run(one.remove())
     assert until(lambda: not of_spec(engine, spec)), [one.container.name for one in of_spec(engine, spec)]
     engine.close()
+
+
+def test_an_old_spare_is_replaced(engine: Engine, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = make_spec(warm_spares=1, workspace=False)
+    monkeypatch.setattr(spares, "UPKEEP_SECONDS", 0.5)
+    kept = Spares(engine)
+    first = run(kept.start(pattern(spec), keep=True))
+    try:
+        (old,) = until(lambda: warm(engine, spec))
+        monkeypatch.setattr(spares, "MAX_AGE", 0.0)
+        assert until(lambda: old.id not in [one.container.id for one in of_spec(engine, spec)])
+        monkeypatch.setattr(spares, "MAX_AGE", 3600.0)
+        assert until(lambda: warm(engine, spec))
+    finally:
+        run(kept.close())
+        run(first.remove())
