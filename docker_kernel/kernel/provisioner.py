@@ -75,9 +75,9 @@ class DockerKernelProvisioner(KernelProvisionerBase):  # type: ignore[misc]
     async def shutdown_requested(self, restart: bool = False) -> None:
         if self._container is not None:
             control = getattr(self.parent, "_control_socket", None)
-            if self._container.exit_code is not None and control is not None:
-                # What a dead kernel did not get would reach the next one, which is there before jupyter_client's linger
-                # of 0.1 s is over, and end it.
+            if control is not None:
+                # The manager closes it when the kernel is dead. What that did not get would reach the next one, which
+                # is there before jupyter_client's linger of 0.1 s is over, and end it.
                 control.linger = 0
             await self._tolerate_the_end(self._container.expect_exit())
 
