@@ -197,7 +197,11 @@ def test_an_image_runs_a_notebook_as_nbclient_does(bench: Bench, case: Case) -> 
     assert case.says in text
     ids = [cell["id"] for cell in ran.source.get("cells", ()) if "id" in cell]
     assert not ids or set(ids) <= {cell.get("id") for cell in ran.executed["cells"]}
-    found = difference(comparable(ran.executed), comparable(ran.expected))
+    executed, expected = comparable(ran.executed), comparable(ran.expected)
+    if case.error == "DeadKernelError":
+        for cell in (*executed[:-1], *expected[:-1]):
+            cell.pop("execution_count", None)  # a kernel that ends itself may have had no time to say it
+    found = difference(executed, expected)
     assert not found, found
 
 
