@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -95,10 +96,14 @@ def memory() -> int:
 def test_a_job_goes_on_when_its_kernels_process_is_killed(start: NotebookMaker) -> None:
     one = start()
     job = send(one, "--name lasting", "import time; time.sleep(4); kept = list(range(10))")
-    command = ["docker", "top", one.container.container_id, "-eo", "pid,ppid"]
+    command = ["docker", "top", one.container.container_id, "-eo", "pid"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    parents = {int(pid): int(parent) for pid, parent in map(str.split, listed.splitlines()[1:])}
-    (pid,) = [pid for pid, parent in parents.items() if parent in parents]
+    inside = one.value("__import__('os').getpid()")
+    # The last id of NSpid is that in the container (proc(5)).
+    ids = {
+        int(pid): re.search(r"NSpid:.*\s(\d+)", Path(f"/proc/{pid}/status").read_text()) for pid in listed.split()[1:]
+    }
+    (pid,) = [pid for pid, found in ids.items() if found and int(found[1]) == inside]
     os.kill(pid, signal.SIGKILL)
     assert until(lambda: not one.manager.is_alive()), listed
     one.restart(now=True)
