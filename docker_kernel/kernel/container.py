@@ -246,7 +246,6 @@ class KernelContainer:
             # The first cell may ask where its ports are.
             self._linking = self._spawn(self._open_link())
             await asyncio.wait([self._linking], timeout=LINK_SECONDS)
-        await self.until_alive()
 
     async def resolve(self) -> None:
         """Find out what the kernel is to be started with: image, mounts, user, environment, folder.

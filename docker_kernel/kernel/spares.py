@@ -183,6 +183,9 @@ class Spares:
             if not kernel.container_id:
                 async with self._slots:
                     await kernel.start()
+                    if self._starting > AT_ONCE:
+                        # A client that waits for a kernel tries to connect ten times a second, on five ports.
+                        await kernel.until_alive()
         except BaseException:
             await kernel.remove()
             raise
