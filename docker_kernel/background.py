@@ -11,16 +11,36 @@ import asyncio
 import concurrent.futures
 import os
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 WORKERS = 16
 """How many blocking engine calls may be under way at once."""
 
 CLEAN_UP = 30.0
 """Seconds that an interrupted command waits for its clean-up."""
+
+
+class _Workers(concurrent.futures.ThreadPoolExecutor):
+    """Threads for blocking calls, and the loop's own thread for those of `atexit` handlers.
+
+    Jupyter's command-line clients stop their kernels there, when Python has ended its pools already.
+    """
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[T]:
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError:
+            future: concurrent.futures.Future[T] = concurrent.futures.Future()
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+            return future
+
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -33,9 +53,7 @@ def loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None or _pid != os.getpid():
             _loop = asyncio.new_event_loop()
-            _loop.set_default_executor(
-                concurrent.futures.ThreadPoolExecutor(WORKERS, thread_name_prefix="docker-kernel-engine")
-            )
+            _loop.set_default_executor(_Workers(WORKERS, thread_name_prefix="docker-kernel-engine"))
             _pid = os.getpid()
             threading.Thread(target=_loop.run_forever, name="docker-kernel", daemon=True).start()
         return _loop

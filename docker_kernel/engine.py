@@ -1020,11 +1020,12 @@ def _gpu_request(gpus: str) -> DeviceRequest:
 
 
 def _own_socket(wrapper: Any) -> socket.socket:
-    """The plain socket below docker-py's wrapper, taken out of it so that closing the HTTP response leaves it open."""
+    """The plain socket below docker-py's wrapper, taken out of it so that closing the HTTP response leaves it open.
+
+    The wrapper is left to the response: Python 3.13 prints a traceback when a response finds its file closed.
+    """
     raw = getattr(wrapper, "_sock", wrapper)
-    own = socket.socket(raw.family, raw.type, raw.proto, fileno=raw.detach())
-    wrapper.close()
-    return own
+    return socket.socket(raw.family, raw.type, raw.proto, fileno=raw.detach())
 
 
 def _state(raw: Mapping[str, Any]) -> ContainerState:
