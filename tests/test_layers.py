@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "docker_kernel"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
-    ["docker_kernel", "errors", "labels", "data", "background"],
+    ["docker_kernel", "errors", "labels", "data", "background", "whole_file"],
     ["checkout"],
     ["config", "build_settings"],
     ["engine"],

@@ -12,9 +12,9 @@ from typing import Any
 
 import platformdirs
 
-from docker_kernel import config, images, kernelspec
+from docker_kernel import config, images, kernelspec, whole_file
 from docker_kernel.batch.running_environment import running_kernel_image
-from docker_kernel.containerize import lock, whole_file
+from docker_kernel.containerize import lock
 from docker_kernel.containerize.rebuild import rebuild_environment
 from docker_kernel.containerize.request import Progress, Request, Step
 from docker_kernel.engine import Engine

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from docker_kernel import checkout
+from docker_kernel import checkout, whole_file
 from docker_kernel.batch.layers import CHUNK, Layer
-from docker_kernel.containerize import contents, index, lock, whole_file
+from docker_kernel.containerize import contents, index, lock
 from docker_kernel.containerize.image import NotebookImage, Settings, documents
 from docker_kernel.containerize.plan import make_plan
 from docker_kernel.containerize.request import Progress, Request, Step

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from docker_kernel import images, labels
-from docker_kernel.containerize import index, whole_file
+from docker_kernel import images, labels, whole_file
+from docker_kernel.containerize import index
 from docker_kernel.data import data_folder
 from docker_kernel.engine import ContainerSpec, Engine
 from docker_kernel.errors import ContainerizeError, ImageMissing

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 
 import platformdirs
 
+from docker_kernel import whole_file
 from docker_kernel.engine import Engine
 from docker_kernel.errors import NotFound
 
@@ -29,11 +31,6 @@ async def of_image(engine: Engine, container: str, image_id: str) -> tuple[bytes
             found.append(await engine.read_file(container, path))
         except NotFound:
             found.append(b"")
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        fresh = cached.with_suffix(".new")
-        fresh.write_bytes(b"\0".join(found))
-        fresh.replace(cached)
-    except OSError:
-        pass  # a cache that cannot be written only costs time
+    with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
+        whole_file.write(cached, [b"\0".join(found)])
     return found[0], found[1]

@@ -10,12 +10,11 @@ import contextlib
 import functools
 import io
 import tarfile
-import tempfile
 from pathlib import Path
 
 import platformdirs
 
-from docker_kernel import labels
+from docker_kernel import labels, whole_file
 from docker_kernel.engine import ContainerSpec, Engine, File
 from docker_kernel.images import throwaway_container
 from docker_kernel.kernel import guest_files
@@ -89,10 +88,7 @@ def _keep(cached: Path, found: bytes) -> None:
             info.size = member.size
             kept.addfile(info, source.extractfile(member))
     with contextlib.suppress(OSError):
-        cached.parent.mkdir(parents=True, exist_ok=True)
         for old in cached.parent.glob("*.tar"):
             if not old.name.startswith(guest_files.digest()[:16]):
                 old.unlink()  # of another version of ours
-        with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as fresh:
-            fresh.write(buffer.getvalue())
-        Path(fresh.name).replace(cached)
+        whole_file.write(cached, [buffer.getvalue()])

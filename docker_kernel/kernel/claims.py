@@ -7,12 +7,13 @@ the notebook and the connection file to what `docker-kernel kernels list` and `c
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
 
 import platformdirs
 from pydantic import BaseModel, ValidationError
+
+from docker_kernel import whole_file
 
 KEPT_DAYS = 90
 """After so many days a record that nobody removed goes: its server was killed."""
@@ -37,9 +38,7 @@ def record(container: str, claim: Claim) -> None:
         for old in path.parent.glob("*.json"):
             if old.stat().st_mtime < time.time() - KEPT_DAYS * 86400:
                 old.unlink()
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(claim.model_dump_json())
+        whole_file.keep(path, claim.model_dump_json())
 
 
 def read(container: str) -> Claim:

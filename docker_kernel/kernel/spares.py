@@ -96,12 +96,9 @@ def fit(kernel: KernelContainer) -> str:
         for name, value in spec.labels.items()
         if name not in (labels.KERNEL_ID, labels.NOTEBOOK, labels.CONNECTION_FILE)
     }
-    facts["mounts"] = [
-        [dataclasses.asdict(mount), _found(mount.source)]
-        for mount in spec.mounts
-        if not isinstance(mount, VolumeMount) and mount.source != folder
-    ]
-    facts["names"] = [_content(path) for path in NAME_SERVERS]
+    mounts = [one for one in spec.mounts if not isinstance(one, VolumeMount) and one.source != folder]
+    facts["mounts"] = [dataclasses.asdict(mount) for mount in mounts]
+    facts["surroundings"] = surroundings(mount.source for mount in mounts)
     facts["guest"] = guest_files.digest()
     facts["command"] = kernel.launch.command
     facts["ipc"] = folder is not None
