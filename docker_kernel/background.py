@@ -33,7 +33,9 @@ class _Workers(concurrent.futures.ThreadPoolExecutor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[T]:
         try:
             return super().submit(fn, *args, **kwargs)
-        except RuntimeError:
+        except RuntimeError as error:
+            if "cannot schedule new futures" not in str(error):
+                raise
             future: concurrent.futures.Future[T] = concurrent.futures.Future()
             try:
                 future.set_result(fn(*args, **kwargs))
