@@ -378,7 +378,12 @@ class ExecStream:
         await self._writer.drain()
 
     def close(self) -> None:
+        """Close the streams when all that was written is sent."""
         self._writer.close()
+
+    def abort(self) -> None:
+        """Close the streams now."""
+        self._writer.transport.abort()
 
 
 class _SocketAdapter(UnixHTTPAdapter):

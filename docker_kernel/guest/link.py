@@ -176,11 +176,7 @@ class Channel:
 
 
 def relay() -> None:
-    """Copy standard input to the supervisor's socket and the socket to standard output, until either ends.
-
-    Each has a thread: while the host side takes no more requests, it must get rid of an answer all the same.
-    """
-    import _thread
+    """Copy standard input to the supervisor's socket and the socket to standard output, until either ends."""
     import time
 
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -195,22 +191,39 @@ def relay() -> None:
     else:
         sys.exit("docker-kernel: the supervisor does not listen")
     sock.sendall(encode({"role": "host"}) + first)
-    _thread.start_new_thread(_copy, (0, sock.fileno()))
-    _copy(sock.fileno(), 1)
-
-
-def _copy(source: int, target: int) -> None:
-    """Copy one descriptor to another, and end the process with it."""
     try:
-        while True:
-            data = os.read(source, 1 << 16)
-            if not data:
-                break
-            view = memoryview(data)
-            while view:
-                view = view[os.write(target, view) :]
-    finally:
-        os._exit(0)
+        _pump({0: sock.fileno(), sock.fileno(): 1})
+    except OSError:
+        pass  # one of the ends is gone
+
+
+def _pump(routes: dict[int, int]) -> None:
+    """Copy descriptors to others until one has ended. None waits for another: while the host side takes no more
+    requests, it gets rid of an answer all the same."""
+    import select
+
+    held = dict.fromkeys(routes, b"")
+    for descriptor in (*routes, *routes.values()):
+        os.set_blocking(descriptor, False)
+    while True:
+        wanted: dict[int, int] = {}
+        for source, target in routes.items():
+            descriptor, event = (target, select.POLLOUT) if held[source] else (source, select.POLLIN)
+            wanted[descriptor] = wanted.get(descriptor, 0) | event
+        poll = select.poll()
+        for descriptor, events in wanted.items():
+            poll.register(descriptor, events)
+        poll.poll()
+        for source, target in routes.items():
+            try:
+                if held[source]:
+                    held[source] = held[source][os.write(target, held[source]) :]
+                else:
+                    held[source] = os.read(source, 1 << 16)
+                    if not held[source]:
+                        return
+            except BlockingIOError:
+                pass
 
 
 if __name__ == "__main__":

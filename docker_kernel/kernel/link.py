@@ -22,6 +22,11 @@ MAX_PENDING_BYTES = 32 << 20
 """Bytes that those may have together; a request that has more of them alone waits for all others."""
 
 
+SEND_SECONDS = 5.0
+"""How long the other end may take no more of a message. While the engine cannot get rid of what is sent to an exec's
+process, it does not tell that the process has ended, either (Docker 20.10)."""
+
+
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -105,7 +110,10 @@ class HostLink:
             raise LinkError("The link to the kernel container is closed.")
         try:
             async with self._sending:
-                await self._stream.write(encode(message))
+                await asyncio.wait_for(self._stream.write(encode(message)), SEND_SECONDS)
+        except asyncio.TimeoutError:
+            self._stream.abort()
+            raise LinkError("The link to the kernel container takes no messages any more.") from None
         except (ConnectionError, RuntimeError) as error:
             raise LinkError("The link to the kernel container broke.") from error
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from docker_kernel import background
-from docker_kernel.errors import JobError
+from docker_kernel.errors import JobError, LinkError
 from docker_kernel.kernel import link
 from tests.conftest import NotebookMaker
 from tests.notebook import Notebook
@@ -163,6 +163,23 @@ def test_a_job_that_ends_while_the_link_is_broken_is_not_waited_for_in_vain(host
 
 
 JSON = st.recursive(
+def test_a_relay_that_takes_no_more_is_replaced(start: NotebookMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "SEND_SECONDS", 1)
+    one = start()
+    assert one.run("%local 1 + 1").shown == "2"
+    stop = "import os, signal\nfor pid in filter(str.isdigit, os.listdir('/proc')):\n    "
+    stop += "'guest/link.py' in open(f'/proc/{pid}/cmdline').read() and os.kill(int(pid), signal.SIGSTOP)"
+    assert one.run(stop).status == "ok"
+    stopped = one.container._link
+    with pytest.raises(LinkError, match="takes no messages"):
+        for _ in range(20):
+            background.run_blocking(stopped.send({"type": "event", "event": {"text": "x" * 1_000_000}}))
+    lost = one.run("%local 1 + 1", timeout=20)
+    assert lost.shown == "2" or "The link to the Jupyter server broke" in lost.value
+    assert one.run("%local 1 + 1", timeout=20).shown == "2"
+    assert one.container._link is not stopped
+
+
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=10,
