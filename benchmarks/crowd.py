@@ -26,12 +26,13 @@ from benchmarks.start import engine_alone
 from benchmarks.table import Measure, Row, at_most, compared, interleaved, median, seconds
 from docker_kernel import background, labels
 from docker_kernel.engine import Engine
+from docker_kernel.kernel.container import LINK_DELAY
 
 KERNELS = 50
 IDLE = 15.0
 """Seconds over which the CPU of idle kernels is summed up."""
 
-SETTLE = 4.0
+SETTLE = LINK_DELAY + 4.0
 """Seconds before those, in which links are opened and clients go."""
 
 GONE = 5.0

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import sys
 from collections.abc import Callable
+from typing import Any
 
 LIB = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -34,13 +34,16 @@ def load_guest() -> None:
 
 
 def run_kernel(arguments: list[str], before_sockets: Callable[[], None] = lambda: None) -> None:
-    """Be a kernel until its end; the supervisor hears when its sockets can be connected to.
+    """Be a kernel until its end.
 
     Args:
-        before_sockets: called before the first of them is bound.
+        before_sockets: called before the first of its sockets is bound.
     """
+    import zmq
     from ipykernel.kernelapp import IPKernelApp
     from traitlets.config import Config
+
+    from docker_kernel.guest import listening
 
     class KernelApp(IPKernelApp):  # type: ignore[misc]
         name = IPKernelApp.name
@@ -60,26 +63,15 @@ def run_kernel(arguments: list[str], before_sockets: Callable[[], None] = lambda
 
         def init_sockets(self) -> None:
             before_sockets()
+            self.listening = listening.inherited()
             super().init_sockets()
 
-        def write_connection_file(self, **kwargs: object) -> None:
-            # Follows the binding of all sockets: clients connect while the rest is done.
-            super().write_connection_file(**kwargs)
-            tell_ready()
+        def _try_bind_socket(self, s: Any, port: int) -> Any:
+            if port in self.listening:
+                s.setsockopt(zmq.USE_FD, self.listening[port])  # type: ignore[attr-defined]
+            return super()._try_bind_socket(s, port)
 
     KernelApp.launch_instance(arguments)
-
-
-def tell_ready() -> None:
-    """Tell the supervisor, where there is one, that a client's messages arrive from now on."""
-    from docker_kernel.guest.link import SOCKET, encode
-
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        try:
-            sock.connect(SOCKET)
-            sock.sendall(encode({"role": "ready"}))
-        except OSError:
-            pass  # in a notebook image
 
 
 def main() -> None:

@@ -24,7 +24,12 @@ PORTS_FILE = RUN + "/ports.json"
 """Where the ports that a notebook opens can be reached on the host, by container port."""
 
 STARTED_LINE = b"docker-kernel: started\n"
-"""On the main process's output when a kernel's ports are bound, or it has ended before."""
+WANTED_LINE = b"docker-kernel: wanted\n"
+"""On the main process's output, until there has been a link: the first kernel process is there, and all is imported;
+and somebody waits for the host side."""
+
+LISTENING_FILE = RUN + "/listening.json"
+"""The descriptors of the sockets that kernel processes inherit (listening.py), by port."""
 
 VERSION = 1
 MAX_LINE = 16 << 20

@@ -7,8 +7,14 @@ It binds the dead kernel's iopub port with the same keys, waits for the frontend
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+from docker_kernel.guest import listening
+
+sys.path.pop(0)
 
 WAIT_MS = 3000
 SETTLE_MS = 300
@@ -34,6 +40,9 @@ def main(connection_file: str, parent_file: str, notice: dict[str, str]) -> None
         socket.curve_secretkey = info["curve_secretkey"].encode()
         socket.curve_publickey = info["curve_publickey"].encode()
         socket.curve_server = True
+    inherited = listening.inherited()
+    if info["iopub_port"] in inherited:
+        socket.setsockopt(zmq.USE_FD, inherited[info["iopub_port"]])  # type: ignore[attr-defined]
     separator = "-" if info["transport"] == "ipc" else ":"
     socket.bind("%s://%s%s%s" % (info["transport"], info["ip"], separator, info["iopub_port"]))
     socket.xpub_verbose = True

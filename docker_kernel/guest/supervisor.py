@@ -18,6 +18,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+from docker_kernel.guest import listening
 from docker_kernel.guest.forks import ForkServer, Unsure
 from docker_kernel.guest.link import (
     CONNECTION_FILE,
@@ -26,6 +27,7 @@ from docker_kernel.guest.link import (
     SOCKET,
     STARTED_LINE,
     VERSION,
+    WANTED_LINE,
     LineBuffer,
     encode,
 )
@@ -99,7 +101,8 @@ class Supervisor:
         """For a kernel process that is being forked."""
         self.reaped: dict[int, int] = {}
         """Statuses of processes that ended while the fork's id was not known yet."""
-        self.ready = False
+        self.listening: list[socket.socket] = []
+        """Where the kernel's clients connect to, where its processes and the notice of its death inherit that."""
         self.warm = not self.can_fork
         self.generation = 0
         self.exit_code: int | None = None
@@ -187,9 +190,13 @@ class Supervisor:
         """
         write_private(CONNECTION_FILE, json.dumps(self.start["connection"]))
         self.ooms_before = oom_kills()
+        if self.listening:
+            try:
+                listening.show(self.start["connection"])  # type: ignore[arg-type]
+            except OSError as error:
+                os.write(2, ("docker-kernel: no client can connect: %s\n" % error).encode())
         self.generation += 1
         self.exit_code, self.oom, self.expected, self.idle_deadline = None, False, False, None
-        self.ready = False
         self.reaped.clear()
         if self.forks is not None:
             self.forking = True
@@ -202,6 +209,8 @@ class Supervisor:
 
     def kernel_started(self, pid: int) -> None:
         self.kernel_pid = pid
+        if self.generation == 1:
+            self.announce(STARTED_LINE)
         self.tell_host({"type": "started", "generation": self.generation})
         signals, self.early_signals = self.early_signals, []
         for number in signals:
@@ -298,16 +307,16 @@ class Supervisor:
         self.notice_pid = pid
         self.notice_deadline = time.monotonic() + NOTICE_SECONDS
 
-    def announce(self) -> None:
-        """Say on the container's output that a first start is over: a link costs the engine more than to read that."""
-        if self.generation == 1:
+    def announce(self, line: bytes) -> None:
+        """Tell a host side that has opened no link yet, as one costs the engine more than to read this output."""
+        if not self.host_seen:
             try:
-                os.write(1, STARTED_LINE)
+                os.write(1, line)
             except OSError:
                 pass
 
     def report(self, code: int, oom: bool) -> None:
-        self.announce()
+        self.announce(WANTED_LINE)
         self.exit_code, self.oom = code, oom
         self.idle_deadline = time.monotonic() + max(self.grace, 10)
         self.tell_host({"type": "exited", "generation": self.generation, "code": code, "oom": oom})
@@ -419,7 +428,6 @@ class Supervisor:
                         "alive": self.exit_code is None,
                         "code": self.exit_code,
                         "oom": self.oom,
-                        "ready": self.ready,
                         "warm": self.warm,
                     },
                 )
@@ -428,15 +436,12 @@ class Supervisor:
                 for client, request in early:
                     if client.sock.fileno() in self.peers:
                         self.handle(client, request)
-            elif peer.role == "ready":
-                self.ready = True
-                self.announce()
-                self.tell_host({"type": "ready", "generation": self.generation})
         elif peer.role == "host":
             self.from_host(message)
         elif message.get("type") == "request":
             if not self.host_seen:
                 self.early.append((peer, message))
+                self.announce(WANTED_LINE)
             elif self.host is None:
                 text = "The Jupyter server that started this kernel is not connected to it."
                 self.send(peer, {"type": "reply", "id": message["id"], "error": text})
@@ -509,6 +514,11 @@ class Supervisor:
             signal.signal(number, lambda *_: None)
         self.listen()
         self.poll.register(wake_read, select.POLLIN)
+        if self.can_fork:
+            try:
+                self.listening = listening.open_all(self.start["connection"])  # type: ignore[arg-type]
+            except OSError:
+                pass  # the kernel process will say what is wrong
         self.start_forkserver()
         if self.start.get("waiting"):
             set_oom_score(WAITING_OOM_SCORE)

@@ -32,12 +32,12 @@ from docker_kernel.errors import (
     NotFound,
 )
 from docker_kernel.guest.link import RUN as GUEST_RUN
-from docker_kernel.guest.link import STARTED_LINE
+from docker_kernel.guest.link import STARTED_LINE, WANTED_LINE
 from docker_kernel.images import how_to_bring
 from docker_kernel.kernel import accounts, bytecode, claims, guest_files
 from docker_kernel.kernel.connection import CONTAINER_PORTS, Keys, container_info, host_info
 from docker_kernel.kernel.environment import kernel_env
-from docker_kernel.kernel.link import Event, Exited, Hello, HostLink, Ready, Started, Warm, greeting
+from docker_kernel.kernel.link import Event, Exited, Hello, HostLink, Started, Warm, greeting
 from docker_kernel.kernel.locality import check_local
 from docker_kernel.kernel.sockets import SocketFolder, check_shared_kernel
 from docker_kernel.kernel.user import ContainerUser, container_user
@@ -48,15 +48,12 @@ log = logging.getLogger(__name__)
 LINK_SECONDS = 30
 """How long a started container may take to answer on its link, or to start its kernel process again."""
 
-LINK_DELAY = 0.5
-"""Seconds that a new container's link waits while nobody needs it: the engine's exec takes from the CPUs that the
-kernel's own start is after, which is a third of the time to the first reply on a busy machine."""
+LINK_DELAY = 20.0
+"""Seconds that a new container's link waits at most while nobody needs it, and never more than half the lease: the
+engine's exec takes from the CPUs what this kernel's start and those of others are after."""
 
 LINK_PAUSE = 0.1
 """Seconds before a link that was lost at once is opened again; twice as long each further time."""
-
-READY_SECONDS = 10
-"""How long a start waits at most until the kernel is ready, as IPython's start-up files may take long."""
 
 CLAIM_SECONDS = 15
 """How long a claimed spare may take to start its kernel process; one that somebody has paused never does."""
@@ -157,12 +154,13 @@ class KernelContainer:
         self._link_wanted = asyncio.Event()
         self._links_lost = 0
         self._linking: asyncio.Task[None] | None = None
+        self._hearing: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._service: Service | None = None
         self._removed = False
         self._packages = BuildSettings({}, None)
-        self._alive = asyncio.Event()
-        """Set when the kernel process is ready for messages, or has ended."""
+        self._started = asyncio.Event()
+        """Set when the first kernel process is there, or has ended."""
         self._warm = asyncio.Event()
         self.when_lost: Callable[[], None] | None = None
         """While this is a spare: called when its link breaks, as when another server has claimed it."""
@@ -235,9 +233,7 @@ class KernelContainer:
 
     async def _start(self) -> None:
         self.exit_code, self.reason = None, ""
-        for event in (self._link_ready, self._link_wanted, self._alive):
-            event.clear()
-        await self._run(self.spec(), self._start_file(), hear=self.launch.command is None)
+        await self._run(self.spec(), self._start_file(), hear=True)
         if not self.config.publish:
             self._linking = self._spawn(self._open_first_link())
         await self._read_state()
@@ -280,12 +276,12 @@ class KernelContainer:
         """Create and start the container, whose supervisor finds `start`.
 
         Args:
-            hear: whether to note when the kernel process is ready, before there is a link.
+            hear: whether to listen to its output until there is a link.
         """
         user = self.account
         await self._create(spec)
         if hear:
-            self._spawn(self._hear(await self.engine.attach(self.container_id)))
+            self._hearing = self._spawn(self._hear(await self.engine.attach(self.container_id)))
         await self._make_account_files()
         # The engine takes longest to start the container, and as long as an interpreter's start to put files into it.
         await self.engine.start(self.container_id)
@@ -306,16 +302,24 @@ class KernelContainer:
             self._account_files.append(File(guest_files.CA_FILE.lstrip("/"), self._packages.ca))
 
     async def _hear(self, output: ExecStream) -> None:
-        """Follow the main process's output until it says that the kernel has started."""
+        """Follow the main process's output, which says when the kernel has started, and when it wants a link."""
         said = b""
         try:
             async for _, data in output.frames():
-                said = said[-len(STARTED_LINE) :] + data
+                said = said[-len(STARTED_LINE + WANTED_LINE) :] + data
                 if STARTED_LINE in said:
-                    break
+                    self._started.set()
+                if WANTED_LINE in said:
+                    self._link_wanted.set()
         finally:
             output.close()
-            self._alive.set()
+            self._started.set()
+            self._link_wanted.set()
+
+    async def until_started(self) -> None:
+        """Wait until the imports before the first cell are over, which take the CPUs most of a start."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._started.wait(), LINK_SECONDS)
 
     async def _read_state(self) -> None:
         """Learn from the engine what it chose: volume and ports."""
@@ -400,16 +404,14 @@ class KernelContainer:
                 await self._open_link()
                 await self._make_account_files()
             self._connect()
-            self._alive.clear()
             self._changed.clear()
             await self._send({"type": "start", "update": self._start_file()})
             try:
                 await asyncio.wait_for(self._changed.wait(), CLAIM_SECONDS)
             except asyncio.TimeoutError:
                 raise KernelStartError("A spare container does not answer.") from None
-            await self.until_alive()
             await naming
-            if self.exit_code is not None:
+            if self.exit_code is not None or self._link is None or self._link.closed:
                 raise KernelStartError("A spare container's kernel ended at once.")
             claim = claims.Claim(
                 notebook=self.env.get("JPY_SESSION_NAME", ""), connection_file=self.launch.connection_file
@@ -561,25 +563,17 @@ class KernelContainer:
             self._ended(1, str(error))
 
     async def _restart_in_place(self) -> bool:
-        if self._removed or not self.container_id or self._link is None or self._link.closed:
+        ended = self.exit_code is not None if self._link is None else self._link.closed
+        if self._removed or not self.container_id or ended:
             return False
         self.exit_code, self.reason = None, ""
         self._changed.clear()
         try:
-            self._alive.clear()
             await self._send({"type": "start", "update": {"env": self.env}})
             await asyncio.wait_for(self._changed.wait(), LINK_SECONDS)
-            await self.until_alive()
         except (LinkError, asyncio.TimeoutError):
             return False
-        return not self._link.closed
-
-    async def until_alive(self) -> None:
-        """Wait until the kernel process answers or has ended, so that no client's first message meets a closed port:
-        ZeroMQ then waits 0.1 s before it connects again."""
-        if self.launch.command is None:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._alive.wait(), READY_SECONDS)
+        return self._link is not None and not self._link.closed
 
     async def _replace(self) -> None:
         if self.connection_info.get("transport") == "tcp":
@@ -587,6 +581,8 @@ class KernelContainer:
             self.launch.host_ports = {port: ports[name] for name, port in CONTAINER_PORTS.items()}
         await self._discard(keep_sockets=True)
         self._removed = False
+        for event in (self._link_ready, self._link_wanted, self._started):
+            event.clear()
         await self.resolve()
         await self._start()
 
@@ -608,11 +604,13 @@ class KernelContainer:
 
     async def _discard(self, keep_sockets: bool = False) -> None:
         self._removed = True
-        if self._linking is not None:
-            self._linking.cancel()
+        for task in (self._linking, self._hearing):
+            if task is not None:
+                task.cancel()
         if self._link is not None:
             self._link.close()
             self._link = None
+        self._link_ready.set()  # nobody waits for it any more
         try:
             if self.container_id:
                 await self.engine.remove(self.container_id)
@@ -627,14 +625,13 @@ class KernelContainer:
     # The link
 
     async def _open_first_link(self) -> None:
-        wanted, alive = asyncio.ensure_future(self._link_wanted.wait()), asyncio.ensure_future(self._alive.wait())
-        try:
-            await asyncio.wait({wanted, alive}, timeout=READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({wanted}, timeout=LINK_DELAY)
-        finally:
-            wanted.cancel()
-            alive.cancel()
-        await self._open_link()
+        grace = self.config.grace if self.launch.grace is None else self.launch.grace
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._link_wanted.wait(), min(LINK_DELAY, max(grace, 10) / 2))
+        if self._hearing is not None and self._hearing.done():
+            await self._look()
+        elif not self._removed:
+            await self._open_link()
 
     async def _open_link(self) -> None:
         command = [self.python, "-I", "-S", f"{guest_files.LIB}/docker_kernel/guest/link.py"]
@@ -646,6 +643,8 @@ class KernelContainer:
                 ports = {str(port): host for port, host in self.published.items()}
                 await self._link.send({"type": "ports", "ports": ports})
             self._link_ready.set()
+            if self._hearing is not None:
+                self._hearing.cancel()
             if self._service is not None:
                 await self._service.resync()
         except DockerKernelError as error:
@@ -664,11 +663,9 @@ class KernelContainer:
 
     def _on_message(self, message: Event) -> None:
         self._links_lost = 0
-        if isinstance(message, Ready) or (isinstance(message, Hello) and message.ready):
-            self._alive.set()
         if isinstance(message, Warm) or (isinstance(message, Hello) and message.warm):
             self._warm.set()
-        if isinstance(message, (Ready, Warm)):
+        if isinstance(message, Warm):
             return
         if isinstance(message, Started):
             self.exit_code = None
@@ -707,13 +704,15 @@ class KernelContainer:
 
     async def _last_words(self) -> str:
         try:
-            lines = (await self.engine.logs(self.container_id, tail=5)).decode(errors="replace").split("\n")
+            said = await self.engine.logs(self.container_id, tail=5)
         except EngineError:
             return ""
-        return " ".join(line.strip() for line in lines if line.strip())
+        for line in (STARTED_LINE, WANTED_LINE):
+            said = said.replace(line, b"")
+        return " ".join(said.decode(errors="replace").split())
 
     def _ended(self, code: int, reason: str) -> None:
-        self._alive.set()
+        self._started.set()
         if self.exit_code is None:
             self.exit_code, self.reason = code, reason
             if reason:

@@ -38,19 +38,11 @@ class Hello(_Message):
     alive: bool
     code: int | None
     oom: bool
-    ready: bool
     warm: bool
 
 
 class Started(_Message):
     type: Literal["started"]
-    generation: int
-
-
-class Ready(_Message):
-    """A client's messages arrive from now on."""
-
-    type: Literal["ready"]
     generation: int
 
 
@@ -74,7 +66,7 @@ class Request(_Message):
     params: dict[str, Any]
 
 
-Event = Hello | Started | Ready | Warm | Exited
+Event = Hello | Started | Warm | Exited
 Message = Event | Request
 _messages: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 

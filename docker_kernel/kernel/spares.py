@@ -178,11 +178,7 @@ class Spares:
                 if claimed is not None:
                     kernel = claimed
             if not kernel.container_id:
-                async with self._slots:
-                    await kernel.start()
-                    if self._starting > AT_ONCE:
-                        # A client that waits for a kernel tries to connect ten times a second, on five ports.
-                        await kernel.until_alive()
+                await self._start(kernel)
         except BaseException:
             await kernel.remove()
             raise
@@ -194,6 +190,20 @@ class Spares:
         elif keep and not launch.config.warm_spares:
             self._drop(launch.spec_name)
         return kernel
+
+    async def _start(self, kernel: KernelContainer) -> None:
+        """Start a kernel in a new container, of which only so many may have their imports before them at once."""
+        await self._slots.acquire()
+        try:
+            await kernel.start()
+        except BaseException:
+            self._slots.release()
+            raise
+        self._spawn(kernel.until_started()).add_done_callback(self._has_started)
+
+    def _has_started(self, _: asyncio.Task[None]) -> None:
+        self._slots.release()
+        self._last_start = time.monotonic()
 
     async def warm_up(self, launch: KernelLaunch) -> None:
         """Have spares for kernels like this one before the first is asked for; raises as `start` does."""

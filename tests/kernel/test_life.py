@@ -148,15 +148,15 @@ def test_a_shutdown_removes_container_and_volume(start: NotebookMaker, engine: E
 
 
 def test_a_client_that_shuts_down_as_it_exits_leaves_nothing_and_says_nothing(
-    spec: str, own_folders: Path, tmp_path: Path, engine: Engine
+    make_spec: SpecMaker, tmp_path: Path, engine: Engine
 ) -> None:
     # `jupyter run` does so in an atexit handler.
+    spec = make_spec()
     (tmp_path / "script.py").write_text("print(6 * 7)")
     command = [sys.executable, "-m", "jupyter_client.runapp", "--kernel", spec, "script.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "42\n", "")
-    kernels = background.run_blocking(engine.containers({labels.SPEC: spec}))
-    assert not [one for one in kernels if one.labels[labels.CONNECTION_FILE].startswith(str(own_folders))]
+    assert not background.run_blocking(engine.containers({labels.SPEC: spec}))
 
 
 def test_the_connection_is_private_encrypted_and_local(notebook: Notebook, engine: Engine) -> None:

@@ -148,6 +148,7 @@ def test_large_requests_with_large_answers_do_not_wait_for_each_other(
 
 
 def test_a_guest_that_poses_as_the_host_side_is_replaced(hostile: Notebook) -> None:
+    assert hostile.run("%local 1 + 1").shown == "2"
     hostile.run("fake = connect('host'); fake.recv(100)")
     lost = hostile.run("%local 1 + 1", timeout=15)
     assert lost.shown == "2" or "The link to the Jupyter server broke" in lost.value
@@ -162,7 +163,6 @@ def test_a_job_that_ends_while_the_link_is_broken_is_not_waited_for_in_vain(host
     assert hostile.run("job.result(20); print(late)", timeout=30).text == "here\n"
 
 
-JSON = st.recursive(
 def test_a_relay_that_takes_no_more_is_replaced(start: NotebookMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "SEND_SECONDS", 1)
     one = start()
@@ -180,6 +180,7 @@ def test_a_relay_that_takes_no_more_is_replaced(start: NotebookMaker, monkeypatc
     assert one.container._link is not stopped
 
 
+JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=10,
