@@ -72,7 +72,7 @@ class Crowd:
 async def serve(spec: str) -> None:
     from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 
-    manager = AsyncMappingKernelManager()
+    manager = AsyncMappingKernelManager(connection_dir=os.environ["JUPYTER_RUNTIME_DIR"])
     calls = 0
 
     def called(*_: Any, **__: Any) -> None:
