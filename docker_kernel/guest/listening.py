@@ -26,18 +26,17 @@ def open_all(connection: dict[str, object]) -> list[socket.socket]:
     """
     opened: list[socket.socket] = []
     numbers = {}
+    ipc = connection["transport"] == "ipc"
     try:
-        for port in (int(str(connection[name])) for name in PORT_NAMES):
-            ipc = connection["transport"] == "ipc"
+        for port in _ports(connection):
             sock = socket.socket(socket.AF_UNIX if ipc else socket.AF_INET, socket.SOCK_STREAM)
             opened.append(sock)
             sock.setblocking(False)
             if ipc:
-                try:
-                    os.unlink(_lasting(connection, port))
-                except FileNotFoundError:
-                    pass  # it is there where a container was replaced
-                sock.bind(_lasting(connection, port))
+                name = _lasting(connection, port)
+                if os.path.lexists(name):
+                    os.unlink(name)  # of the container that this one replaces
+                sock.bind(name)
             else:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sock.bind((str(connection["ip"]), port))
@@ -53,6 +52,10 @@ def open_all(connection: dict[str, object]) -> list[socket.socket]:
     return opened
 
 
+def _ports(connection: dict[str, object]) -> list[int]:
+    return [int(str(connection[name])) for name in PORT_NAMES]
+
+
 def _lasting(connection: dict[str, object], port: int) -> str:
     """The name that a socket in a file always has."""
     return os.path.join(os.path.dirname(str(connection["ip"])), str(port))
@@ -66,7 +69,7 @@ def show(connection: dict[str, object]) -> None:
         OSError: that is not possible.
     """
     if connection["transport"] == "ipc":
-        for port in (int(str(connection[name])) for name in PORT_NAMES):
+        for port in _ports(connection):
             name = "%s-%d" % (connection["ip"], port)
             if not os.path.lexists(name):
                 os.symlink(os.path.basename(_lasting(connection, port)), name)
