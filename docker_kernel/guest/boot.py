@@ -39,7 +39,6 @@ def run_kernel(arguments: list[str], before_sockets: Callable[[], None] = lambda
     Args:
         before_sockets: called before the first of its sockets is bound.
     """
-    import zmq
     from ipykernel.kernelapp import IPKernelApp
     from traitlets.config import Config
 
@@ -63,12 +62,11 @@ def run_kernel(arguments: list[str], before_sockets: Callable[[], None] = lambda
 
         def init_sockets(self) -> None:
             before_sockets()
-            self.listening = listening.inherited()
+            self.inherited = listening.inherited()
             super().init_sockets()
 
         def _try_bind_socket(self, s: Any, port: int) -> Any:
-            if port in self.listening:
-                s.setsockopt(zmq.USE_FD, self.listening[port])  # type: ignore[attr-defined]
+            listening.take_over(s, port, self.inherited)
             return super()._try_bind_socket(s, port)
 
     KernelApp.launch_instance(arguments)

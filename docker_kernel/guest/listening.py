@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from typing import Any
 
 from docker_kernel.guest.link import LISTENING_FILE
 
@@ -76,10 +77,7 @@ def show(connection: dict[str, object]) -> None:
 
 
 def inherited() -> dict[int, int]:
-    """The descriptors of the sockets that listen already, by port; what this process starts does not inherit them.
-
-    A ZeroMQ socket takes one as its ZMQ_USE_FD: "use it instead of allocating a new file descriptor" at its bind.
-    """
+    """The descriptors of the sockets that listen already, by port; what this process starts does not inherit them."""
     try:
         with open(LISTENING_FILE) as file:
             found = {int(port): int(descriptor) for port, descriptor in json.load(file).items()}
@@ -88,3 +86,14 @@ def inherited() -> dict[int, int]:
     except OSError:
         return {}  # in a notebook image
     return found
+
+
+def take_over(sock: Any, port: int, descriptors: dict[int, int]) -> None:
+    """Have a ZeroMQ socket's bind take the one of these descriptors that listens on its port, where one does.
+
+    ZMQ_USE_FD: "use it instead of allocating a new file descriptor" (zmq_setsockopt).
+    """
+    import zmq
+
+    if port in descriptors:
+        sock.setsockopt(zmq.USE_FD, descriptors[port])  # type: ignore[attr-defined]

@@ -40,9 +40,7 @@ def main(connection_file: str, parent_file: str, notice: dict[str, str]) -> None
         socket.curve_secretkey = info["curve_secretkey"].encode()
         socket.curve_publickey = info["curve_publickey"].encode()
         socket.curve_server = True
-    inherited = listening.inherited()
-    if info["iopub_port"] in inherited:
-        socket.setsockopt(zmq.USE_FD, inherited[info["iopub_port"]])  # type: ignore[attr-defined]
+    listening.take_over(socket, info["iopub_port"], listening.inherited())
     separator = "-" if info["transport"] == "ipc" else ":"
     socket.bind("%s://%s%s%s" % (info["transport"], info["ip"], separator, info["iopub_port"]))
     socket.xpub_verbose = True
