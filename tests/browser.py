@@ -1,4 +1,4 @@
-"""A real JupyterLab in a real browser, with kernels in containers, for the tests of what a user sees.
+"""What a user sees: how tests read and use a page of the run's JupyterLab (lab.py).
 
 Screenshots are kept in build/screenshots. Those that the docs show go to the folder that DOCKER_KERNEL_SCREENSHOTS
 names, too: `DOCKER_KERNEL_SCREENSHOTS=docs/images pytest tests/test_browser*.py`.
@@ -6,194 +6,21 @@ names, too: `DOCKER_KERNEL_SCREENSHOTS=docs/images pytest tests/test_browser*.py
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import secrets
-import shutil
-import signal
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api")
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright  # noqa: E402
+pytest.importorskip("playwright.sync_api")
+from playwright.sync_api import Locator, Page, expect
 
-from docker_kernel import background, kernelspec, labels  # noqa: E402
-from docker_kernel.engine import ContainerState, Engine  # noqa: E402
+from docker_kernel import kernelspec, labels
+from docker_kernel.engine import ContainerState
+from tests.lab import ABSENT, CHROMIUM, START_MS, Lab, keep
 
-run = background.run_blocking
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-SCREENSHOTS = Path(__file__).parent.parent / "build" / "screenshots"
-IN_DOCS = (
-    *("lab", "job", "job_dark", "job_failed", "sweep", "sweep_dark", "scheduled-run"),
-    *(f"containerize-{page}" for page in ("button", "name", "parameters", "review", "build", "images")),
-)
-ABSENT = "docker-kernel/absent:latest"
-START_MS = 60_000
-"""For a kernel's start, or a cell's end, on a busy machine."""
+__all__ = ["ABSENT", "START_MS", "Lab", "Notebook", "keep", "kernel_of", "needs_chromium"]
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
-
-
-class Lab:
-    """A running JupyterLab server with folders of its own."""
-
-    def __init__(self, engine: Engine, folder: Path, url: str, token: str) -> None:
-        self.engine = engine
-        self.folder = folder
-        self.workspace = folder / "workspace"
-        self.url = url
-        self.token = token
-
-    def api(self, path: str, method: str = "GET") -> Any:
-        """An answer of the server's REST API."""
-        request = urllib.request.Request(
-            f"{self.url}api/{path}", method=method, headers={"Authorization": f"token {self.token}"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
-
-    def containers(self) -> list[ContainerState]:
-        """The containers of this server's kernels."""
-        found = run(self.engine.containers({labels.KIND: labels.KIND_KERNEL}))
-        return [state for state in found if state.labels[labels.CONNECTION_FILE].startswith(str(self.folder))]
-
-    def end_sessions(self) -> None:
-        for session in self.api("sessions"):
-            self.api(f"sessions/{session['id']}", "DELETE")
-
-
-@pytest.fixture(scope="module", name="lab")
-def lab_fixture(engine: Engine, python_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A JupyterLab whose launcher has Docker Python, one with little memory, and one whose image is missing."""
-    folder = tmp_path_factory.mktemp("lab")
-    names = ("config", "data", "runtime", "workspaces", "settings", "workspace", "ipython")
-    config, data, runtime, workspaces, settings, workspace, ipython = (folder / name for name in names)
-    for path in (config, data, runtime, workspaces, settings, workspace, ipython):
-        path.mkdir()
-    _install(engine, data / "kernels")
-    notices = settings / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    notices.parent.mkdir(parents=True)
-    notices.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
-    token = secrets.token_hex(16)
-    environment = {
-        **os.environ,
-        "JUPYTER_CONFIG_DIR": str(config),
-        "JUPYTER_DATA_DIR": str(data),
-        "JUPYTER_RUNTIME_DIR": str(runtime),
-        "JUPYTER_PREFER_ENV_PATH": "0",
-        "JUPYTERLAB_WORKSPACES_DIR": str(workspaces),
-        "JUPYTERLAB_SETTINGS_DIR": str(settings),
-        "IPYTHONDIR": str(ipython),
-        "JUPYTER_TOKEN": token,
-    }
-    command = [
-        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root"),
-        "--LabApp.extension_manager=readonly",
-    ]
-    log = folder / "server.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            command,
-            cwd=workspace,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    lab = Lab(engine, folder, "", token)
-    try:
-        lab.url = _server_url(server, runtime, log)
-        yield lab
-    finally:
-        server.terminate()
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            pass
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-        left = lab.containers()
-        for state in left:
-            run(engine.remove(state.id))
-    assert not left, "the server ended, and left containers of its kernels"
-
-
-def _install(engine: Engine, kernels: Path) -> None:
-    scipy = "docker-kernel/scipy:latest"
-    run(kernelspec.install(engine, kernels, kernelspec.stanza(image=scipy)))
-    small = kernelspec.stanza(memory="256m")
-    run(kernelspec.install(engine, kernels, small, name="small", display_name="Docker Python, small"))
-    spec_file = run(kernelspec.install(engine, kernels, {}, name="absent", display_name="Docker Python, absent"))[0]
-    spec = json.loads((spec_file / "kernel.json").read_text())
-    spec["metadata"]["kernel_provisioner"]["config"]["image"] = ABSENT
-    (spec_file / "kernel.json").write_text(json.dumps(spec))
-
-
-def _server_url(server: subprocess.Popen[bytes], runtime: Path, log: Path) -> str:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and server.poll() is None:
-        for path in runtime.glob("jpserver-*.json"):
-            with contextlib.suppress(ValueError):
-                return str(json.loads(path.read_text())["url"])
-        time.sleep(0.1)
-    raise AssertionError(f"JupyterLab did not start:\n{log.read_text()}")
-
-
-@pytest.fixture(scope="module", name="browser")
-def browser_fixture() -> Iterator[Browser]:
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(name="page")
-def page_fixture(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """A fresh Lab in a browser window; what it shows at the test's end is kept as a picture."""
-    page = browser.new_page(viewport={"width": 1100, "height": 760}, device_scale_factor=1.5)
-    page.set_default_timeout(START_MS)
-    try:
-        page.goto(f"{lab.url}lab?token={lab.token}&reset")
-        expect(page.locator(".jp-LauncherCard").first).to_be_visible(timeout=START_MS)
-        yield page
-    finally:
-        keep(page, request.node.name.removeprefix("test_"))
-        page.close()
-        lab.end_sessions()
-        for path in lab.workspace.glob("[!.]*"):
-            path.unlink()
-
-
-def keep(page: Page, name: str) -> None:
-    """Keep a picture of what the page shows."""
-    folders = [SCREENSHOTS]
-    if name in IN_DOCS and "DOCKER_KERNEL_SCREENSHOTS" in os.environ:
-        folders.append(Path(os.environ["DOCKER_KERNEL_SCREENSHOTS"]))
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=folder / f"{name}.png")
 
 
 class Notebook:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,37 +19,83 @@ from docker_kernel.build_settings import host_settings
 from docker_kernel.engine import Engine, File, archive
 from docker_kernel.errors import EngineError
 from docker_kernel.kernel.running import RunningKernel
+from tests import leftovers, schedule
 from tests.engines import own_registry, second_engine
+from tests.lab import browser_fixture, lab_fixture, page_fixture
 from tests.notebook import KERNEL_IDS, Notebook
+from tests.patience import factor, patient, until
 from tests.swarm import two_nodes
 
-__all__ = ["own_registry", "second_engine", "two_nodes"]  # fixtures: one of each for the whole run
+__all__ = ["browser_fixture", "lab_fixture", "own_registry", "page_fixture", "second_engine", "two_nodes"]
 
 ImageMaker = Callable[..., str]
 SpecMaker = Callable[..., str]
 NotebookMaker = Callable[..., Notebook]
 
 
-def pytest_configure() -> None:
-    """Make Ctrl-C work also where the run was started in the background, with SIGINT ignored, as CI systems do."""
+BEGAN = pytest.StashKey[bool]()
+RETRIED = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the run a name, by which all that it leaves is found, and its limits the measure of this machine."""
+    # Ctrl-C works also where the run was started in the background with SIGINT ignored, as CI systems do.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.stash[BEGAN] = leftovers.begin()
+    config.stash[RETRIED] = {}
+    if config.stash[BEGAN]:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for one in leftovers.clean_killed_runs():
+            print(f"removed what a killed run had left: {one}")
+    factor()
+    if config.getoption("timeout", None) is None:
+        config.option.timeout = patient(150)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove what this run has left, also when it was interrupted."""
+    if config.stash.get(BEGAN, False):
+        for one in leftovers.clean():
+            print(f"removed what the run had left: {one}")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let `pytest -n 2 --dist loadgroup` keep together what shares kernels, a Swarm or a second engine."""
-    shared = {
-        path
-        for path in {item.path for item in items}
-        if path.parent.name == "targets" or re.search("second_engine|own_registry|two_nodes", path.read_text("utf-8"))
-    }
+    """Say what each test needs, keep together what shares that, and begin with what takes longest."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("engines" if item.path in shared else str(item.path)))
+        schedule.mark(item)
+    items.sort(key=schedule.order)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    schedule.add(report)
+
+
+def pytest_report_header() -> str:
+    return f"limits are those of an idle machine times {factor():.1f}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Name the tests that passed only when they were tried again, each with why it failed at first."""
+    retried = terminalreporter.stats.get("rerun", [])
+    if retried:
+        terminalreporter.section(f"{len(retried)} passed or failed at their second try: find out why", red=True)
+        for report in retried:
+            lines = [line for line in report.longreprtext.splitlines() if line.startswith("E ")] or ["(no text)"]
+            terminalreporter.line(f"{report.nodeid} ({report.when})\n    {' '.join(lines[0].split())[:300]}")
+    if config.getoption("write_seconds"):
+        schedule.write()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-seconds", action="store_true", help="renew tests/seconds.json, which the order is from")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Jupyter's and our own folders for this run, so that no test sees or changes the user's."""
+    leftovers.add_homes(tmp_path_factory.getbasetemp())
     home = tmp_path_factory.mktemp("home")
     names = {"JUPYTER_DATA_DIR": "data", "JUPYTER_CONFIG_DIR": "jupyter", "JUPYTER_RUNTIME_DIR": "runtime"}
     before = {name: os.environ.get(name) for name in (*names, "DOCKER_KERNEL_CONFIG", "XDG_DATA_HOME")}
@@ -132,35 +176,29 @@ def start(spec: str, tmp_path: Path) -> Iterator[NotebookMaker]:
         one.close()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def nothing_left_behind(engine: Engine, own_folders: Path) -> Iterator[None]:
-    """Fails the run if its kernels or jobs left a container or a volume on the engine."""
-    yield
-    runtime = str(own_folders / "runtime")
-
-    def left() -> list[str]:
-        kinds = (labels.KIND_KERNEL, labels.KIND_JOB, labels.KIND_STATE)
-        filters = [{labels.KIND: kind} for kind in kinds]
-        containers = [state for one in filters for state in background.run_blocking(engine.containers(one))]
-        volumes = background.run_blocking(engine.volumes(f"{labels.KIND}={labels.KIND_VOLUME}"))
-        found = [state.name for state in containers if state.labels.get(labels.CONNECTION_FILE, "").startswith(runtime)]
-        found += [state.name for state in containers if RunningKernel.of(state).kernel_id in KERNEL_IDS]
-        found += [volume["Name"] for volume in volumes if volume["Labels"].get(labels.KERNEL_ID) in KERNEL_IDS]
-        return found
-
-    # What the last test's jobs started from goes some moments after their end.
-    end = time.monotonic() + 20
-    while (found := left()) and time.monotonic() < end:
-        time.sleep(0.2)
-    assert not found, f"left behind: {found}"
-
-
 @pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
-    """The engine that `docker` reaches."""
+def engine(own_folders: Path) -> Iterator[Engine]:
+    """The engine that `docker` reaches. The run fails if its kernels or jobs left a container or a volume there."""
     engine = background.run_blocking(Engine.connect())
     yield engine
+    # What the last test's jobs started from goes some moments after their end.
+    with contextlib.suppress(AssertionError):
+        until(lambda: not _left_behind(engine, own_folders), 10)
+    left = _left_behind(engine, own_folders)
     engine.close()
+    assert not left, f"left behind: {left}"
+
+
+def _left_behind(engine: Engine, own_folders: Path) -> list[str]:
+    """What kernels and jobs of this process have on the engine."""
+    runtime = str(own_folders / "runtime")
+    kinds = (labels.KIND_KERNEL, labels.KIND_JOB, labels.KIND_STATE)
+    containers = [one for kind in kinds for one in background.run_blocking(engine.containers({labels.KIND: kind}))]
+    volumes = background.run_blocking(engine.volumes(f"{labels.KIND}={labels.KIND_VOLUME}"))
+    found = [state.name for state in containers if state.labels.get(labels.CONNECTION_FILE, "").startswith(runtime)]
+    found += [state.name for state in containers if RunningKernel.of(state).kernel_id in KERNEL_IDS]
+    found += [volume["Name"] for volume in volumes if volume["Labels"].get(labels.KERNEL_ID) in KERNEL_IDS]
+    return found
 
 
 @pytest.fixture(scope="session")

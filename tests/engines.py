@@ -15,12 +15,14 @@ import socket
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import leftovers
+from tests.patience import patient, until
 
 PACKAGES = {"docker-registry": "docker-registry", "ip": "iproute2", "dockerd": "docker.io", "openssl": "openssl"}
 
@@ -34,7 +36,7 @@ def need(*commands: str) -> None:
         if shutil.which("apt-get") is None:
             pytest.skip(f"{', '.join(missing)} not installed")
         command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=patient(150), check=False)
         if done.returncode:
             pytest.skip(f"{', '.join(missing)} could not be installed: {done.stderr.strip()[-200:]}")
 
@@ -43,14 +45,6 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
-
-
-def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise RuntimeError(f"{what} did not happen within {seconds:.0f} s")
-        time.sleep(0.05)
 
 
 def answers(port: int) -> bool:
@@ -81,6 +75,7 @@ class SecondEngine:
         self.tls = folder / "tls"
         self.namespace = f"dk{os.getpid()}"
         self._links = (f"dka{os.getpid() % 10**7}", f"dkb{os.getpid() % 10**7}")
+        leftovers.add_engine(self.namespace, list(self._links), folder)
         here, there = self._links
         # Another run's engine may look for a subnet of its own at the same time.
         with Path(tempfile.gettempdir(), "dk-engine.lock").open("w") as lock:
@@ -133,11 +128,11 @@ class SecondEngine:
             self._child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        until(lambda: "Server Version" in self.docker("info"), 60, "the second engine's start")
+        until(lambda: "Server Version" in self.docker("info"), 30, "the second engine's start")
 
     def docker(self, *arguments: str) -> str:
         command = ["docker", "-H", self.url, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=patient(60), check=False).stdout
 
     def _processes(self) -> list[int]:
         """All that runs in its network, and what that started: its containers have networks of their own."""
@@ -155,7 +150,7 @@ class SecondEngine:
         assert self._child is not None
         children = [one for one in self._processes() if _parent(one) == self._child.pid]
         self._child.kill()
-        self._child.wait(20)
+        self._child.wait(patient(20))
         # Its containerd ends with it, but not at once, and a new dockerd takes even a zombie for one that still runs.
         until(lambda: not any(_parent(one) is not None for one in children), 10, "the end of its containerd")
         (self.folder / "exec/containerd/containerd.pid").unlink(missing_ok=True)
@@ -166,17 +161,13 @@ class SecondEngine:
                 self.docker("rm", "-f", container)
             self._child.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(30)
+                self._child.wait(patient(30))
             self._child.kill()
         for process in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        subprocess.run(["ip", "link", "del", self._links[0]], check=False, capture_output=True)
-        subprocess.run(["ip", "netns", "del", self.namespace], check=False, capture_output=True)
-        for mounted in Path("/proc/self/mounts").read_text().splitlines():
-            if str(self.folder) in mounted.split()[1]:
-                subprocess.run(["umount", "-l", mounted.split()[1]], check=False)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        leftovers.remove_engine(self.namespace, list(self._links), self.folder)
+        leftovers.forget_engine(self.namespace)
 
 
 def _make_certificates(folder: Path, address: str) -> None:
@@ -238,7 +229,7 @@ class OwnRegistry:
     def kill(self) -> None:
         for child in self._children:
             child.kill()
-            child.wait(20)
+            child.wait(patient(20))
         self._children.clear()
 
     def collect_garbage(self) -> None:
@@ -316,7 +307,7 @@ def second_engine() -> Iterator[SecondEngine]:
     """Another engine for the whole run."""
     need("dockerd", "ip", "openssl")
     # Sockets have short names.
-    engine = SecondEngine(Path(tempfile.mkdtemp(prefix="dk-engine-", dir="/tmp")))
+    engine = SecondEngine(Path(tempfile.mkdtemp(prefix="e", dir=leftovers.folder())))
     try:
         engine.up()
         yield engine

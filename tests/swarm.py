@@ -19,10 +19,13 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests import leftovers
+from tests.patience import patient, until
 
 FOLDER = Path("/tmp/docker-kernel-swarm")
 NAMESPACE = "docker-kernel-swarm"
@@ -30,12 +33,12 @@ LINKS = ("dk-swarm0", "dk-swarm1")
 WORKER = "docker-kernel-worker"
 CGROUPS = "docker-kernel-swarm"
 PACKAGES = {"docker-registry": "docker-registry", "ip": "iproute2", "dockerd": "docker.io", "nsenter": "util-linux"}
-LOCK_SECONDS = 900
+LOCK_SECONDS = 600
 """How long one run waits for another's Swarm to be taken down."""
 
 
 def _run(*command: str, check: bool = True, timeout: float = 60) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patient(timeout), check=False)
     if check and done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout.strip()
@@ -45,14 +48,6 @@ def _free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("0.0.0.0", 0))
         return int(sock.getsockname()[1])
-
-
-def _until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise RuntimeError(f"{what} did not happen within {seconds:.0f} s; see {FOLDER}")
-        time.sleep(0.05)
 
 
 def why_not() -> str:
@@ -65,7 +60,7 @@ def why_not() -> str:
             return f"install {', '.join(missing)}"
         done = subprocess.run(
             ["apt-get", "install", "-y", "--no-install-recommends", *missing],
-            capture_output=True, text=True, timeout=300, check=False,
+            capture_output=True, text=True, timeout=patient(150), check=False,
         )  # fmt: skip
         if done.returncode:
             return f"{', '.join(missing)} could not be installed: {done.stderr.strip()[-200:]}"
@@ -127,7 +122,7 @@ class TwoNodes:
             (FOLDER / f"{name}.yml").write_text(json.dumps(settings))
             self._spawn(name, [*prefix, "docker-registry", "serve", str(FOLDER / f"{name}.yml")])
         self.start_worker()
-        _until(self._registry_answers, 10, "the registry's start")
+        until(self._registry_answers, 10, "the registry's start")
         (FOLDER / "joined").touch()
         _run("docker", "swarm", "init", "--advertise-addr", self.address, "--listen-addr", f"{self.address}:2377")
         token = _run("docker", "swarm", "join-token", "-q", "worker")
@@ -166,10 +161,12 @@ class TwoNodes:
                 "unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", command,
             ],
         )  # fmt: skip
-        _until(self._worker_answers, 60, "the worker's start")
+        until(self._worker_answers, 60, "the worker's start")
 
     def _worker_answers(self) -> bool:
-        done = subprocess.run(["docker", "-H", self.worker_url, "info"], capture_output=True, timeout=20, check=False)
+        done = subprocess.run(
+            ["docker", "-H", self.worker_url, "info"], capture_output=True, timeout=patient(20), check=False
+        )
         return done.returncode == 0
 
     def kill_worker(self) -> None:
@@ -183,7 +180,7 @@ class TwoNodes:
 
     def wait_for_worker(self, state: str = "ready", seconds: float = 40) -> None:
         """Wait until the manager sees the worker in a state."""
-        _until(lambda: self.node_state(WORKER) == state, seconds, f"the worker's state {state}")
+        until(lambda: self.node_state(WORKER) == state, seconds, f"the worker's state {state}")
 
     @staticmethod
     def node_state(name: str) -> str:
@@ -223,7 +220,7 @@ def tear_down() -> None:
             pid = int(file.read_text())
             if str(FOLDER) in Path(f"/proc/{pid}/cmdline").read_text() if Path(f"/proc/{pid}").exists() else False:
                 os.killpg(pid, signal.SIGKILL)
-                _until(lambda pid=pid: not _alive(pid), 20, "the end of a process")  # type: ignore[misc]
+                until(lambda pid=pid: not _alive(pid), 20, "the end of a process")  # type: ignore[misc]
     _run("ip", "link", "del", LINKS[0], check=False)
     _run("ip", "netns", "del", NAMESPACE, check=False)
     shutil.rmtree(FOLDER, ignore_errors=True)
@@ -231,6 +228,19 @@ def tear_down() -> None:
         for folder in sorted(controller.glob("**/"), reverse=True):
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def take_down_if_left() -> bool:
+    """Take down what a killed run has left, unless another one uses it; returns whether there was anything."""
+    with Path(f"{FOLDER}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        left = FOLDER.exists()
+        if left:
+            tear_down()
+        return left
 
 
 def _remove_images(port: str) -> None:
@@ -251,7 +261,7 @@ def _alive(pid: int) -> bool:
 def running_swarm() -> Iterator[TwoNodes]:
     """The two nodes, taken down at the end also on failure; raises RuntimeError where they cannot run."""
     with Path(f"{FOLDER}.lock").open("w") as lock:
-        end = time.monotonic() + LOCK_SECONDS
+        end = time.monotonic() + patient(LOCK_SECONDS)
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -274,6 +284,7 @@ def running_swarm() -> Iterator[TwoNodes]:
 @pytest.fixture(scope="session")
 def two_nodes() -> Iterator[TwoNodes]:
     """A Swarm of two nodes for the whole run; skips where the machine cannot run one."""
+    leftovers.add_swarm()
     with contextlib.ExitStack() as stack:
         try:
             nodes = stack.enter_context(running_swarm())

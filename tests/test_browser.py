@@ -10,17 +10,14 @@ import pytest
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Page, expect
 
-from tests.browser import (  # noqa: F401
+from tests.browser import (
     ABSENT,
     START_MS,
     Lab,
     Notebook,
-    browser_fixture,
     keep,
     kernel_of,
-    lab_fixture,
     needs_chromium,
-    page_fixture,
 )
 
 pytestmark = needs_chromium

@@ -19,15 +19,12 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from docker_kernel import background
 from docker_kernel.engine import Engine
 from docker_kernel.errors import EngineError
-from tests.browser import (  # noqa: F401
+from tests.browser import (
     START_MS,
     Lab,
     Notebook,
-    browser_fixture,
     keep,
-    lab_fixture,
     needs_chromium,
-    page_fixture,
 )
 
 pytestmark = needs_chromium

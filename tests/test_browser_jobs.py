@@ -11,15 +11,12 @@ import pytest
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser import (  # noqa: F401
+from tests.browser import (
     START_MS,
     Lab,
     Notebook,
-    browser_fixture,
     keep,
-    lab_fixture,
     needs_chromium,
-    page_fixture,
 )
 
 pytestmark = needs_chromium

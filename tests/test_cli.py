@@ -44,6 +44,7 @@ def test_install_list_uninstall(python_image: str, tmp_path: Path) -> None:
     assert not (tmp_path / "kernels" / "cli-test").exists()
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -322,6 +322,7 @@ def test_a_wrong_name_is_one_sentence(arguments: list[str], code: int, sentence:
     assert sentence in failed.stderr and "Traceback" not in failed.stderr
 
 
+@pytest.mark.engine
 def test_targets_are_listed_and_checked(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(

@@ -74,6 +74,7 @@ def test_large_bytes_are_blobs_of_their_own_wherever_they_are(notebook: Notebook
     copy["both"][0].append(1)
 
 
+@pytest.mark.memory
 def test_bytes_over_four_gigabytes_have_the_other_opcode(notebook: Notebook) -> None:
     if free(SHARED_MEMORY) < 6 << 30 or memory() < 12 << 30:
         pytest.skip("not enough memory")
@@ -146,6 +147,7 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.mark.memory
 def test_an_array_of_two_gigabytes(folder: Path) -> None:
     pytest.importorskip("numpy")
     source = "import numpy as np\nv_a = np.arange(250_000_000, dtype='f8'); v_b = v_a[1000:2000]"

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from docker_kernel import background, images
 from docker_kernel.engine import Engine
 from docker_kernel.kernelspec import install
-from tests.browser import browser_fixture, keep, needs_chromium  # noqa: F401
+from tests.browser import keep, needs_chromium
 from tests.scheduler.server import SECONDS, Server
 from tests.scheduler.test_backend import printed, written
 

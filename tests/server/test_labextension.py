@@ -41,6 +41,7 @@ def test_it_is_whole_and_says_nothing_of_where_it_was_built() -> None:
     assert hosts <= {"registry.npmjs.org"}
 
 
+@pytest.mark.index
 def test_building_it_anew_makes_the_same(tmp_path: Path) -> None:
     if shutil.which("npm") is None:
         pytest.skip("there is no npm on this machine")

@@ -95,6 +95,12 @@ def docker_registry(request: pytest.FixtureRequest) -> Iterator[Place]:
     yield Place(settings, [engine.url])
 
 
+NEEDS = {
+    "local": [pytest.mark.engine],
+    "docker": [pytest.mark.cluster],
+    "docker-registry": [pytest.mark.cluster],
+    "swarm": [pytest.mark.cluster("swarm")],
+}
 PLACES: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Place]]] = {
     "local": local,
     "docker": docker,

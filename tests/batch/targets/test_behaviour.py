@@ -14,13 +14,13 @@ import pytest
 from docker_kernel import background
 from docker_kernel.batch.job_folder import JobFolder
 from docker_kernel.batch.manager import manager
-from tests.batch.targets.places import PLACES, Place
+from tests.batch.targets.places import NEEDS, PLACES, Place
 from tests.notebook import Notebook
 
 run = background.run_blocking
 
 
-@pytest.fixture(scope="module", params=sorted(PLACES))
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=NEEDS[name]) for name in sorted(PLACES)])
 def place(request: pytest.FixtureRequest, own_folders: Path) -> Iterator[Place]:
     """A target of each kind, in the config file under the name `there`."""
     config = own_folders / "config.toml"

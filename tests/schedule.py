@@ -1,0 +1,73 @@
+"""What each test needs, which tests share it, and in what order they run.
+
+A run in several workers (`pytest -n 4`) gives whole groups to them, the longest first, so that no worker has a long one
+for itself at the end. tests/seconds.json says how long each took; `pytest --write-seconds` renews it.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+from pathlib import Path
+
+import pytest
+
+SECONDS = Path(__file__).with_name("seconds.json")
+
+NEEDS = {
+    "browser": {"browser", "lab", "page"},
+    "cluster": {"two_nodes", "second_engine", "own_registry"},
+    "engine": {"engine"},
+}
+"""By marker: the fixtures whose tests need it. What a test needs without a fixture, its own markers say."""
+
+_taken: collections.Counter[str] = collections.Counter()
+_group_of: dict[str, str] = {}
+
+
+def mark(item: pytest.Item) -> None:
+    """Mark a test with what it needs, and with its group: what shares a kernel, a second engine, a Swarm, a Lab."""
+    fixtures = set(getattr(item, "fixturenames", ()))
+    for marker, names in NEEDS.items():
+        if fixtures & names:
+            item.add_marker(marker)
+    if item.get_closest_marker("cluster") or item.get_closest_marker("browser"):
+        item.add_marker("engine")
+    group = item.nodeid.partition("::")[0]
+    cluster = item.get_closest_marker("cluster")
+    if item.get_closest_marker("browser"):
+        group = "browser"
+    elif "two_nodes" in fixtures or (cluster is not None and "swarm" in cluster.args):
+        group = "swarm"
+    elif cluster is not None:
+        group = "second engine"
+    _group_of[item.nodeid] = group
+    item.add_marker(pytest.mark.xdist_group(group))
+
+
+def order(item: pytest.Item) -> tuple[float, str]:
+    """Sorts tests: those of the group that takes longest come first; within a group, as they stand."""
+    group = _group_of[item.nodeid]
+    return -_known().get(group, 0.0), group
+
+
+def _known() -> dict[str, float]:
+    if not _cache:
+        _cache.update(json.loads(SECONDS.read_text()) if SECONDS.exists() else {})
+        _cache.setdefault("", 0.0)
+    return _cache
+
+
+_cache: dict[str, float] = {}
+
+
+def add(report: pytest.TestReport) -> None:
+    """Count what a test took."""
+    group = report.nodeid.rpartition("@")[2] if "@" in report.nodeid else _group_of.get(report.nodeid, "")
+    _taken[group] += report.duration
+
+
+def write() -> None:
+    """Keep how long each group took."""
+    seconds = {group: round(taken, 1) for group, taken in sorted(_taken.items()) if group}
+    SECONDS.write_text(json.dumps(seconds, indent=2) + "\n")
