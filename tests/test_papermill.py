@@ -10,14 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
-import papermill
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nbclient import NotebookClient
-from papermill.parameterize import parameterize_notebook
-from papermill.translators import papermill_translators
 
 from docker_kernel.guest.parameters import ParameterError, check, find, inject
 
@@ -69,6 +64,9 @@ def notebook(*cells: dict[str, Any], minor: int = 5, name: str = "python3", lang
 
 def by_papermill(made: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """As papermill itself calls it: with a notebook that has its metadata."""
+    import nbformat
+    from papermill.parameterize import parameterize_notebook
+
     node = nbformat.from_dict(copy.deepcopy(made))
     node.metadata.setdefault("papermill", nbformat.NotebookNode())
     for cell in node.cells:
@@ -127,6 +125,8 @@ UNTAGGED_SHAPES = {
 @pytest.mark.parametrize("minor", [0, 1, 2, 3, 4, 5])
 @pytest.mark.parametrize("shape", TAGGED_SHAPES)
 def test_a_tagged_notebook_has_the_same_cells(shape: str, minor: int) -> None:
+    import nbformat
+
     made = copy.deepcopy(TAGGED_SHAPES[shape])
     made["nbformat_minor"] = minor
     if minor < 5:
@@ -207,6 +207,10 @@ def test_types_are_checked_where_papermill_has_none() -> None:
 
 def test_the_same_comes_of_a_run_in_a_kernel(tmp_path: Path) -> None:
     """With papermill's own executor, and with nbclient."""
+    import nbformat
+    import papermill
+    from nbclient import NotebookClient
+
     made = notebook(code("%%time\nimport math\n" + TAGGED, "parameters"), code("!true\n" + USE + "\nprint(used)\nused"))
     (tmp_path / "in.ipynb").write_text(json.dumps(made))
     values = {**VALUES, "count": 10**30}
@@ -237,6 +241,8 @@ def test_any_value_becomes_what_papermill_makes_of_it(value: Any) -> None:
 
 @pytest.mark.parametrize(("name", "language"), [("ir", "R"), ("julia-1.10", "julia")])
 def test_r_and_julia_have_the_same_cells(name: str, language: str) -> None:
+    from papermill.translators import papermill_translators
+
     made = notebook(code('n = 5\nx = 1.5\ns = "a"\nb = true\nv = f(1)', "parameters"), name=name, language=language)
     made["cells"][0]["source"] = made["cells"][0]["source"].replace("true", "TRUE" if language == "R" else "true")
     for values in (
@@ -248,6 +254,8 @@ def test_r_and_julia_have_the_same_cells(name: str, language: str) -> None:
 
 @pytest.mark.parametrize("shape", TAGGED_SHAPES)
 def test_what_papermill_finds_is_found(shape: str) -> None:
+    from papermill.translators import papermill_translators
+
     made = TAGGED_SHAPES[shape]
     first = next(cell for cell in made["cells"] if "parameters" in cell["metadata"].get("tags", []))
     source = "".join(first["source"])

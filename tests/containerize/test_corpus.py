@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 
 from docker_kernel import background, images, kernelspec, labels
@@ -207,6 +206,8 @@ def test_an_image_runs_a_notebook_as_nbclient_does(bench: Bench, case: Case) -> 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_a_notebook_writes_comes_out(bench: Bench, case: Case) -> None:
+    import nbformat
+
     ran = bench.result(case)
     nbformat.validate(nbformat.from_dict(ran.executed))
     assert digests(ran.out / "files") == ran.report["written"]

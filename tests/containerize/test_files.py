@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 
 from docker_kernel.containerize.files import CREDENTIAL, IGNORED, NOTEBOOK, Chosen, Rule, choose, clean, digest
@@ -267,10 +266,17 @@ def notebook(**more: Any) -> dict[str, Any]:
     }
 
 
+def validate(made: dict[str, Any]) -> None:
+    """Raises for what the notebook format does not allow."""
+    import nbformat
+
+    nbformat.validate(nbformat.from_dict(made))
+
+
 def test_a_cleaned_notebook_has_no_outputs_and_keeps_ids_and_tags() -> None:
     given = notebook()
     made = clean(given, keep_outputs=False)
-    nbformat.validate(nbformat.from_dict(made))
+    validate(made)
     assert made["cells"][0] == {
         "cell_type": "code", "id": "one", "source": "x = 1\nprint(x)", "execution_count": None, "outputs": [],
         "metadata": {"tags": ["parameters"]},
@@ -300,14 +306,14 @@ def test_notebooks_of_older_formats_are_brought_up_the_same_each_time() -> None:
         ],
     }  # fmt: skip
     made = clean(old, keep_outputs=False)
-    nbformat.validate(nbformat.from_dict(made))
+    validate(made)
     assert [cell["source"] for cell in made["cells"]] == ["## Title", "a = 1\na"]
     assert made == clean(old, keep_outputs=False)
     four = notebook(nbformat_minor=0)
     for cell in four["cells"]:
         del cell["id"]
     made = clean(four, keep_outputs=False)
-    nbformat.validate(nbformat.from_dict(made))
+    validate(made)
     assert made["nbformat_minor"] == 0 and "id" not in made["cells"][0]
 
 
@@ -315,7 +321,7 @@ def test_notebooks_of_older_formats_are_brought_up_the_same_each_time() -> None:
 def test_metadata_that_is_not_valid_is_made_so(kernelspec: object) -> None:
     given = notebook(metadata={"kernelspec": kernelspec, "language_info": {"version": "3"}, "title": "kept"})
     made = clean(given, keep_outputs=False)
-    nbformat.validate(nbformat.from_dict(made))
+    validate(made)
     assert made["metadata"]["title"] == "kept" and made["metadata"]["kernelspec"]["name"] == ""
     if isinstance(kernelspec, dict):
         assert {**made["metadata"]["kernelspec"], **kernelspec} == {"name": "", "display_name": "", **kernelspec}
@@ -329,7 +335,7 @@ def test_tags_that_are_no_texts_are_dropped(tags: object, kept: list[str]) -> No
     given = notebook()
     given["cells"][0]["metadata"]["tags"] = tags
     made = clean(given, keep_outputs=False)
-    nbformat.validate(nbformat.from_dict(made))
+    validate(made)
     assert made["cells"][0]["metadata"]["tags"] == kept and digest(made) == digest(given)
 
 
@@ -338,7 +344,7 @@ def test_missing_and_repeated_ids_are_made_good() -> None:
     given["cells"][1]["id"] = "one"
     given["cells"].append({"cell_type": "code", "source": "", "metadata": {}})
     made = clean(given, keep_outputs=False)
-    nbformat.validate(nbformat.from_dict(made))
+    validate(made)
     assert made == clean(given, keep_outputs=False) and len({cell["id"] for cell in made["cells"]}) == 3
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 
 from docker_kernel import background, cli
@@ -40,6 +39,8 @@ EXPRESSIONS = [
 @pytest.fixture(scope="module")
 def image(engine: Engine, python_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An image of a notebook with two parameters."""
+    import nbformat
+
     path = tmp_path_factory.mktemp("notebook") / "report.ipynb"
     cells = ["rows: int = 3\ntitle = 'plain'", "print(title, rows)"]
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]), path)
@@ -61,6 +62,8 @@ def printed(image: str, capsys: pytest.CaptureFixture[str]) -> Any:
 
 def printed_by(folder: Path) -> list[str]:
     """What the notebooks of all runs below a folder printed."""
+    import nbformat
+
     found = [nbformat.read(path, as_version=4) for path in sorted(folder.glob("*/output.ipynb"))]
     return [cell.outputs[0].text for one in found for cell in one.cells if cell.get("outputs")]
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -624,6 +623,8 @@ def test_r_and_julia_get_a_cell_of_values() -> None:
 
 @pytest.mark.parametrize(("kind", "value", "wanted"), VALUES, ids=map(str, range(len(VALUES))))
 def test_the_schema_takes_what_is_a_value_of_the_type(kind: str, value: Any, wanted: Any) -> None:
+    import jsonschema
+
     made = schema([Parameter("x", kind)])
     jsonschema.Draft202012Validator.check_schema(made)
     if wanted != -math.inf:
@@ -640,11 +641,15 @@ def test_the_schema_takes_what_is_a_value_of_the_type(kind: str, value: Any, wan
     ],
 )  # fmt: skip
 def test_the_schema_refuses_other_values(kind: str, value: Any) -> None:
+    import jsonschema
+
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"x": value}, schema([Parameter("x", kind)]))
 
 
 def test_the_schema_describes_a_notebook() -> None:
+    import jsonschema
+
     found = find(
         notebook("a: int  # How many\nb = date(2026, 1, 1)\nc: Optional[Literal['x']] = None\nd = f()")
     ).parameters
@@ -718,6 +723,8 @@ def test_any_value_of_json_arrives(value: Any, is_tagged: bool) -> None:
 @QUICK
 @given(sources=st.lists(SOURCES, max_size=3), tag=st.sampled_from([None, 0, 1]), value=JSON)
 def test_no_cell_makes_finding_or_injection_fail(sources: list[str], tag: int | None, value: Any) -> None:
+    import jsonschema
+
     made = notebook(*[code(one, *(["parameters"] if number == tag else [])) for number, one in enumerate(sources)])
     before = copy.deepcopy(made)
     found = find(made)

@@ -7,16 +7,16 @@ import subprocess
 import time
 from pathlib import Path
 
-import nbformat
 import pytest
 
 from tests.runner.conftest import Runner
 from tests.runner.image import Images
+from tests.runner.test_run import executed
 
 
 def error(out: Path) -> tuple[str, str]:
     """The last error that output.ipynb has."""
-    cells = nbformat.read(out / "output.ipynb", as_version=4).cells
+    cells = executed(out).cells
     found = [one for cell in cells for one in cell.get("outputs", ()) if one.output_type == "error"]
     return found[-1].ename, found[-1].evalue
 
@@ -109,6 +109,8 @@ def test_kernel_that_cannot_start(images: Images, image: str, docker_run: Runner
 
 
 def test_full_disk_of_one_place(image: str, docker_run: Runner, out: Path) -> None:
+    import nbformat
+
     ran = docker_run(
         image, "--output", "/small", "--output", "/output", "-p", "code=print('x' * 3_000_000)",
         "-p", "tolerated=print(len(open('/small/output.ipynb').read()))",
@@ -118,7 +120,7 @@ def test_full_disk_of_one_place(image: str, docker_run: Runner, out: Path) -> No
     assert "/small: output.ipynb could not be written (no space is left there)" in ran.log
     assert "not everything could be brought to /small" in ran.log
     assert "the end" in (out / "output.html").read_text()
-    nbformat.validate(nbformat.read(out / "output.ipynb", as_version=4))
+    nbformat.validate(executed(out))
     # The version from before it was too much is still there, whole, in the place that is full.
     sizes = [int(line) for line in ran.log.splitlines() if line.isdigit()]
     assert 500 < sizes[0] < 100_000

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.runner.conftest import Runner
 
@@ -18,6 +17,7 @@ from tests.runner.conftest import Runner
 def store(engine: Any) -> Iterator[Any]:
     """An S3 that containers on the engine's bridge reach."""
     import boto3
+    from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="0.0.0.0", port=0, verbose=False)
     server.start()
@@ -80,6 +80,7 @@ def test_store_that_refuses(image: str, docker_run: Runner, out: Path, store: An
 
 def test_store_that_comes_back(image: str, docker_run: Runner, out: Path, gateway: str) -> None:
     import boto3
+    from moto.server import ThreadedMotoServer
 
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]

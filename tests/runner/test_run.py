@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
-import nbformat
 import pytest
 
 from tests.runner.conftest import Runner
 from tests.runner.image import Images
 
 
+def executed(out: Path) -> Any:
+    """The notebook that a run left."""
+    import nbformat
+
+    return nbformat.read(out / "output.ipynb", as_version=4)
+
+
 def texts(out: Path) -> str:
     """What the cells of output.ipynb printed, and their values."""
     found = []
-    for cell in nbformat.read(out / "output.ipynb", as_version=4).cells:
+    for cell in executed(out).cells:
         for output in cell.get("outputs", ()):
             found.append(output.get("text", "") + output.get("data", {}).get("text/plain", ""))
     return "\n".join(found)
@@ -30,7 +37,7 @@ def test_parameters_by_rank(image: str, docker_run: Runner, out: Path, tmp_path:
     )  # fmt: skip
     assert ran.code == 0, ran.complaint
     assert "0.4 datetime.date(2026, 1, 1) 5" in ran.log
-    assert nbformat.read(out / "output.ipynb", as_version=4).cells[-1].outputs[-1].data["text/plain"] == "0.4"
+    assert executed(out).cells[-1].outputs[-1].data["text/plain"] == "0.4"
 
 
 def test_parameters_from_a_url_of_json(image: str, docker_run: Runner, tmp_path: Path) -> None:
@@ -85,6 +92,8 @@ def test_help_and_schema(image: str, docker_run: Runner) -> None:
 
 
 def test_outputs_and_markers(image: str, docker_run: Runner, out: Path) -> None:
+    import nbformat
+
     code = "import sys; from docker_kernel import job; job.progress(0.7, 'far', loss=0.5); print(job.params['number'])"
     ran = docker_run(image, "-p", f"code={code}; print('seen', file=sys.stderr)", "-p", "number=9",
                      options=("-e", "DOCKER_KERNEL_NONCE=abc"))  # fmt: skip
@@ -97,7 +106,7 @@ def test_outputs_and_markers(image: str, docker_run: Runner, out: Path) -> None:
     assert markers[-1]["event"] == "end" and markers[-1]["code"] == 0 and markers[-1]["cost"]["seconds"] > 0
     assert "9\n" in ran.log and "seen\n" in ran.log
     assert not [line for line in ran.log.splitlines() if "##docker-kernel" in line and " abc " not in line]
-    notebook = nbformat.read(out / "output.ipynb", as_version=4)
+    notebook = executed(out)
     nbformat.validate(notebook)
     assert notebook.metadata.language_info.name == "python"
     page = (out / "output.html").read_text()

@@ -12,13 +12,19 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import docker_kernel
 
 SECONDS = 150
 """For a job, on a busy machine."""
+
+# Importing it takes as long as collecting all tests.
+needs_scheduler = pytest.mark.skipif(find_spec("jupyter_scheduler") is None, reason="there is no jupyter_scheduler")
 
 
 class Refused(Exception):

@@ -8,10 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import nbformat
 import pytest
-
-pytest.importorskip("jupyter_scheduler")
 
 from docker_kernel import background, images, labels
 from docker_kernel.containerize.image import containerize
@@ -19,7 +16,9 @@ from docker_kernel.containerize.request import Request
 from docker_kernel.engine import ContainerState, Engine
 from docker_kernel.errors import EngineError
 from docker_kernel.kernelspec import install
-from tests.scheduler.server import Refused, Server
+from tests.scheduler.server import Refused, Server, needs_scheduler
+
+pytestmark = needs_scheduler
 
 run = background.run_blocking
 
@@ -37,12 +36,16 @@ IMAGE = "docker-kernel-test/scheduled-report:1"
 
 
 def written(path: Path, *cells: str) -> None:
+    import nbformat
+
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     notebook.metadata["kernelspec"] = {"name": "docker-python", "display_name": "Docker Python", "language": "python"}
     nbformat.write(notebook, path)
 
 
 def printed(path: Path) -> str:
+    import nbformat
+
     notebook = nbformat.read(path, as_version=4)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     return "".join(output.get("text", "") for output in outputs)
@@ -265,6 +268,8 @@ def test_a_schedule_runs_its_jobs_in_containers(server: Server) -> None:
 
 
 def test_the_host_s_environments_run_as_they_did(server: Server) -> None:
+    import nbformat
+
     (name,) = [
         one["name"]
         for one in server.api("runtime_environments")

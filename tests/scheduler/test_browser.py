@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("jupyter_scheduler")
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Browser, Page, expect
 
@@ -16,10 +15,10 @@ from docker_kernel import background, images
 from docker_kernel.engine import Engine
 from docker_kernel.kernelspec import install
 from tests.browser import keep, needs_chromium
-from tests.scheduler.server import SECONDS, Server
+from tests.scheduler.server import SECONDS, Server, needs_scheduler
 from tests.scheduler.test_backend import printed, written
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, needs_scheduler]
 
 run = background.run_blocking
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-import nbformat
 import pytest
 
-pytest.importorskip("jupyter_scheduler")
-
-from jupyter_scheduler.exceptions import SchedulerError
-from jupyter_scheduler.models import CreateJob
-from jupyter_scheduler.orm import Job, create_tables
-
 from docker_kernel.containerize import plan
-from docker_kernel.scheduler import inputs
-from docker_kernel.scheduler.outputs import FOLDER, LOCK
+from tests.scheduler.server import needs_scheduler
+
+pytestmark = needs_scheduler
 
 
 @pytest.fixture
 def notebook(tmp_path: Path) -> Path:
+    import nbformat
+
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "private.txt").write_text("secret")
     work = tmp_path / "work"
@@ -30,6 +26,9 @@ def notebook(tmp_path: Path) -> Path:
 
 
 def test_the_folder_goes_along_without_what_links_lead_to(notebook: Path, tmp_path: Path) -> None:
+    from docker_kernel.scheduler import inputs
+    from docker_kernel.scheduler.outputs import FOLDER, LOCK
+
     work, job = notebook.parent, tmp_path / "staging" / "job"
     (work / "home").symlink_to(tmp_path / "home")
     (work / "private.txt").symlink_to(tmp_path / "home" / "private.txt")
@@ -57,10 +56,16 @@ def test_the_folder_goes_along_without_what_links_lead_to(notebook: Path, tmp_pa
     ],
 )
 def test_links_that_stay(path: str, link: str, stays: bool) -> None:
+    from docker_kernel.scheduler import inputs
+
     assert inputs._stays(PurePosixPath(path), link) is stays
 
 
 def test_a_folder_too_large_leaves_no_job(notebook: Path, tmp_path: Path) -> None:
+    from jupyter_scheduler.exceptions import SchedulerError
+    from jupyter_scheduler.models import CreateJob
+    from jupyter_scheduler.orm import Job, create_tables
+
     from docker_kernel.scheduler.backend import DockerScheduler
     from docker_kernel.scheduler.environments import DockerEnvironments
 

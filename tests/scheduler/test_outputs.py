@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("jupyter_scheduler")
+from tests.scheduler.server import needs_scheduler
 
-from docker_kernel.scheduler import outputs
+pytestmark = needs_scheduler
 
 
 @pytest.fixture
 def staged(tmp_path: Path) -> dict[str, str]:
     """A job's staging paths; its container wrote nothing yet."""
+    from docker_kernel.scheduler import outputs
+
     folder = tmp_path / "job"
     (folder / outputs.FOLDER).mkdir(parents=True)
     (folder / "report.ipynb").write_text("input")
@@ -31,6 +33,8 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_files_come_and_come_once(staged: dict[str, str]) -> None:
+    from docker_kernel.scheduler import outputs
+
     job = Path(staged["input"]).parent
     written = job / outputs.FOLDER
     (written / "files" / "made").mkdir(parents=True)
@@ -47,6 +51,8 @@ def test_files_come_and_come_once(staged: dict[str, str]) -> None:
 
 
 def test_no_link_is_followed(staged: dict[str, str], home: Path) -> None:
+    from docker_kernel.scheduler import outputs
+
     files = Path(staged["input"]).parent / outputs.FOLDER / "files"
     files.symlink_to(home)
     assert outputs.collect(staged) == []
@@ -54,6 +60,8 @@ def test_no_link_is_followed(staged: dict[str, str], home: Path) -> None:
 
 
 def test_no_link_below_is_followed(staged: dict[str, str], home: Path) -> None:
+    from docker_kernel.scheduler import outputs
+
     written = Path(staged["input"]).parent / outputs.FOLDER
     (written / "files").mkdir()
     (written / "files" / "below").symlink_to(home)
@@ -65,6 +73,8 @@ def test_no_link_below_is_followed(staged: dict[str, str], home: Path) -> None:
 
 
 def test_nothing_is_written_where_a_link_leads(staged: dict[str, str], home: Path) -> None:
+    from docker_kernel.scheduler import outputs
+
     job = Path(staged["input"]).parent
     (job / "data").symlink_to(home)
     (job / outputs.FOLDER / "files" / "data").mkdir(parents=True)
