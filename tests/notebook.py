@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,9 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from jupyter_client.multikernelmanager import MultiKernelManager
 
+from docker_kernel import labels
 from docker_kernel.batch.targets.base import Package
+from tests.patience import patient, until
 
 KERNEL_IDS: set[str] = set()
 """Of all kernels that this run has started."""
@@ -31,6 +36,9 @@ _capture()
 del _capture
 """
 """Takes a snapshot of the notebook's variables, and prints its digest and manifest."""
+
+HOLD = "import os, time\nwhile not os.path.exists('/tmp/go'): time.sleep(.05)\n"
+"""Keeps a job's cell from going on until `let_go`."""
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -76,20 +84,27 @@ class Notebook:
         KERNEL_IDS.add(str(self.manager.kernel_id))
         self.client: BlockingKernelClient = self.manager.client()
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=30)
+        self.client.wait_for_ready(timeout=patient(30))
 
     @property
     def container(self) -> Any:
         """The host's side of the kernel container."""
         return self.manager.provisioner._container
 
-    def run(self, code: str, timeout: float = 60) -> Reply:
-        """Run a cell to its end and collect what it gave."""
+    def run(self, code: str, timeout: float = 60, on_text: Callable[[], object] | None = None) -> Reply:
+        """Run a cell to its end and collect what it gave.
+
+        Args:
+            timeout: in seconds, as of `patient`.
+            on_text: is called, in a thread of its own, as soon as the cell has printed something.
+        """
         reply = Reply()
 
         def collect(message: dict[str, Any]) -> None:
             content = message["content"]
             if message["msg_type"] == "stream":
+                if on_text is not None and not reply.text:
+                    threading.Thread(target=on_text).start()
                 reply.text += content["text"]
             elif message["msg_type"] == "error":
                 reply.name, reply.value = content["ename"], content["evalue"]
@@ -97,7 +112,7 @@ class Notebook:
             elif message["msg_type"] in ("display_data", "execute_result", "update_display_data"):
                 reply.displays.append(content["data"])
 
-        answer = self.client.execute_interactive(code, timeout=timeout, output_hook=collect)
+        answer = self.client.execute_interactive(code, timeout=patient(timeout), output_hook=collect)
         reply.status = answer["content"]["status"]
         return reply
 
@@ -107,13 +122,36 @@ class Notebook:
         assert reply.status == "ok", reply.traceback
         return json.loads(reply.text)
 
+    def begin(self, code: str, **options: Any) -> None:
+        """Send a cell and return as soon as it prints something."""
+        request = self.client.execute(code, **options)
+        while True:
+            message = self.client.get_iopub_msg(timeout=patient(20))
+            if message["msg_type"] == "stream" and message["parent_header"].get("msg_id") == request:
+                return
+
     def restart(self, now: bool = False) -> None:
         self.manager.restart_kernel(now=now)
-        self.client.wait_for_ready(timeout=30)
+        self.client.wait_for_ready(timeout=patient(30))
 
     def close(self) -> None:
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
+
+
+def let_go(job: str, docker: Sequence[str] = ("docker",)) -> None:
+    """Let a job go on whose cell has HOLD.
+
+    Args:
+        docker: the command that reaches the job's engine.
+    """
+    listing = [*docker, "ps", "-q", "--filter", f"label={labels.JOB_ID}={job}"]
+
+    def containers() -> list[str]:
+        return subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split()
+
+    for container in until(containers, 20, f"the start of the job {job}"):
+        subprocess.run([*docker, "exec", container, "touch", "/tmp/go"], capture_output=True, check=True)
 
 
 def captured(notebook: Notebook) -> Package:

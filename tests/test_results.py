@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.notebook import Notebook
+from docker_kernel.batch.job_folder import root
+from docker_kernel.batch.ledger import Ledger
+from tests.notebook import HOLD, Notebook, let_go
+from tests.patience import until
 
 
 def test_what_a_job_changed_in_place_does_not_replace_what_was_bound_since(notebook: Notebook) -> None:
@@ -49,13 +52,14 @@ def test_a_request_that_is_too_large_is_refused_and_the_link_stays(notebook: Not
 
 
 def test_a_connection_that_broke_is_made_anew_and_no_end_is_missed(notebook: Notebook) -> None:
-    notebook.run("%%dispatch\nimport time; time.sleep(1); after = 1")
-    notebook.run(
-        "import time; sent = _\nfrom docker_kernel.guest import api\nold = api.session()._channel\n"
-        "old._sock.shutdown(2); time.sleep(3)"
-    )
+    notebook.run(f"%%dispatch\n{HOLD}after = 1")
+    notebook.run("sent = _\nfrom docker_kernel.guest import api\nold = api.session()._channel")
+    job = notebook.value("sent.id")
+    notebook.run("old._sock.shutdown(2)")
+    let_go(job)
+    until(lambda: Ledger(root() / "jobs.sqlite").get(job).state == "succeeded", what="the job's end")
     assert notebook.run("%local 1 + 1").shown == "2"
-    notebook.run("sent.result(20)")
+    notebook.run("sent.result()")
     assert notebook.value("[sent.state, after, old.broken]") == ["succeeded", 1, True]
 
 
