@@ -7,8 +7,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,23 @@ from docker_kernel.batch.manager import manager
 from docker_kernel.batch.record import JobRecord
 from docker_kernel.engine import Engine
 from docker_kernel.errors import JobError
+from tests.batch.targets.places import UNTIL_LET_GO, let_go
 from tests.conftest import NotebookMaker, SpecMaker
 from tests.notebook import KERNEL_IDS
+from tests.patience import patient, until
 
 run = background.run_blocking
 ROOT = Path(__file__).parent.parent.parent
 
 
+async def adopt() -> None:
+    await manager().adopt()
+
+
 def wait(job: str, seconds: float = 60) -> JobRecord:
     async def ended() -> JobRecord:
-        await manager().adopt()
-        return await asyncio.wait_for(manager().wait(job), seconds)
+        await adopt()
+        return await asyncio.wait_for(manager().wait(job), patient(seconds))
 
     return run(ended())
 
@@ -50,20 +55,14 @@ def volumes(engine: Engine, kernel: str) -> list[str]:
     return [volume["Name"] for volume in found]
 
 
-def until(condition: Any, seconds: float = 20) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return found
-
-
 def test_a_job_goes_on_without_its_kernel_and_leaves_nothing_behind(engine: Engine, start: NotebookMaker) -> None:
     one = start()
-    one.run("%%dispatch --name later\nimport time; time.sleep(4); answer = list(range(1000))")
+    one.run(f"%%dispatch --name later\n{UNTIL_LET_GO}answer = list(range(1000))")
     one.run("sent = _")
     job, kernel = one.value("sent.id"), one.container.kernel_id
     one.manager.shutdown_kernel(now=True)
     assert containers(engine, job), "it runs on"
+    let_go(job, "")
     record = wait(job)
     assert (record.state, record.reason) == ("succeeded", "")
     result = JobFolder(job).result
@@ -81,11 +80,14 @@ def test_a_notebooks_next_kernel_has_the_jobs_of_the_one_before(
         "%%dispatch --name one\nfrom docker_kernel import job\n"
         "open(job.outputs + '/f', 'w').write('x')\nkept = {'a': 1}"
     )
-    first.run("_.wait(30)")
-    first.run("%%dispatch --name two\nimport time; time.sleep(3); second = 2")
+    first.run(f"_.wait({patient(30)})")
+    first.run(f"%%dispatch --name two\n{UNTIL_LET_GO}second = 2")
+    job = first.value("_.id")
     first.close()
     second = start(env=env)
-    second.run("from docker_kernel import jobs\njobs['one'].result(30); jobs['two'].result(30)")
+    let_go(job, "")
+    limit = patient(30)
+    second.run(f"from docker_kernel import jobs\njobs['one'].result({limit}); jobs['two'].result({limit})")
     assert second.value("[kept, second, open(jobs['one'].files['f']).read()]") == [{"a": 1}, 2, "x"]
     other = start(env={**os.environ, "JPY_SESSION_NAME": str(tmp_path / "other.ipynb")})
     assert other.value("len(__import__('docker_kernel').jobs)") == 0
@@ -106,11 +108,14 @@ time.sleep(600)
 
 @pytest.fixture
 def doomed(make_spec: SpecMaker, tmp_path: Path, engine: Engine) -> Iterator[Any]:
-    """Starts a server of its own, sends a cell from it, and kills the server; gives the jobs' ids."""
+    """Starts a server of its own, sends a cell from it, and kills the server; gives the jobs' ids.
+
+    Its argument `ready` takes these ids, and says whether the server may die now.
+    """
     processes: list[subprocess.Popen[str]] = []
     spec = make_spec(grace=2)
 
-    def make(cell: str, alive: float = 0) -> list[str]:
+    def make(cell: str, ready: Callable[[list[str]], object]) -> list[str]:
         command = [sys.executable, "-c", SERVER, spec, str(tmp_path), cell]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         processes.append(process)
@@ -118,7 +123,7 @@ def doomed(make_spec: SpecMaker, tmp_path: Path, engine: Engine) -> Iterator[Any
         kernel = process.stdout.readline().strip()
         KERNEL_IDS.add(kernel)
         ids: list[str] = json.loads(process.stdout.readline().replace("'", '"'))
-        time.sleep(alive)
+        until(lambda: ready(ids), what="what is to be before the server dies")
         process.kill()
         process.wait()
         assert until(lambda: not run(engine.containers({labels.KIND: labels.KIND_KERNEL, labels.KERNEL_ID: kernel})))
@@ -130,10 +135,14 @@ def doomed(make_spec: SpecMaker, tmp_path: Path, engine: Engine) -> Iterator[Any
         process.wait()
 
 
+def begun(ids: list[str]) -> bool:
+    """Whether the server has heard something of its only job."""
+    return bool(JobFolder(ids[0]).output())
+
+
 def test_a_job_outlives_a_killed_server_and_its_result_is_brought_home(engine: Engine, doomed: Any) -> None:
-    (job,) = doomed(
-        "%%dispatch\nprint('begun', flush=True)\nimport time; time.sleep(6); print('done'); answer = 42", 1.5
-    )
+    (job,) = doomed(f"%%dispatch\nprint('begun', flush=True)\n{UNTIL_LET_GO}print('done'); answer = 42", begun)
+    let_go(job, "")
     record = wait(job)
     assert record.state == "succeeded", record.reason
     assert JobFolder(job).output() == b"begun\ndone\n"
@@ -142,21 +151,30 @@ def test_a_job_outlives_a_killed_server_and_its_result_is_brought_home(engine: E
 
 
 def test_a_job_that_ended_while_nobody_followed_it_is_concluded(engine: Engine, doomed: Any) -> None:
-    (job,) = doomed("%%dispatch\nimport time; time.sleep(2); raise KeyError('gone')", 0.5)
-    time.sleep(4)
+    (job,) = doomed(f"%%dispatch\nprint('begun', flush=True)\n{UNTIL_LET_GO}raise KeyError('gone')", begun)
+    let_go(job, "")
+    until(lambda: not any(one.running for one in run(engine.containers({labels.JOB_ID: job}))), what="its end")
     record = wait(job)
     assert (record.state, record.error) == ("failed", "KeyError")
     assert record.reason == "its cell raised KeyError: 'gone'"
 
 
 def test_jobs_that_waited_are_started_by_the_next_process(engine: Engine, doomed: Any) -> None:
-    jobs = doomed("%%dispatch --sweep i=range(12)\nimport time; time.sleep(2); y = i", 1)
+    jobs = doomed(
+        f"%%dispatch --sweep i=range(12)\nprint('begun', flush=True)\n{UNTIL_LET_GO}y = i",
+        lambda ids: any(JobFolder(job).output() for job in ids),
+    )
+    waiting = [job for job in jobs if not containers(engine, job)]
+    assert waiting and waiting != jobs
+    run(adopt())
+    for job in jobs:
+        let_go(job, "")
     found = [wait(job, 120) for job in jobs]
     assert {record.state for record in found} == {"succeeded"}, [record.reason for record in found]
 
 
 def test_a_job_can_be_cancelled_by_another_process(engine: Engine, doomed: Any) -> None:
-    (job,) = doomed("%%dispatch\nimport time; time.sleep(600)", 1.5)
+    (job,) = doomed("%%dispatch\nprint('begun', flush=True)\nimport time; time.sleep(600)", begun)
 
     async def cancel() -> bool:
         return await manager().cancel(job)
@@ -167,18 +185,22 @@ def test_a_job_can_be_cancelled_by_another_process(engine: Engine, doomed: Any) 
 
 def test_two_processes_do_not_follow_one_job(start: NotebookMaker) -> None:
     one = start()
-    one.run("%%dispatch\nimport time; time.sleep(5); x = 1")
-    one.run("sent = _; import time; time.sleep(1)")
+    one.run(f"%%dispatch\n{UNTIL_LET_GO}x = 1")
+    one.run("sent = _")
     job = one.value("sent.id")
+    until(lambda: one.value("sent.state") == "running", what="its start")
     code = (
         "import asyncio\nfrom docker_kernel import background\nfrom docker_kernel.batch.manager import manager\n"
-        f"async def follow():\n    await manager().adopt()\n    print({job!r} in manager()._running)\n"
-        f"    print((await asyncio.wait_for(manager().wait({job!r}), 60)).state)\n"
+        f"async def follow():\n    await manager().adopt()\n    print({job!r} in manager()._running, flush=True)\n"
+        f"    print((await asyncio.wait_for(manager().wait({job!r}), {patient(60)})).state)\n"
         "background.run_blocking(follow())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout.split() == ["False", "succeeded"], done.stderr
-    assert one.run("sent.result(30); print(x)").text == "1\n"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "False\n"
+        let_go(job, "")
+        assert other.communicate(timeout=patient(60))[0] == "succeeded\n"
+    assert one.run(f"sent.result({patient(30)}); print(x)").text == "1\n"
 
 
 def test_a_new_config_holds_for_new_jobs_only(start: NotebookMaker, own_folders: Path) -> None:
@@ -187,7 +209,7 @@ def test_a_new_config_holds_for_new_jobs_only(start: NotebookMaker, own_folders:
     config.write_text(f'{before}\n[targets.mine]\nkind = "local"\nmax_jobs = 1\n')
     try:
         one = start()
-        one.run("%%dispatch --on mine\nimport time; time.sleep(2); raise ValueError('x')")
+        one.run(f"%%dispatch --on mine\n{UNTIL_LET_GO}raise ValueError('x')")
         one.run("sent = _")
         job = one.value("sent.id")
         record = manager_of(job)
@@ -195,7 +217,8 @@ def test_a_new_config_holds_for_new_jobs_only(start: NotebookMaker, own_folders:
         config.write_text(f'{before}\n[targets.mine]\nkind = "local"\nmax_jobs = 2\n')
         assert run(target_for(record)) is old and old.config.max_jobs == 1
         config.write_text(before)
-        one.run("sent.wait(30)")
+        let_go(job, "")
+        one.run(f"sent.wait({patient(30)})")
         assert one.value("sent.reason") == "its cell raised ValueError: x"
         assert one.value("sorted(sent.files)") == [], "its result was brought home"
         assert "There is no target 'mine'" in one.run("sent.retry()").value
@@ -230,8 +253,8 @@ def test_a_job_that_is_cancelled_between_two_attempts_is_not_started_again(
                 return await jobs.cancel(job)
             await asyncio.sleep(0)
 
-    assert run(asyncio.wait_for(cancel_between(), 30))
-    one.run("sent.wait(20)")
+    assert run(asyncio.wait_for(cancel_between(), patient(30)))
+    one.run(f"sent.wait({patient(20)})")
     (kept,) = Ledger(root() / "jobs.sqlite").find(job=job)
     assert kept.state == "cancelled" == one.value("sent.state") and kept.attempt < 10
     assert until(lambda: not containers(engine, job))
@@ -240,7 +263,7 @@ def test_a_job_that_is_cancelled_between_two_attempts_is_not_started_again(
 def test_pruned_jobs_are_gone_with_their_results(start: NotebookMaker) -> None:
     one = start()
     one.run("%%dispatch\ny = 1")
-    one.run("sent = _; sent.wait(30)")
+    one.run(f"sent = _; sent.wait({patient(30)})")
     job = one.value("sent.id")
 
     async def prune() -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 
 from docker_kernel import labels
 from tests.engines import OwnRegistry, SecondEngine
+from tests.patience import patient, until
 from tests.swarm import TwoNodes
 
 
@@ -33,7 +34,7 @@ class Place:
 
     def _docker(self, engine: str, *arguments: str) -> str:
         command = ["docker", *(["-H", engine] if engine else []), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=patient(60)).stdout
 
     def _ids(self, engine: str, job: str) -> list[str]:
         return self._docker(engine, "ps", "-aq", "--filter", f"label={labels.JOB_ID}={job}").split()
@@ -101,6 +102,30 @@ NEEDS = {
     "docker-registry": [pytest.mark.cluster],
     "swarm": [pytest.mark.cluster("swarm")],
 }
+UNTIL_LET_GO = "import os, time\nwhile not os.path.exists('/tmp/go'): time.sleep(.05)\n"
+"""Code of a job that waits until `let_go` is called."""
+
+
+def let_go(job: str, *engines: str) -> None:
+    """Have a job go on that waits in UNTIL_LET_GO, on whichever engine it is, as soon as it is there.
+
+    Args:
+        engines: as `docker -H` names them; "" for the kernel's own.
+    """
+
+    def touched() -> bool:
+        for engine in engines:
+            docker = ["docker", *(["-H", engine] if engine else [])]
+            found = [*docker, "ps", "-q", "--filter", f"label={labels.JOB_ID}={job}"]
+            for one in subprocess.run(found, capture_output=True, text=True, check=False).stdout.split():
+                touch = [*docker, "exec", one, "touch", "/tmp/go"]
+                if subprocess.run(touch, capture_output=True, check=False).returncode == 0:
+                    return True
+        return False
+
+    until(touched, 30, f"the start of {job}")
+
+
 PLACES: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Place]]] = {
     "local": local,
     "docker": docker,
