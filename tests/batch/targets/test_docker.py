@@ -28,6 +28,7 @@ from docker_kernel.engine import Engine, File, archive
 from docker_kernel.errors import ConfigError, EngineError, EngineUnavailable, JobError
 from docker_kernel.guest import snapshot
 from docker_kernel.kernel import guest_files
+from tests.batch.small_image import small_image
 from tests.batch.targets.places import UNTIL_LET_GO, let_go
 from tests.batch.test_layers import blob_of, captured
 from tests.batch.wire import at_rest
@@ -112,6 +113,19 @@ def wire(second_engine: SecondEngine) -> Iterator[Relay]:
         relay = Relay(str(second_engine.folder / "docker.sock"), Path(folder))
         yield relay
         relay.close()
+
+
+@pytest.fixture(scope="module")
+def small(engine: Engine) -> Iterator[str]:
+    """The id of an image that is sent in no time, in place of the kernel's where nothing is to run."""
+    reference = f"docker-kernel-test/{secrets.token_hex(6)}:small"
+    yield small_image(engine, reference)
+    run(engine.remove_image(reference))
+
+
+def on(image: str, package: Package) -> Package:
+    """The same state, on another image."""
+    return Package(package.package_id, image, package.manifest, package.digest)
 
 
 @pytest.fixture(scope="module")
@@ -203,8 +217,7 @@ def test_another_architecture_is_refused_before_anything_is_sent(
 ) -> None:
     foreign = _foreign(kernel.container.image)
     used_images.append(foreign)
-    package = captured(kernel)
-    package = Package(package.package_id, foreign, package.manifest, package.digest)
+    package = on(foreign, captured(kernel))
     settings = {} if through == "engine" else {"registry": f"{own_registry.address}/foreign"}
     place = target(wire.address, **settings)
     for ask in (
@@ -239,17 +252,16 @@ def _foreign(image: str) -> str:
 @pytest.mark.usefixtures("nothing_new")
 @pytest.mark.parametrize("through", ["engine", "registry"])
 def test_a_dispatch_that_is_cancelled_leaves_nothing(
-    kernel: Notebook, wire: Relay, own_registry: OwnRegistry, second_engine: SecondEngine, through: str
+    kernel: Notebook, wire: Relay, own_registry: OwnRegistry, second_engine: SecondEngine, through: str, small: str
 ) -> None:
     own_registry.serve_to(second_engine)
     relay = wire if through == "engine" else Relay(own_registry.port)
     settings = {} if through == "engine" else {"registry": f"{relay.address}/{secrets.token_hex(4)}"}
     place = target(wire.address, **settings)
     if through == "registry":
-        one = kernel.container
-        run(push(one.engine, one.image, [], Registry(settings["registry"]), NAME, quiet))
+        run(push(kernel.container.engine, small, [], Registry(settings["registry"]), NAME, quiet))
     kernel.run("large = os.urandom(60_000_000)")
-    package = captured(kernel)
+    package = on(small, captured(kernel))
 
     async def cancelled() -> float:
         loop, at = asyncio.get_running_loop(), asyncio.Event()
@@ -295,13 +307,13 @@ def test_a_docker_context(second_engine: SecondEngine, tmp_path: Path, monkeypat
 
 @pytest.mark.usefixtures("nothing_new")
 def test_a_registry_that_the_engine_does_not_reach(
-    kernel: Notebook, second_engine: SecondEngine, own_registry: OwnRegistry
+    kernel: Notebook, second_engine: SecondEngine, own_registry: OwnRegistry, small: str
 ) -> None:
     relay = Relay(own_registry.port)
     try:
         place = target(second_engine.url, registry=f"{relay.address}/{secrets.token_hex(4)}")
         with pytest.raises(EngineError, match=rf"could not pull .* refused.* reach the registry {relay.address}"):
-            run(place.prepare(kernel.container, captured(kernel), quiet))
+            run(place.prepare(kernel.container, on(small, captured(kernel)), quiet))
     finally:
         relay.close()
 
