@@ -7,7 +7,7 @@ import re
 import secrets
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,19 +139,24 @@ class Notebook:
         self.manager.shutdown_kernel(now=True)
 
 
-def let_go(job: str, docker: Sequence[str] = ("docker",)) -> None:
-    """Let a job go on whose cell has HOLD.
+def let_go(job: str, *engines: str) -> None:
+    """Let a job go on whose cell has HOLD, as soon as it is there.
 
     Args:
-        docker: the command that reaches the job's engine.
+        engines: those that it may be on, as `docker -H` names them; none for the kernels' own.
     """
-    listing = [*docker, "ps", "-q", "--filter", f"label={labels.JOB_ID}={job}"]
 
-    def containers() -> list[str]:
-        return subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split()
+    def touched() -> bool:
+        for engine in engines or ("",):
+            docker = ["docker", *(["-H", engine] if engine else [])]
+            found = [*docker, "ps", "-q", "--filter", f"label={labels.JOB_ID}={job}"]
+            for one in subprocess.run(found, capture_output=True, text=True, check=False).stdout.split():
+                touch = [*docker, "exec", one, "touch", "/tmp/go"]
+                if subprocess.run(touch, capture_output=True, check=False).returncode == 0:
+                    return True
+        return False
 
-    for container in until(containers, 20, f"the start of the job {job}"):
-        subprocess.run([*docker, "exec", container, "touch", "/tmp/go"], capture_output=True, check=True)
+    until(touched, 30, f"the start of the job {job}")
 
 
 def captured(notebook: Notebook) -> Package:

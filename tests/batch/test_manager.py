@@ -20,9 +20,8 @@ from docker_kernel.batch.manager import manager
 from docker_kernel.batch.record import JobRecord
 from docker_kernel.engine import Engine
 from docker_kernel.errors import JobError
-from tests.batch.targets.places import UNTIL_LET_GO, let_go
 from tests.conftest import NotebookMaker, SpecMaker
-from tests.notebook import KERNEL_IDS
+from tests.notebook import HOLD, KERNEL_IDS, let_go
 from tests.patience import patient, until
 
 run = background.run_blocking
@@ -57,12 +56,12 @@ def volumes(engine: Engine, kernel: str) -> list[str]:
 
 def test_a_job_goes_on_without_its_kernel_and_leaves_nothing_behind(engine: Engine, start: NotebookMaker) -> None:
     one = start()
-    one.run(f"%%dispatch --name later\n{UNTIL_LET_GO}answer = list(range(1000))")
+    one.run(f"%%dispatch --name later\n{HOLD}answer = list(range(1000))")
     one.run("sent = _")
     job, kernel = one.value("sent.id"), one.container.kernel_id
     one.manager.shutdown_kernel(now=True)
     assert containers(engine, job), "it runs on"
-    let_go(job, "")
+    let_go(job)
     record = wait(job)
     assert (record.state, record.reason) == ("succeeded", "")
     result = JobFolder(job).result
@@ -81,11 +80,11 @@ def test_a_notebooks_next_kernel_has_the_jobs_of_the_one_before(
         "open(job.outputs + '/f', 'w').write('x')\nkept = {'a': 1}"
     )
     first.run(f"_.wait({patient(30)})")
-    first.run(f"%%dispatch --name two\n{UNTIL_LET_GO}second = 2")
+    first.run(f"%%dispatch --name two\n{HOLD}second = 2")
     job = first.value("_.id")
     first.close()
     second = start(env=env)
-    let_go(job, "")
+    let_go(job)
     limit = patient(30)
     second.run(f"from docker_kernel import jobs\njobs['one'].result({limit}); jobs['two'].result({limit})")
     assert second.value("[kept, second, open(jobs['one'].files['f']).read()]") == [{"a": 1}, 2, "x"]
@@ -141,8 +140,8 @@ def begun(ids: list[str]) -> bool:
 
 
 def test_a_job_outlives_a_killed_server_and_its_result_is_brought_home(engine: Engine, doomed: Any) -> None:
-    (job,) = doomed(f"%%dispatch\nprint('begun', flush=True)\n{UNTIL_LET_GO}print('done'); answer = 42", begun)
-    let_go(job, "")
+    (job,) = doomed(f"%%dispatch\nprint('begun', flush=True)\n{HOLD}print('done'); answer = 42", begun)
+    let_go(job)
     record = wait(job)
     assert record.state == "succeeded", record.reason
     assert JobFolder(job).output() == b"begun\ndone\n"
@@ -151,8 +150,8 @@ def test_a_job_outlives_a_killed_server_and_its_result_is_brought_home(engine: E
 
 
 def test_a_job_that_ended_while_nobody_followed_it_is_concluded(engine: Engine, doomed: Any) -> None:
-    (job,) = doomed(f"%%dispatch\nprint('begun', flush=True)\n{UNTIL_LET_GO}raise KeyError('gone')", begun)
-    let_go(job, "")
+    (job,) = doomed(f"%%dispatch\nprint('begun', flush=True)\n{HOLD}raise KeyError('gone')", begun)
+    let_go(job)
     until(lambda: not any(one.running for one in run(engine.containers({labels.JOB_ID: job}))), what="its end")
     record = wait(job)
     assert (record.state, record.error) == ("failed", "KeyError")
@@ -161,14 +160,14 @@ def test_a_job_that_ended_while_nobody_followed_it_is_concluded(engine: Engine, 
 
 def test_jobs_that_waited_are_started_by_the_next_process(engine: Engine, doomed: Any) -> None:
     jobs = doomed(
-        f"%%dispatch --sweep i=range(12)\nprint('begun', flush=True)\n{UNTIL_LET_GO}y = i",
+        f"%%dispatch --sweep i=range(12)\nprint('begun', flush=True)\n{HOLD}y = i",
         lambda ids: any(JobFolder(job).output() for job in ids),
     )
     waiting = [job for job in jobs if not containers(engine, job)]
     assert waiting and waiting != jobs
     run(adopt())
     for job in jobs:
-        let_go(job, "")
+        let_go(job)
     found = [wait(job, 120) for job in jobs]
     assert {record.state for record in found} == {"succeeded"}, [record.reason for record in found]
 
@@ -185,7 +184,7 @@ def test_a_job_can_be_cancelled_by_another_process(engine: Engine, doomed: Any) 
 
 def test_two_processes_do_not_follow_one_job(start: NotebookMaker) -> None:
     one = start()
-    one.run(f"%%dispatch\n{UNTIL_LET_GO}x = 1")
+    one.run(f"%%dispatch\n{HOLD}x = 1")
     one.run("sent = _")
     job = one.value("sent.id")
     until(lambda: one.value("sent.state") == "running", what="its start")
@@ -198,7 +197,7 @@ def test_two_processes_do_not_follow_one_job(start: NotebookMaker) -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "False\n"
-        let_go(job, "")
+        let_go(job)
         assert other.communicate(timeout=patient(60))[0] == "succeeded\n"
     assert one.run(f"sent.result({patient(30)}); print(x)").text == "1\n"
 
@@ -209,7 +208,7 @@ def test_a_new_config_holds_for_new_jobs_only(start: NotebookMaker, own_folders:
     config.write_text(f'{before}\n[targets.mine]\nkind = "local"\nmax_jobs = 1\n')
     try:
         one = start()
-        one.run(f"%%dispatch --on mine\n{UNTIL_LET_GO}raise ValueError('x')")
+        one.run(f"%%dispatch --on mine\n{HOLD}raise ValueError('x')")
         one.run("sent = _")
         job = one.value("sent.id")
         record = manager_of(job)
@@ -217,7 +216,7 @@ def test_a_new_config_holds_for_new_jobs_only(start: NotebookMaker, own_folders:
         config.write_text(f'{before}\n[targets.mine]\nkind = "local"\nmax_jobs = 2\n')
         assert run(target_for(record)) is old and old.config.max_jobs == 1
         config.write_text(before)
-        let_go(job, "")
+        let_go(job)
         one.run(f"sent.wait({patient(30)})")
         assert one.value("sent.reason") == "its cell raised ValueError: x"
         assert one.value("sorted(sent.files)") == [], "its result was brought home"

@@ -12,7 +12,7 @@ import pytest
 
 from docker_kernel import labels
 from tests.engines import OwnRegistry, SecondEngine
-from tests.patience import patient, until
+from tests.patience import patient
 from tests.swarm import TwoNodes
 
 
@@ -102,30 +102,6 @@ NEEDS = {
     "docker-registry": [pytest.mark.cluster],
     "swarm": [pytest.mark.cluster("swarm")],
 }
-UNTIL_LET_GO = "import os, time\nwhile not os.path.exists('/tmp/go'): time.sleep(.05)\n"
-"""Code of a job that waits until `let_go` is called."""
-
-
-def let_go(job: str, *engines: str) -> None:
-    """Have a job go on that waits in UNTIL_LET_GO, on whichever engine it is, as soon as it is there.
-
-    Args:
-        engines: as `docker -H` names them; "" for the kernel's own.
-    """
-
-    def touched() -> bool:
-        for engine in engines:
-            docker = ["docker", *(["-H", engine] if engine else [])]
-            found = [*docker, "ps", "-q", "--filter", f"label={labels.JOB_ID}={job}"]
-            for one in subprocess.run(found, capture_output=True, text=True, check=False).stdout.split():
-                touch = [*docker, "exec", one, "touch", "/tmp/go"]
-                if subprocess.run(touch, capture_output=True, check=False).returncode == 0:
-                    return True
-        return False
-
-    until(touched, 30, f"the start of {job}")
-
-
 PLACES: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Place]]] = {
     "local": local,
     "docker": docker,

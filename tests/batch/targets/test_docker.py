@@ -29,11 +29,10 @@ from docker_kernel.errors import ConfigError, EngineError, EngineUnavailable, Jo
 from docker_kernel.guest import snapshot
 from docker_kernel.kernel import guest_files
 from tests.batch.small_image import small_image
-from tests.batch.targets.places import UNTIL_LET_GO, let_go
 from tests.batch.test_layers import blob_of, captured
 from tests.batch.wire import at_rest
 from tests.engines import OwnRegistry, Relay, SecondEngine
-from tests.notebook import Notebook
+from tests.notebook import HOLD, Notebook, let_go
 from tests.patience import patient
 
 run = background.run_blocking
@@ -473,7 +472,7 @@ def test_a_host_process_that_starts_later_goes_on(
     """What `prepare` and `start` gave is JSON, and another instance finds the job by it, from its first byte."""
     place, package = target(second_engine.url), captured(kernel)
     prepared = json.loads(json.dumps(run(place.prepare(kernel.container, package, quiet))))
-    one = task(kernel, package, f"print('first', flush=True)\n{UNTIL_LET_GO}print('last'); done = os.getuid()")
+    one = task(kernel, package, f"print('first', flush=True)\n{HOLD}print('last'); done = os.getuid()")
     job = json.loads(json.dumps(run(place.start(one, prepared))))
     later = target(second_engine.url)
 
