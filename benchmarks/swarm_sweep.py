@@ -25,7 +25,6 @@ from benchmarks import contenders
 from benchmarks.contenders import IMAGE, OURS, end, execute
 from benchmarks.table import Row, at_most, compared, markdown
 from docker_kernel import background
-from docker_kernel.batch.job_folder import JobFolder
 from docker_kernel.batch.manager import manager as manager_of_jobs
 from docker_kernel.batch.targets.swarm import SPEC
 from docker_kernel.engine import Engine
@@ -95,7 +94,8 @@ async def measure(nodes: TwoNodes, reference: str, count: int, at_once: int) -> 
     finally:
         await end(manager, client)
     job = next(one for one in manager_of_jobs().jobs() if one.params)
-    spec = {**JobFolder(job.id).read("task.json")["spec"], "secrets": {}, "result": {"inline": 48_000, "store": None}}
+    kept = await manager_of_jobs()._kept(job, {})
+    spec = {**kept.task.spec, "secrets": {}, "result": {"inline": 48_000, "store": None}}
     runner = f"{guest_files.LIB}/docker_kernel/guest/run_job.py"
     command = [spec["python"], "-I", "-S", runner, f"/run/secrets/{SPEC}"]
     assert job.placed is not None

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "docker_kernel"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
-    ["docker_kernel", "errors", "labels", "data", "background", "whole_file"],
+    ["docker_kernel", "errors", "labels", "data", "background", "whole_file", "free_memory"],
     ["checkout"],
     ["config", "build_settings"],
     ["engine"],

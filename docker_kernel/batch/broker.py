@@ -31,7 +31,7 @@ from docker_kernel.batch.package import (
     workspace_files,
     write_workspace,
 )
-from docker_kernel.batch.record import JobRecord
+from docker_kernel.batch.record import JobRecord, digest_of
 from docker_kernel.batch.targets.base import InputMount, JobTask, Package, Target
 from docker_kernel.config import Size, TargetConfig, format_size
 from docker_kernel.engine import ContainerSpec, VolumeMount
@@ -44,6 +44,10 @@ log = logging.getLogger(__name__)
 
 MAX_JOBS = 2000
 """Jobs of one owner that may be under way at once."""
+
+MAX_PARAMS = 8 << 20
+"""Bytes of parameters and inputs, as JSON, that the jobs of one request may have together: each job's record has its
+own, and so has each word of its state."""
 
 MIN_MEMORY = 6 << 20
 """Bytes, below which an engine makes no container."""
@@ -215,6 +219,12 @@ class Broker:
         under_way = sum(not one.over for one in known)
         if under_way + len(request.params) > MAX_JOBS:
             raise JobError(f"A notebook may have {MAX_JOBS} jobs under way at once, and this would be more.")
+        size = len(json.dumps(request.params)) + len(request.params) * len(json.dumps(request.inputs))
+        if size > MAX_PARAMS:
+            raise JobError(
+                f"The jobs' parameters and inputs have {format_size(size)} together, and {format_size(MAX_PARAMS)} is "
+                "the most: keep what is large in variables, which are sent once, and let the parameters choose from it."
+            )
         replicas = request.replicas
         most = config.max_jobs or target.default_max_jobs
         if replicas > max(1, most):
@@ -232,6 +242,7 @@ class Broker:
         image = environment.image
         package, held_back = await self._package(request, digest, image, live)
         commit = await checkout.commit(Path(kernel.workspace)) if kernel.workspace else ""
+        source_digest = digest_of(request.source)
         jobs = []
         for params in request.params:
             record = JobRecord(
@@ -242,7 +253,7 @@ class Broker:
                 name=request.name,
                 target=request.target,
                 kind=request.kind,
-                source=request.source,
+                source_digest=source_digest,
                 params=params,
                 retries=request.retries,
                 live=live,
@@ -420,7 +431,7 @@ class Broker:
             "state": guest_files.STATE,
             "outputs": OUTPUTS,
             "kind": record.kind,
-            "source": record.source,
+            "source": request.source,
             "params": record.params,
             "cwd": request.cwd or self._kernel.cwd,
             "python": self._kernel.python,

@@ -10,23 +10,36 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from docker_kernel.batch.record import FINAL, JobRecord
+from docker_kernel.batch.record import FINAL, JobRecord, digest_of
 from docker_kernel.errors import JobError
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
-_SCHEMA = [
+VERSION = 3
+_SOURCES = "CREATE TABLE sources (digest TEXT PRIMARY KEY, source TEXT NOT NULL)"
+_ANEW = [
     "DROP TABLE IF EXISTS jobs",
     "CREATE TABLE jobs (job_id TEXT PRIMARY KEY, owner TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL, "
     "record TEXT NOT NULL)",
     "CREATE INDEX jobs_owner ON jobs (owner, created)",
-    f"PRAGMA user_version = {VERSION}",
+    _SOURCES,
 ]
+_FROM_2 = [
+    _SOURCES,
+    "INSERT OR IGNORE INTO sources SELECT digest_of(source), source FROM "
+    "(SELECT json_extract(record, '$.source') AS source FROM jobs WHERE json_valid(record)) WHERE source IS NOT NULL",
+    "UPDATE jobs SET record = json_set(json_remove(record, '$.source'), '$.source_digest', "
+    "digest_of(json_extract(record, '$.source'))) WHERE json_valid(record) AND json_extract(record, '$.source') "
+    "IS NOT NULL",
+]
+"""In a ledger of version 2, each job's record had its source in it."""
+
+_UNUSED = "DELETE FROM sources WHERE digest NOT IN (SELECT json_extract(record, '$.source_digest') FROM jobs)"
 
 
 class Ledger:
-    """Jobs' records, each as JSON; a disk that refuses is logged, never the job's problem."""
+    """Jobs' records, each as JSON, and what they run, each source once; a disk that refuses is logged, never the job's
+    problem."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,23 +54,34 @@ class Ledger:
             # A power failure may lose the last rows, which the engine still knows; no write waits for the disk.
             connection.execute("PRAGMA synchronous = OFF")
             with connection:
-                if self._version(connection) < VERSION:
+                renewed = self._version(connection) < VERSION
+                if renewed:
                     connection.execute("BEGIN IMMEDIATE")
-                    # Another thread or process may have been quicker.
-                    for statement in _SCHEMA if self._version(connection) < VERSION else ():
+                    connection.create_function("digest_of", 1, digest_of)
+                    version = self._version(connection)  # another thread or process may have been quicker
+                    for statement in (_FROM_2 if version == 2 else _ANEW) if version < VERSION else ():
                         connection.execute(statement)
+                    connection.execute(f"PRAGMA user_version = {VERSION}")
                 yield connection
+            if renewed:
+                _shrink(connection)
         finally:
             connection.close()
 
     def _version(self, connection: sqlite3.Connection) -> int:
         return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
-    def save(self, *records: JobRecord) -> None:
-        """Write jobs' rows, new or again."""
+    def save(self, *records: JobRecord, source: str | None = None) -> None:
+        """Write jobs' rows, new or again.
+
+        Args:
+            source: what new ones run.
+        """
         rows = [(one.id, one.owner, one.state, one.created, one.model_dump_json()) for one in records]
         try:
             with self._open() as connection:
+                if source is not None:
+                    connection.execute("INSERT OR IGNORE INTO sources VALUES (?,?)", (digest_of(source), source))
                 connection.executemany("INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?)", rows)
         except (OSError, sqlite3.Error) as error:
             log.warning("the ledger %s cannot be written: %s", self.path, error)
@@ -102,6 +126,17 @@ class Ledger:
                 log.warning("a row of the ledger %s is not understood: %s", self.path, error)
         return found
 
+    def source(self, record: JobRecord) -> str | None:
+        """What a job runs; None where it is not known."""
+        query = "SELECT source FROM sources WHERE digest = ?"
+        try:
+            with self._open() as connection:
+                found = connection.execute(query, (record.source_digest,)).fetchone()
+        except (OSError, sqlite3.Error) as error:
+            log.warning("the ledger %s cannot be read: %s", self.path, error)
+            return None
+        return None if found is None else str(found[0])
+
     def changed(self) -> int:
         """A number that is another one after each change, whichever process made it."""
         try:
@@ -128,9 +163,20 @@ class Ledger:
         return found[0]
 
     def delete(self, *jobs: str) -> None:
-        """Forget jobs."""
+        """Forget jobs, and what no other job runs."""
         try:
             with self._open() as connection:
                 connection.executemany("DELETE FROM jobs WHERE job_id = ?", [(job,) for job in jobs])
+                connection.execute(_UNUSED)
+                connection.commit()
+                _shrink(connection)
         except (OSError, sqlite3.Error) as error:
             log.warning("the ledger %s cannot be written: %s", self.path, error)
+
+
+def _shrink(connection: sqlite3.Connection) -> None:
+    """Give the disk back what is free in the file, where that is most of it and nobody reads it just now."""
+    free, pages = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "page_count"))
+    if free > pages // 2:
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("VACUUM")

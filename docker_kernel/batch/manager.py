@@ -40,6 +40,7 @@ from docker_kernel.batch.targets.base import JobTask, Outcome, Package, Record, 
 from docker_kernel.config import TargetConfig, format_size, read_target
 from docker_kernel.engine import Engine
 from docker_kernel.errors import DockerKernelError, EngineError, EngineUnavailable, JobError
+from docker_kernel.free_memory import give_back_memory
 from docker_kernel.kernel.handle import KernelHandle
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,8 @@ class Dispatch:
     holder: str = ""
     volume: str = ""
     under_way: set[str] = field(default_factory=set)
+    shared: Record | None = None
+    """What the tasks of its jobs have in common, once it was read from what is kept."""
     ended: set[str] = field(default_factory=set)
     """Those that ended here, also where a full disk kept the ledger from knowing it."""
 
@@ -196,6 +199,11 @@ class JobManager:
         """One job by its id, or the beginning of it; raises JobError."""
         return self._running[job].record if job in self._running else self.ledger.get(job)
 
+    def secret_names(self, record: JobRecord) -> list[str]:
+        """The secrets that a job was sent with, whose values nobody keeps. Blocks: it reads the job's folder."""
+        kept = targets.kept_parts(self._shared(record), JobFolder(record.id).read("task.json"))
+        return [] if kept is None else list(kept["secrets"])
+
     def ended(self, older_than: float, owner: str | None = None) -> list[JobRecord]:
         """The jobs that ended longer ago than so many seconds. Blocks: it reads the ledger."""
         end = time.time() - older_than
@@ -224,14 +232,19 @@ class JobManager:
         try:
             if not package.live_workspace:
                 await asyncio.to_thread(self._keep, dispatch, None)
+                await asyncio.to_thread(dispatch.folder.write, "task.json", targets.shared_part(started[0][1]))
             for record, task in started:
-                await self._take(Running(record, dispatch, task, JobFolder(record.id)))
+                folder = JobFolder(record.id)
+                await self._take(Running(record, dispatch, task, folder))
+                if not record.live:
+                    await asyncio.to_thread(folder.write, "task.json", targets.own_part(task))
         except BaseException as error:
             await self._drop(dispatch)
             if isinstance(error, OSError):
                 raise JobError(f"The job cannot be kept in {root()}: {error.strerror or error}.") from None
             raise
-        await asyncio.to_thread(self.ledger.save, *(record for record, _ in started))
+        source = started[0][1].spec["source"]
+        await asyncio.to_thread(self.ledger.save, *(record for record, _ in started), source=source)
         preparing = self._spawn(self._prepare(kernel, dispatch, package))
         for record, _ in started:
             running = self._running[record.id]
@@ -255,18 +268,11 @@ class JobManager:
         dispatch.folder.write("dispatch.json", {**kept, "prepared": prepared})
 
     async def _take(self, running: Running) -> None:
-        record, task = running.record, running.task
+        record = running.record
         running.dispatch.under_way.add(record.id)
         running.lock = running.lock or await asyncio.to_thread(running.folder.lock)
         if running.lock is None:
             raise JobError(f"The job {record.id} is followed by another process already.")
-        if not record.live:
-            kept = {
-                "spec": dict(task.spec),
-                "inputs": [[one.name, one.source, one.volume, one.path] for one in task.inputs],
-                "secrets": sorted(task.secrets),
-            }
-            await asyncio.to_thread(running.folder.write, "task.json", kept)
         self._running[record.id] = running
 
     async def _prepare(self, kernel: KernelHandle, dispatch: Dispatch, package: Package) -> None:
@@ -524,6 +530,8 @@ class JobManager:
                 await engine.remove_volume(dispatch.volume)  # stays while its kernel, or another job, has it
         except EngineError as error:
             log.error("the dispatch %s left something behind: %s", dispatch.group, error)
+        if dispatch.holder:
+            await asyncio.to_thread(give_back_memory)
 
     async def _kernels_engine(self) -> Engine:
         if self._engine is None:
@@ -697,8 +705,13 @@ class JobManager:
     async def _kept(self, record: JobRecord, secrets: dict[str, str]) -> Running:
         """A job made ready to start again from what its folders keep."""
         folder = JobFolder(record.id)
-        kept = await asyncio.to_thread(folder.read, "task.json")
+        own = await asyncio.to_thread(folder.read, "task.json")
         sent = await asyncio.to_thread(DispatchFolder(record.group).read, "dispatch.json")
+        known = self._dispatches.get(record.group)
+        shared = known.shared if known else None
+        if shared is None:
+            shared = await asyncio.to_thread(self._shared, record)
+        kept = targets.kept_parts(shared, own)
         if kept is None or sent is None:
             raise JobError(f"What the job {record.id} started from is gone: run its cell again.")
         lacking = sorted(set(kept["secrets"]) - set(secrets))
@@ -709,7 +722,14 @@ class JobManager:
         if sent["prepared"] is None:
             raise JobError(f"What the job {record.id} was to start from was not sent: run its cell again.")
         dispatch = self._known_dispatch(record, sent)
+        dispatch.shared = shared
         return Running(record, dispatch, targets.kept_task(record, kept, secrets), folder)
+
+    def _shared(self, record: JobRecord) -> Record:
+        """What the tasks of a job's dispatch have in common, as far as it is kept. Blocks."""
+        shared: Record = DispatchFolder(record.group).read("task.json") or {"spec": {}}
+        source = self.ledger.source(record)
+        return shared if source is None else {**shared, "spec": {**shared["spec"], "source": source}}
 
     async def _has_volume(self, name: str) -> bool:
         """Whether a kernel volume is still there: mounting one that is gone would make an empty one."""

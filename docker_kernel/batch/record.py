@@ -13,8 +13,13 @@ State = Literal["queued", "starting", "running", "succeeded", "failed", "cancell
 Kind = Literal["cell", "expression", "notebook"]
 FINAL = frozenset({"succeeded", "failed", "cancelled", "lost"})
 
-PRIVATE = {"source", "nonce", "placed", "volume", "owner", "versions"}
+PRIVATE = {"source_digest", "nonce", "placed", "volume", "owner", "versions"}
 """What of a record is for the host and the target alone."""
+
+
+def digest_of(source: str) -> str:
+    """What a record calls its code."""
+    return hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()
 
 
 class Cost(BaseModel):
@@ -35,6 +40,7 @@ class JobRecord(BaseModel):
         owner: whose job it is: kernels of one notebook share theirs (broker.owner_of).
         live: whether it works on the kernel's own workspace, and so ends with its kernel.
         swept: whether it is one of several of its dispatch.
+        source_digest: of the code it runs, which the ledger has once for all jobs that run it.
         snapshot, result: digests of manifests; "" for none. partial: that of what a job without a result has left, of
             which only the files are used.
         image: what it ran in, by id or digest.
@@ -58,7 +64,7 @@ class JobRecord(BaseModel):
     name: str = ""
     target: str
     kind: Kind = "cell"
-    source: str = ""
+    source_digest: str = ""
     params: dict[str, Any] = Field(default_factory=dict)
     state: State = "queued"
     reason: str = ""
@@ -103,8 +109,8 @@ class JobRecord(BaseModel):
 
     @property
     def code(self) -> str:
-        """The digest of the code it ran."""
-        return hashlib.sha256(self.source.encode(errors="surrogatepass")).hexdigest()[:12]
+        """The digest of the code it ran, for people."""
+        return self.source_digest[:12]
 
     def public(self) -> dict[str, Any]:
         """What its owner may know."""

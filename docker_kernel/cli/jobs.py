@@ -175,10 +175,11 @@ def _news(record: JobRecord) -> str:
 def _show(arguments: argparse.Namespace) -> int:
     from docker_kernel.batch.job_folder import JobFolder
 
-    async def look(jobs: JobManager) -> JobRecord:
-        return (await find(jobs, arguments.job))[0]
+    async def look(jobs: JobManager) -> tuple[JobRecord, str | None]:
+        record = (await find(jobs, arguments.job))[0]
+        return record, await asyncio.to_thread(jobs.ledger.source, record)
 
-    record = with_manager(look)
+    record, source = with_manager(look)
     if arguments.json:
         print(json.dumps(_json(record), indent=2))
         return 0
@@ -187,8 +188,8 @@ def _show(arguments: argparse.Namespace) -> int:
     rows += [("files", text) for text in _files(record, folder.result)]
     rows.append(("kept", f"{_size(folder.path)} in {folder.path}"))
     print_table(["", ""], rows, box=False)
-    if record.kind != "notebook" and record.source:
-        print(f"\n{printable(record.source)}")
+    if record.kind != "notebook" and source:
+        print(f"\n{printable(source)}")
     return 0
 
 
@@ -346,12 +347,10 @@ async def _stop(jobs: JobManager, record: JobRecord) -> str:
 
 
 def _retry(arguments: argparse.Namespace) -> int:
-    from docker_kernel.batch.job_folder import JobFolder
-
     async def retry(jobs: JobManager) -> JobRecord:
         record = (await find(jobs, arguments.job))[0]
-        kept = await asyncio.to_thread(JobFolder(record.id).read, "task.json") or {"secrets": []}
-        secrets = {name: os.environ[name] for name in kept["secrets"] if name in os.environ}
+        names = await asyncio.to_thread(jobs.secret_names, record)
+        secrets = {name: os.environ[name] for name in names if name in os.environ}
         record = await jobs.retry(record.id, secrets)
         _say(f"the job {record.id} runs again, attempt {record.attempt}.")
         return await _follow(jobs, record)

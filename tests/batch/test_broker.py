@@ -24,6 +24,7 @@ from docker_kernel.errors import DockerKernelError
 from docker_kernel.kernel import guest_files
 from tests.conftest import NotebookMaker, SpecMaker
 from tests.notebook import Notebook
+from tests.weight import weigh
 
 run = background.run_blocking
 
@@ -103,24 +104,41 @@ def limited(make_spec: SpecMaker, workspace: Path) -> Iterator[Notebook]:
         ({"manifest": "not json"}, "The snapshot's manifest is refused"),
         ({"manifest": json.dumps({**MANIFEST, "packs": [{"blob": "../../x"}]})}, "The snapshot's manifest is refused"),
         ({"manifest": json.dumps({**MANIFEST, "more": 1})}, "The snapshot's manifest is refused: more"),
-        ({"source": "x" * (9 << 20)}, "source: String should have at most"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_what_a_kernel_may_not_ask_is_refused(
     engine: Engine, limited: Notebook, changes: dict[str, Any], sentence: str
 ) -> None:
-    if "source" in changes:
-        limited.run("import json")
-        reply = limited.run(
-            "from docker_kernel.guest.link import Channel, RemoteError\nhand = Channel.connect()\n"
-            f"try: hand.request('job.start', {{**{valid()!r}, 'source': 'x' * (9 << 20)}})\n"
-            "except RemoteError as error: print('refused:', error)"
-        )
-        answer = reply.text
-    else:
-        answer = ask(limited, "job.start", valid(**changes))
+    answer = ask(limited, "job.start", valid(**changes))
     assert answer.startswith("refused: ") and sentence in answer
+    assert not jobs_of(engine, limited)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ("{'source': 'x' * (9 << 20)}", "source: String should have at most"),
+        (
+            "{'params': [{'x': 'y' * 100_000}] * 90}",
+            "parameters and inputs have 8.6 MiB together, and 8 MiB is the most: keep what is large in variables",
+        ),
+        (
+            "{'inputs': {f'i{n}': 's3://bucket/' + 'x' * 2000 for n in range(90)}, 'params': [{}] * 60}",
+            "parameters and inputs have 10.4 MiB together",
+        ),
+    ],
+    ids=["source", "params", "inputs"],
+)
+def test_a_request_that_weighs_too_much_is_refused(
+    engine: Engine, limited: Notebook, changes: str, sentence: str
+) -> None:
+    reply = limited.run(
+        "from docker_kernel.guest.link import Channel, RemoteError\nhand = Channel.connect()\n"
+        f"try: hand.request('job.start', {{**{valid(workspace='copy')!r}, **{changes}}})\n"
+        "except RemoteError as error: print('refused:', error)"
+    )
+    assert reply.text.startswith("refused: ") and sentence in reply.text, reply
     assert not jobs_of(engine, limited)
 
 
@@ -170,6 +188,16 @@ def test_replicas_share_what_a_job_may_have(engine: Engine, limited: Notebook) -
         assert (host["Memory"], host["NanoCpus"]) == (150 << 20, 5 * 10**8)
     limited.run("_.cancel()")
     assert eventually(lambda: not jobs_of(engine, limited))
+
+
+def test_what_the_jobs_of_a_request_share_is_there_once_and_memory_comes_back(
+    tmp_path: Path, python_image: str
+) -> None:
+    size = 4 << 20
+    weight = weigh(tmp_path, size, jobs=8)
+    assert weight.disk < 1.5 * size and weight.kept < 3 * size, (weight.disk, weight.peak, weight.kept)
+    assert "attempt 2" in weight.retried and "succeeded after" in weight.retried, weight.retried
+    assert "twice = 2 * n\n" + "#" * size in weight.shown
 
 
 def test_a_notebook_has_all_its_jobs_however_many(limited: Notebook) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from docker_kernel.batch.ledger import Ledger
-from docker_kernel.batch.record import JobRecord
+from docker_kernel.batch.record import JobRecord, digest_of
 from docker_kernel.errors import JobError
 
 
@@ -54,3 +55,46 @@ def test_a_row_that_is_not_understood_costs_only_itself(tmp_path: Path) -> None:
     with sqlite3.connect(ledger.path) as connection:
         connection.execute("UPDATE jobs SET record = '{}' WHERE job_id = 'a'")
     assert [one.id for one in ledger.find()] == ["b"]
+
+
+def test_a_source_is_kept_once_for_all_jobs_that_run_it(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "jobs.sqlite")
+    source = "x = 1  # " + "é" * (1 << 20)
+    sent = [record(f"{number:03}", source_digest=digest_of(source)) for number in range(500)]
+    ledger.save(*sent, source=source)
+    ledger.save(*sent)
+    assert ledger.path.stat().st_size < 2 * len(source.encode()) + 500 * 4000
+    assert ledger.source(ledger.get("250")) == source
+    ledger.save(record("other", source_digest=digest_of("y = 2")), source="y = 2")
+    ledger.delete(*(one.id for one in sent[1:]))
+    assert ledger.source(sent[0]) == source and ledger.source(ledger.get("other")) == "y = 2"
+    ledger.delete(sent[0].id)
+    assert ledger.source(sent[0]) is None and ledger.source(ledger.get("other")) == "y = 2"
+    assert ledger.path.stat().st_size < 100_000, "the disk has it back"
+
+
+VERSION_2 = """
+CREATE TABLE jobs (job_id TEXT PRIMARY KEY, owner TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL,
+    record TEXT NOT NULL);
+CREATE INDEX jobs_owner ON jobs (owner, created);
+PRAGMA user_version = 2;
+"""
+
+
+def test_a_ledger_in_which_each_record_has_its_source_is_read(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "jobs.sqlite")
+    sources = ["print('ü')  # " + "x" * 100_000, ""]
+    with sqlite3.connect(ledger.path) as connection:
+        connection.executescript(VERSION_2)
+        for number in range(40):
+            text = record(f"{number:02}", metrics={"loss": math.nan}).model_dump_json(exclude={"source_digest"})
+            old = json.dumps({**json.loads(text), "source": sources[number % 2]})
+            connection.execute("INSERT INTO jobs VALUES (?,?,?,?,?)", (f"{number:02}", "k", "queued", 1.0, old))
+        connection.execute("INSERT INTO jobs VALUES ('bad','k','queued',1.0,'no JSON')")
+    connection.close()
+    assert len(ledger.find()) == 40
+    for number in (0, 1, 38, 39):
+        kept = ledger.get(f"{number:02}")
+        assert ledger.source(kept) == sources[number % 2] and kept.code == digest_of(sources[number % 2])[:12]
+        assert math.isnan(kept.metrics["loss"])
+    assert ledger.path.stat().st_size < 250_000, "none has a copy any more"
