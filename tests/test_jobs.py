@@ -173,19 +173,20 @@ def test_credentials_stay_behind_unless_they_are_named(notebook: Notebook) -> No
 def test_credentials_in_the_home_folder_stay_behind_and_are_listed(notebook: Notebook) -> None:
     notebook.run(
         "import os\nfrom pathlib import Path\nhome = Path.home()\n(home / '.aws').mkdir()\n"
-        "(home / '.aws/credentials').write_text('x')\n"
+        "(home / '.aws/credentials').write_text('x')\n(home / '.npmrc').write_text('x')\n"
         "(home / 'tools').mkdir()\nfor name in ('server.key', 'tool.txt'): (home / 'tools' / name).write_text('x')\n"
         "(home / 'tools').chmod(0o711)"
     )
-    names = "('.aws', 'tools/server.key', 'tools/tool.txt')"
+    names = "('.aws', '.npmrc', 'tools/server.key', 'tools/tool.txt')"
     look = f"seen = [(home / name).exists() for name in {names}], (home / 'tools').stat().st_mode & 0o777"
-    assert "~/.aws, ~/tools/server.key\n" in notebook.run(f"%%dispatch --dry-run\n{look}").text
+    assert "~/.aws, ~/.npmrc, ~/tools/server.key\n" in notebook.run(f"%%dispatch --dry-run\n{look}").text
     reply = notebook.run(f"%%dispatch\n{look}")
-    assert "~/.aws, ~/tools/server.key; a job that needs one" in reply.text
+    assert "~/.aws, ~/.npmrc, ~/tools/server.key; a job that needs one" in reply.text
     notebook.run("sent = _; sent.result(60)")
-    assert notebook.value("seen") == [[False, False, True], 0o711]
+    assert notebook.value("seen") == [[False, False, False, True], 0o711]
     assert "Held back" not in notebook.run(f"%%dispatch --wait\n{look}").text, "once"
-    notebook.run("import shutil\nfor name in ('.aws', 'tools'): shutil.rmtree(home / name)\ndel home, Path")
+    notebook.run("import shutil\nfor name in ('.aws', 'tools'): shutil.rmtree(home / name)")
+    notebook.run("(home / '.npmrc').unlink()\ndel home, Path")
 
 
 def test_a_failed_job_says_why_and_can_be_retried(notebook: Notebook, workspace: Path) -> None:

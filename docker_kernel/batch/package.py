@@ -23,7 +23,7 @@ from docker_kernel.batch import job_folder
 from docker_kernel.config import format_size
 from docker_kernel.engine import ContainerSpec, Engine, File, paths_not_ignored
 from docker_kernel.errors import JobError, NotFound
-from docker_kernel.guest.credentials import FILES, SecretFiles
+from docker_kernel.guest.credentials import KEY_FILE, is_private_key, names_credentials
 from docker_kernel.guest.environment import NOT_ENVIRONMENT, NOT_ENVIRONMENT_IN_HOME
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
@@ -73,6 +73,7 @@ def environment_changes(diff: Iterable[tuple[str, int]], excluded: Iterable[str]
         empty: folders that we made ourselves and that matter only if something is in them.
     """
     left_out = {PurePosixPath(path) for path in excluded}
+    above_left_out = left_out.union(*(path.parents for path in left_out))
     children: dict[PurePosixPath, list[PurePosixPath]] = {}
     kinds: dict[PurePosixPath, int] = {}
     for text, kind in diff:
@@ -82,11 +83,8 @@ def environment_changes(diff: Iterable[tuple[str, int]], excluded: Iterable[str]
     ours = {PurePosixPath(path) for path in empty}
     found = Changes()
 
-    def holds_excluded(path: PurePosixPath) -> bool:
-        return any(other.is_relative_to(path) for other in left_out)
-
     def visit(path: PurePosixPath) -> None:
-        if path.name == "__pycache__" or any(path.is_relative_to(other) for other in left_out):
+        if path.name == "__pycache__" or not left_out.isdisjoint((path, *path.parents)):
             return
         below = children.get(path, [])
         if kinds[path] == DELETED:
@@ -94,7 +92,7 @@ def environment_changes(diff: Iterable[tuple[str, int]], excluded: Iterable[str]
         elif not below:
             if path not in ours:
                 found.copied.append(str(path))
-        elif kinds[path] == ADDED and path not in ours and not holds_excluded(path):
+        elif kinds[path] == ADDED and path not in ours and path not in above_left_out:
             found.copied.append(str(path))
         else:
             for child in below:
@@ -323,9 +321,9 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
 
 def _credentials(diff: Iterable[tuple[str, int]], home: str) -> list[str]:
     """The changed paths of a home folder that look like credentials."""
-    secret = SecretFiles([*FILES, ".pgpass", ".my.cnf", ".npmrc", ".kaggle", ".huggingface"])
     below = [path for path, _ in diff if path.startswith(f"{home}/") and "/site-packages/" not in path]
-    return [path for path in below if PurePosixPath(path).name in secret]
+    found = {path for path in below if names_credentials(path[len(home) + 1 :])}
+    return [path for path in found if found.isdisjoint(map(str, PurePosixPath(path).parents))]
 
 
 def _in_caches(path: str, home: str) -> bool:
@@ -345,8 +343,8 @@ class Workspace:
 def workspace_files(folder: str, budget: int = WORKSPACE_BUDGET) -> Workspace:
     """What of a workspace is copied for a job.
 
-    What its .dockerignore names is left out, as are version control, caches, virtual environments, and credentials; a
-    line such as `!.env` there sends one of those knowingly.
+    What its .dockerignore names is left out, as are version control, caches, virtual environments, and credentials: by
+    their names, and keys by their content, too; a line such as `!.env` there sends one of those knowingly.
 
     Raises:
         JobError: it is larger than the budget (bytes); the message names the largest file.
@@ -357,18 +355,26 @@ def workspace_files(folder: str, budget: int = WORKSPACE_BUDGET) -> Workspace:
     if ours.is_relative_to(root):
         rules.append(str(ours.relative_to(root)))  # what jobs left here grows with each of them
     wanted = paths_not_ignored(root, [*NOT_COPIED, *rules])
-    copied = wanted
-    suspects = SecretFiles(FILES)
-    if suspected := [path for path in wanted if path in suspects]:
-        # The rules have the last word, so these are rules, too. Only those that are needed: each is held against all.
-        needed = [name for name in FILES if any(map(SecretFiles([name]).__contains__, suspected))]
-        cased = [re.sub("[a-z]", lambda letter: f"[{letter[0]}{letter[0].upper()}]", name) for name in needed]
-        secret = [pattern for name in cased for pattern in (name, f"**/{name}")]
-        copied = paths_not_ignored(root, [*NOT_COPIED, *secret, *rules])
-        copied |= {path for path in wanted if path.lower().endswith(".pub")}  # public keys, beside the private ones
-    held_back = wanted - copied
-    size = sum(status.st_size for _, _, status in _entries(root, sorted(copied), budget))
-    return Workspace(sorted(copied), size, sorted(held_back))
+    held_back = {path for path in wanted if names_credentials(path)}
+    held_back |= {
+        str(path.relative_to(root))
+        for _, path, status in _entries(root, wanted - held_back, None)
+        if stat.S_ISREG(status.st_mode) and status.st_size <= KEY_FILE and _is_private_key(path)
+    }
+    if held_back and any(rule.lstrip().startswith("!") for rule in rules):
+        # The rules have the last word: of what is left out at first, those go that a rule brings back.
+        held_back -= paths_not_ignored(root, ["**", *rules])
+    copied = sorted(wanted - held_back)
+    size = sum(status.st_size for _, _, status in _entries(root, copied, budget))
+    return Workspace(copied, size, sorted(held_back))
+
+
+def _is_private_key(path: Path) -> bool:
+    try:
+        with _opened(path) as file:
+            return is_private_key(file.read(KEY_FILE))
+    except OSError:
+        return False  # what cannot be read is not copied, either
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -22,8 +22,8 @@ from typing import Any
 from docker_kernel.batch import job_folder
 from docker_kernel.batch.package import ignore_rules
 from docker_kernel.config import format_size
-from docker_kernel.containerize.scan import names_credentials
 from docker_kernel.errors import ContainerizeError, JobError
+from docker_kernel.guest.credentials import names_credentials
 
 MAX_FILES = 100_000
 """Files that are looked at before a folder is called too large: the whole home of a user, or a machine."""

@@ -23,17 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from docker_kernel.guest.credentials import FILES, SecretFiles, looks_secret
-
-CREDENTIAL_FILES = [
-    *FILES, ".pgpass", ".my.cnf", ".npmrc", ".s3cfg", ".boto", ".kaggle", ".huggingface", ".databrickscfg",
-    ".dockercfg", ".htpasswd", ".vault-token", "*.ppk", "*.jks", "*.keystore", "kubeconfig",
-    "application_default_credentials.json", ".jupyter", ".local/share/jupyter/runtime",
-]  # fmt: skip
-"""Files and folders that hold credentials, wherever they lie, as patterns for the end of a path."""
+from docker_kernel.guest.credentials import looks_secret, names_credentials
 
 HOLDS_KEYS = ("*.pem", "*.pem.*", "*.key", ".jupyter", "pip.conf", ".condarc", "kernel-*.json")
-"""Of those, the ones that as often hold none: what is in them says."""
+"""Of the files that hold credentials by their names, the ones that as often hold none: what is in them says."""
 
 BLOCK = 4 << 20
 OVERLAP = 16 << 10
@@ -357,13 +350,7 @@ SETTING = Rule(
 
 SETTINGS = frozenset({".cfg", ".conf", ".config", ".env", ".ini", ".properties", ".sh", ".toml", ".yaml", ".yml"})
 
-_SECRET_FILES = SecretFiles(CREDENTIAL_FILES)
 _MAY_HOLD_NONE = re.compile("|".join(fnmatch.translate(pattern) for pattern in HOLDS_KEYS))
-
-
-def names_credentials(path: str) -> bool:
-    """Whether a path (with /) is that of a file or folder which holds credentials, or of something in one."""
-    return path in _SECRET_FILES
 
 
 def scan(

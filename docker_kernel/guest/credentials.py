@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import functools
 import re
-from collections.abc import Iterable
 from urllib.parse import urlsplit, urlunsplit
 
 _NAME = re.compile(
@@ -21,36 +20,87 @@ _VALUE = re.compile(
     r"://[^/\s:@]*:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY-----|^(gh[pousr]_|sk-|AKIA|xox[abp]-|glpat-)"
 )
 
-FILES = [
-    ".env.*", ".env[-_~]*", "*.env", ".envrc", ".netrc", ".pypirc", ".git-credentials", ".aws", ".azure",
-    ".config/gcloud", ".config/gh/hosts.yml", ".kube", ".ssh", ".gnupg", ".docker/config.json", "id_rsa*", "id_dsa*",
-    "id_ecdsa*", "id_ed25519*", "*.pem", "*.pem.*", "*.key", "*.key.bak", "*.key.old", "*.p12", "*.pfx", "*.kdbx",
-    "*service-account*.json", "*service_account*.json", "client_secret*.json", "gcloud*key*.json", "*-key.json",
-    "credentials.json", "secrets.toml", "token.json", "auth.json", "cookies.txt", ".vault_pass*", "rclone.conf",
-    "pip.conf", ".condarc", ".renviron", "terraform.tfstate", "terraform.tfstate.*", ".*_history", ".viminfo",
-    "jpserver-*.json", "kernel-*.json",
-]  # fmt: skip
-"""Files and folders of a workspace, anywhere in it, as patterns in lower case: see SecretFiles."""
+FILES = {
+    "settings with secrets": (
+        ".env.*", ".env[-_~]*", "*.env", ".envrc", "secrets.toml", "secrets.json", "secrets.yaml", "secrets.yml",
+        ".secrets", ".secrets.*", "credentials.json", "credentials.toml", "credentials.yaml", "credentials.yml",
+        ".credentials", ".credentials.*", "token.json", "token.pickle", "auth.json", "auth.toml", "cookies.txt",
+        "kaggle.json", "api_key.txt", "apikey.txt", ".renviron",
+    ),
+    "keys": (
+        ".ssh", ".gnupg", ".putty", ".pki", ".password-store", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*",
+        "ssh_host_*_key", "*.pem", "*.pem.*", "*.key", "*.key.bak", "*.key.old", "*.ppk", "*.p12", "*.pfx", "*.jks",
+        "*.keystore", "*.kdb", "*.kdbx", "*.keytab", "krb5cc_*", "*.ovpn", "secring.*", "cwallet.sso", "wallet.dat",
+        ".vault-token", ".vault_pass*", ".vault-pass*", ".local/share/keyrings", ".config/sops",
+    ),
+    "logins to hosts, registries and package indexes": (
+        ".netrc", "_netrc", ".authinfo", ".authinfo.gpg", ".git-credentials", ".gitcookies", ".config/git/credentials",
+        ".config/gh", ".config/hub", ".config/glab-cli", ".docker/config.json", ".dockercfg", ".pypirc", "pip.conf",
+        ".condarc", ".npmrc", ".yarnrc", ".yarnrc.yml", ".cargo/credentials", ".cargo/credentials.toml",
+        ".gem/credentials", "nuget.config", ".m2/settings.xml", ".m2/settings-security.xml",
+        ".gradle/gradle.properties", ".ivy2/.credentials", ".subversion/auth", ".s3cfg", ".htpasswd", "htpasswd",
+        ".fetchmailrc", ".msmtprc",
+    ),
+    "clouds and their tools": (
+        ".aws", "rootkey.csv", "*_accesskeys.csv", ".azure", ".config/gcloud", ".boto", ".gsutil", "gcloud*key*.json",
+        "*-key.json", "*service-account*.json", "*service_account*.json", "client_secret*.json",
+        "application_default_credentials.json", ".oci", ".bluemix", ".aliyun", ".tccli", ".config/doctl",
+        ".config/hcloud", ".config/linode-cli", ".config/scw", ".config/heroku", ".config/op", ".config/netlify",
+        ".config/configstore", ".fly", ".kube", "kubeconfig", "*.kubeconfig", "rclone.conf", ".passwd-s3fs", ".mc",
+        ".terraformrc", "terraform.rc", ".terraform.d", "*.tfstate", "*.tfstate.*", "*.tfvars", "*.tfvars.json",
+        ".pulumi", ".config/argocd",
+    ),
+    "databases and services for data": (
+        ".pgpass", "pgpass.conf", ".pg_service.conf", ".my.cnf", ".mylogin.cnf", ".odbc.ini", ".cqlshrc", ".cassandra",
+        ".rediscli_auth", ".databrickscfg", ".snowsql", ".snowflake", "connections.toml", ".dbt", ".kaggle",
+        ".huggingface", ".cache/huggingface/token", ".cache/huggingface/stored_tokens", ".config/wandb",
+        ".comet.config", ".mlflow/credentials",
+    ),
+    "what programs remember": (
+        ".*_history", ".viminfo", ".mozilla", ".config/google-chrome", ".config/chromium", ".jupyter",
+        ".local/share/jupyter/runtime", "jupyter_server_config.json", "jpserver-*.json", "nbserver-*.json",
+        "kernel-*.json",
+    ),
+}  # fmt: skip
+"""Files and folders that hold credentials, wherever they lie, as patterns of .dockerignore's in lower case; those with
+a / have no wildcards. docs/security.md lists them."""
+
+_PATTERNS = [pattern for patterns in FILES.values() for pattern in patterns]
+_TAILS = tuple(f"/{pattern}/" for pattern in _PATTERNS if "/" in pattern)
+_is_secret_name = functools.lru_cache(1 << 14)(
+    re.compile("|".join(fnmatch.translate(pattern) for pattern in _PATTERNS if "/" not in pattern)).match
+)
+
+IN_HOME = tuple(
+    one
+    for one in _PATTERNS
+    if one.startswith(".") and not re.search(r"[*[]", one) and one not in (".jupyter", ".local/share/jupyter/runtime")
+)
+"""Where credentials usually are in a home folder, but for what a kernel itself may put there."""
+
+_PRIVATE_KEY = re.compile(
+    rb"\s*(?:-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-"
+    rb"|\{[^{}]*\"private_key\"\s*:\s*\"-----BEGIN )"
+)
+
+KEY_FILE = 64 << 10
+"""Bytes that a file which is nothing but a private key has at most."""
 
 
-class SecretFiles:
-    """Tells of paths whether they are files that hold credentials, or in folders that do, by their names in any case.
+def names_credentials(path: str) -> bool:
+    """Whether a path (with /) is that of a file or folder which holds credentials, or of something in one.
 
-    Args:
-        patterns: of names as .dockerignore has them, in lower case; those with a / have no wildcards.
+    By its names, in any case, and in the same way for images and for jobs.
     """
+    path = path.lower()
+    if path.endswith(".pub"):
+        return False  # a public key, beside a private one
+    return any(map(_is_secret_name, path.split("/"))) or any(tail in f"/{path}/" for tail in _TAILS)
 
-    def __init__(self, patterns: Iterable[str]) -> None:
-        patterns = tuple(patterns)
-        self._tails = tuple(f"/{pattern}/" for pattern in patterns if "/" in pattern)
-        names = "|".join(fnmatch.translate(pattern) for pattern in patterns if "/" not in pattern)
-        self._name = functools.lru_cache(1 << 14)(re.compile(names or r"(?!)").match)
 
-    def __contains__(self, path: str) -> bool:
-        path = path.lower()
-        if path.endswith(".pub"):
-            return False  # a public key, beside a private one
-        return any(map(self._name, path.split("/"))) or any(tail in f"/{path}/" for tail in self._tails)
+def is_private_key(head: bytes) -> bool:
+    """Whether a file that begins so is a private key, as OpenSSL, OpenSSH, PGP, PuTTY or Google's accounts have it."""
+    return _PRIVATE_KEY.match(head) is not None
 
 
 def looks_secret(name: str, value: str) -> bool:

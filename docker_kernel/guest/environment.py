@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 
+from docker_kernel.guest.credentials import IN_HOME
 from docker_kernel.guest.link import SOCKET
 
 NOT_ENVIRONMENT = (
@@ -19,13 +20,9 @@ NOT_ENVIRONMENT = (
 )  # fmt: skip
 """What differs between a kernel's container and its image, but is no part of what the user installed."""
 
-CREDENTIALS_IN_HOME = (
-    ".aws", ".azure", ".docker", ".git-credentials", ".gnupg", ".kube", ".netrc", ".pypirc", ".ssh",
-)  # fmt: skip
-
 NOT_ENVIRONMENT_IN_HOME = (
-    ".bash_history", ".cache", ".config", ".ipython", ".jupyter", ".local/share/jupyter", ".local/state",
-    *CREDENTIALS_IN_HOME,
+    ".bash_history", ".cache", ".config", ".docker", ".ipython", ".jupyter", ".local/share/jupyter", ".local/state",
+    *IN_HOME,
 )  # fmt: skip
 """The same below the home folder."""
 
@@ -34,13 +31,13 @@ def credentials_in_home() -> list[str]:
     """The usual places of credentials in the home folder that changed since the container started: jobs lack that."""
     home, since = os.path.expanduser("~"), os.lstat(SOCKET).st_ctime_ns
     found = []
-    for name in CREDENTIALS_IN_HOME:
+    for name in IN_HOME:
         try:
             if os.lstat(os.path.join(home, name)).st_ctime_ns > since:
                 found.append("~/" + name)
         except OSError:
             pass
-    return found
+    return sorted(found)
 
 
 _subfolders: dict[tuple[str, str], list[str]] = {}

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from docker_kernel.batch.package import (
+    _credentials,
     environment_changes,
     installed_packages,
     workspace_files,
     write_workspace,
 )
+from docker_kernel.containerize.files import choose
 from docker_kernel.errors import JobError
+from docker_kernel.guest.credentials import FILES
 
 CHANGED, ADDED, DELETED = 0, 1, 2
 
@@ -109,6 +113,48 @@ def test_what_looks_like_a_credential_is_held_back_unless_it_is_named(folder: Pa
     more = workspace_files(str(folder))
     assert {"PROD.ENV", "sub/Token.json", "sub/id_ed25519_work", "odd.pub/id_rsa"} <= set(more.held_back)
     assert "id_rsa.pub" in more.names
+
+
+def test_jobs_and_images_leave_out_the_same_files(folder: Path) -> None:
+    patterns = [pattern for patterns in FILES.values() for pattern in patterns]
+    made = [re.sub(r"\[.*\]", "-", pattern).replace("*", "x") for pattern in patterns]
+    secret = set()
+    for number, name in enumerate(made):
+        place = folder / ("" if number % 2 else "deep/er") / (name.upper() if number % 3 else name)
+        path = place if "." in place.name[1:] else place / "file"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        secret.add(str(path.relative_to(folder)))
+    (folder / "report.ipynb").write_text("{}")
+    jobs = set(workspace_files(str(folder)).names)
+    images = {name for name, _ in choose(folder / "report.ipynb", (), (), 1 << 30).files}
+    assert jobs & secret == images & secret == set() and "report.ipynb" in jobs & images
+
+
+def test_private_keys_are_held_back_whatever_they_are_called(folder: Path) -> None:
+    (folder / "sub" / "deploy").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEA\n")
+    (folder / "robot.json").write_text('{"type": "service_account", "private_key": "-----BEGIN PRIVATE KEY-----\\nM"}')
+    (folder / "other").symlink_to("robot.json")
+    found = workspace_files(str(folder))
+    assert {"sub/deploy", "robot.json"} <= set(found.held_back) and "other" in found.names
+    (folder / ".dockerignore").write_text("!sub/deploy\n")
+    again = workspace_files(str(folder))
+    assert "sub/deploy" in again.names and "robot.json" in again.held_back
+
+
+def test_credentials_in_a_home_folder_are_held_back_whatever_they_are_called() -> None:
+    diff = [
+        (f"/home/ada/{name}", ADDED)
+        for name in (".fly", ".fly/config.yml", ".cargo", ".cargo/credentials.toml", ".npmrc", ".PGPASS", "tool/x.py",
+                     ".local/lib/python3.11/site-packages/certifi/cacert.pem")
+    ]  # fmt: skip
+    diff.append(("/etc/.npmrc", ADDED))
+    assert sorted(_credentials(diff, "/home/ada")) == [
+        "/home/ada/.PGPASS", "/home/ada/.cargo/credentials.toml", "/home/ada/.fly", "/home/ada/.npmrc",
+    ]  # fmt: skip
+    changes = environment_changes(diff, ["/home/ada/.fly", "/home/ada/.cargo/credentials.toml"], [])
+    assert "/home/ada/tool/x.py" in changes.copied and "/home/ada/.cargo" not in changes.copied
+    assert not [path for path in changes.copied if ".fly" in path or path.endswith("credentials.toml")]
 
 
 def test_installed_packages_are_read_off_a_diff() -> None:

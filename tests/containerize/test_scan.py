@@ -18,13 +18,13 @@ from docker_kernel.containerize.scan import (
     BLOCK,
     MOST,
     Finding,
-    names_credentials,
     scan,
     scan_environment,
     scan_file,
     scan_labels,
     scan_notebook,
 )
+from docker_kernel.guest.credentials import names_credentials
 
 LOTS = random.Random(7)
 LETTERS = string.ascii_letters + string.digits

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from docker_kernel.guest.credentials import FILES, SecretFiles, hide_credentials, without_credentials
+from docker_kernel.guest.credentials import (
+    FILES,
+    hide_credentials,
+    is_private_key,
+    names_credentials,
+    without_credentials,
+)
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
 
 
 @pytest.mark.parametrize(
@@ -32,12 +42,18 @@ SECRET_FILES = [
     "client_secret_12.apps.json", "gcloud-key.json", "token.json", ".Renviron", ".vault_pass", ".config/gh/hosts.yml",
     "rclone.conf", "pip.conf", ".condarc", "auth.json", "cookies.txt", "terraform.tfstate", ".bash_history",
     ".viminfo", ".Rhistory_history", "jpserver-12.json", "kernel-12.json", "a/.AWS/config", "x/.config/gcloud/a",
+    ".npmrc", "ui/.npmrc", ".yarnrc.yml", ".pgpass", ".my.cnf", ".mylogin.cnf", "kubeconfig", "prod.kubeconfig",
+    ".dockercfg", "_netrc", ".s3cfg", ".boto", ".cargo/credentials.toml", ".gem/credentials", ".terraformrc",
+    "state/prod.tfstate", ".vault-token", "keys.JKS", "team.kdbx", ".kaggle/kaggle.json", ".snowsql/config",
+    ".snowflake/connections.toml", ".dbt/profiles.yml", ".htpasswd", ".databrickscfg", ".huggingface/token",
+    ".cache/huggingface/token", ".config/op/config", ".config/heroku/x", "application_default_credentials.json",
+    ".config/wandb/settings", ".m2/settings.xml", ".password-store/a.gpg", "etc/host.keytab", ".git-credentials",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", SECRET_FILES)
 def test_a_file_that_holds_credentials_is_known_by_its_name(path: str) -> None:
-    assert path in SecretFiles(FILES)
+    assert names_credentials(path)
 
 
 @pytest.mark.parametrize(
@@ -45,10 +61,37 @@ def test_a_file_that_holds_credentials_is_known_by_its_name(path: str) -> None:
     [
         "id_rsa.pub", "keys/id_ed25519_work.pub", "share/kernels/x/kernel.json", "tokenizer.json", "environment.yml",
         "keys.csv", "src/env.py", ".venv", "history.csv", "config/gh.yml", "monkey.json", "auth.py", "answer_key.json",
+        "src/credentials/__init__.py", "secrets.py", "settings.xml", "config", ".config/app.toml", "dbt/profiles.yml",
+        "package.json", ".docker/Dockerfile", ".cargo/config.toml", "token.py", "connections.csv", "tfstate.md",
     ],
 )  # fmt: skip
 def test_other_files_are_none(path: str) -> None:
-    assert path not in SecretFiles(FILES)
+    assert not names_credentials(path)
+
+
+def test_the_documentation_lists_what_holds_credentials() -> None:
+    listed = (DOCS / "security.md").read_text()
+    for what, patterns in FILES.items():
+        assert f"| {what} | {', '.join(f'`{one}`' for one in patterns)} |" in listed, what
+
+
+@pytest.mark.parametrize(
+    ("head", "is_key"),
+    [
+        (b"-----BEGIN OPENSSH PRIVATE KEY-----\nb3Blbn", True),
+        (b"\n-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4", True),
+        (b"-----BEGIN PGP PRIVATE KEY BLOCK-----\n", True),
+        (b"PuTTY-User-Key-File-3: ssh-ed25519\n", True),
+        (b'{"type": "service_account", "private_key_id": "1", "private_key": "-----BEGIN PRIVATE KEY-----\\nMII', True),
+        (b"-----BEGIN CERTIFICATE-----\nMIIB", False),
+        (b"-----BEGIN PUBLIC KEY-----\nMIIB", False),
+        (b'"""Reads what begins with -----BEGIN PRIVATE KEY-----."""\n', False),
+        (b'{"a": {"b": 1}, "private_key": "none"}', False),
+        (b"", False),
+    ],
+)
+def test_a_private_key_is_known_by_how_it_begins(head: bytes, is_key: bool) -> None:
+    assert is_private_key(head) is is_key
 
 
 def test_an_error_that_quotes_a_part_of_a_url_is_shown_without_it() -> None:
