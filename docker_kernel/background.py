@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -18,13 +19,13 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 WORKERS = 16
-"""How many blocking engine calls may be under way at once."""
+"""How many calls that take milliseconds may be under way at once: in the loop's shared threads, and in an engine's."""
 
 CLEAN_UP = 30.0
 """Seconds that an interrupted command waits for its clean-up."""
 
 
-class _Workers(concurrent.futures.ThreadPoolExecutor):
+class Workers(concurrent.futures.ThreadPoolExecutor):
     """Threads for blocking calls, and the loop's own thread for those of `atexit` handlers.
 
     Jupyter's command-line clients stop their kernels there, when Python has ended its pools already.
@@ -36,12 +37,51 @@ class _Workers(concurrent.futures.ThreadPoolExecutor):
         except RuntimeError as error:
             if "cannot schedule new futures" not in str(error):
                 raise
-            future: concurrent.futures.Future[T] = concurrent.futures.Future()
-            try:
-                future.set_result(fn(*args, **kwargs))
-            except BaseException as error:
-                future.set_exception(error)
-            return future
+            return _done_here(fn, *args, **kwargs)
+
+
+class _OwnThreads(concurrent.futures.Executor):
+    """A new thread for each call. Python does not wait for one at its end, as a container may outlive this process."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[T]:
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        future.set_running_or_notify_cancel()
+        thread = threading.Thread(
+            target=_settle, args=(future, fn, args, kwargs), name="docker-kernel-lasting", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if "interpreter shutdown" not in str(error):
+                raise
+            return _done_here(fn, *args, **kwargs)
+        return future
+
+
+def _done_here(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[T]:
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+    _settle(future, fn, args, kwargs)
+    return future
+
+
+def _settle(future: concurrent.futures.Future[T], fn: Callable[..., T], args: Any, kwargs: Any) -> None:
+    try:
+        future.set_result(fn(*args, **kwargs))
+    except BaseException as error:
+        future.set_exception(error)
+
+
+_own_threads = _OwnThreads()
+
+
+async def in_own_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run what may last as long as a container, a transfer or a build does, in a thread of its own.
+
+    `asyncio.to_thread` is for what takes milliseconds: its threads are few, and whoever waits in one of them keeps
+    kernels from starting and being interrupted. When the awaiting task is cancelled, the thread goes on to its end.
+    """
+    call = functools.partial(function, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_own_threads, call)
 
 
 _lock = threading.Lock()
@@ -55,7 +95,7 @@ def loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None or _pid != os.getpid():
             _loop = asyncio.new_event_loop()
-            _loop.set_default_executor(_Workers(WORKERS, thread_name_prefix="docker-kernel-engine"))
+            _loop.set_default_executor(Workers(WORKERS, thread_name_prefix="docker-kernel-engine"))
             _pid = os.getpid()
             threading.Thread(target=_loop.run_forever, name="docker-kernel", daemon=True).start()
         return _loop

@@ -1,13 +1,14 @@
 """The engine (Docker or Podman): the only module that imports docker.
 
-Every method is a coroutine: docker-py blocks, so its calls run in threads of the background loop. Failures of the
-engine become errors of ours whose message says what to do.
+Every method is a coroutine: docker-py blocks, so its calls run in threads. Those that take milliseconds share a few of
+the engine's, each of the others has its own. Failures of the engine become errors of ours whose message says what to do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -17,7 +18,7 @@ import socket
 import struct
 import tarfile
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -48,7 +49,7 @@ from docker.types import (
 )
 from docker.utils.build import exclude_paths
 
-from docker_kernel import labels
+from docker_kernel import background, labels
 from docker_kernel.errors import BuildFailed, ConfigError, EngineError, EngineUnavailable, ImageMissing, NotFound
 
 T = TypeVar("T")
@@ -419,6 +420,8 @@ class Engine:
     def __init__(self, client: docker.APIClient, url: str) -> None:
         self._client = client
         self.url = url
+        # Its own: an engine that does not answer keeps nobody from another one.
+        self._workers = background.Workers(background.WORKERS, thread_name_prefix="docker-kernel-engine")
         self._info: asyncio.Future[EngineInfo] | None = None
 
     @classmethod
@@ -441,7 +444,7 @@ class Engine:
             else:
                 url, secured = context_url(url)
             target = url
-            client = await asyncio.to_thread(_client, target, timeout, secured)
+            client = await background.in_own_thread(_client, target, timeout, secured)
         except ConfigError:
             raise
         except Exception as error:
@@ -450,8 +453,17 @@ class Engine:
         return cls(client, url)
 
     async def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call what takes an engine milliseconds, in one of the threads for it."""
+        call = functools.partial(function, *args, **kwargs)
+        return await self._answer(asyncio.get_running_loop().run_in_executor(self._workers, call))
+
+    async def _lasting(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call what may last as long as a container, a transfer or a build does, which must not keep others waiting."""
+        return await self._answer(background.in_own_thread(function, *args, **kwargs))
+
+    async def _answer(self, call: Awaitable[T]) -> T:
         try:
-            return await asyncio.to_thread(function, *args, **kwargs)
+            return await call
         except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
             # The engine's own error is for our log; what a user is shown must not drag its traceback along.
             log.debug("the engine refused a call", exc_info=error)
@@ -573,7 +585,7 @@ class Engine:
 
     async def wait(self, container: str) -> int:
         """Wait for a container's end and return its exit code; may take as long as the container lives."""
-        result = await self._call(self._client.wait, container, timeout=None)
+        result = await self._lasting(self._client.wait, container, timeout=None)
         return int(result["StatusCode"])
 
     async def kill(self, container: str, signal: int = 9) -> None:
@@ -590,13 +602,13 @@ class Engine:
         """Kill and remove a container with its anonymous volumes; afterwards it is gone, and its name free."""
         for last in (False, True):
             try:
-                await self._call(self._client.remove_container, container, v=True, force=True)
+                await self._lasting(self._client.remove_container, container, v=True, force=True)
             except NotFound:
                 return
             except EngineError as error:
                 if "already in progress" in str(error):
                     with contextlib.suppress(EngineError):  # it has gone meanwhile
-                        await self._call(self._client.wait, container, condition="removed")
+                        await self._lasting(self._client.wait, container, condition="removed")
                     return
                 # Podman 4.3 cannot stop a container that ends at that moment; asked again, it removes it.
                 if last or "could not be stopped" not in str(error):
@@ -618,11 +630,11 @@ class Engine:
 
     async def put_stream(self, container: str, chunks: Iterable[bytes], root: str = "/") -> None:
         """Unpack a tar archive that arrives in pieces."""
-        await self._call(self._client.put_archive, container, root, chunks)
+        await self._lasting(self._client.put_archive, container, root, chunks)
 
     async def get(self, container: str, path: str) -> bytes:
         """A tar archive of a path in a container; raises NotFound when there is none."""
-        return b"".join(await self._call(lambda: list(self._client.get_archive(container, path)[0])))
+        return b"".join(await self._lasting(lambda: list(self._client.get_archive(container, path)[0])))
 
     async def read_file(self, container: str, path: str) -> bytes:
         """The content of one regular file in a container; raises NotFound when there is none."""
@@ -648,16 +660,16 @@ class Engine:
             client._raise_for_status(response)
             return response
 
-        return ByteStream(await self._call(ask), self.url)
+        return ByteStream(await self._lasting(ask), self.url)
 
     async def diff(self, container: str) -> list[tuple[str, int]]:
         """The paths that differ from the image: (path, kind), kind 0 changed, 1 added, 2 deleted."""
-        changes = await self._call(self._client.diff, container) or []
+        changes = await self._lasting(self._client.diff, container) or []
         return [(change["Path"], int(change["Kind"])) for change in changes]
 
     async def commit(self, container: str, repository: str, tag: str, changes: Sequence[str] = ()) -> str:
         """Make an image of a container's filesystem and return its id."""
-        made = await self._call(
+        made = await self._lasting(
             self._client.commit, container, repository=repository, tag=tag, changes=list(changes) or None
         )
         return str(made["Id"])
@@ -683,7 +695,7 @@ class Engine:
             output = self._client.exec_start(made["Id"])
             return int(self._client.exec_inspect(made["Id"])["ExitCode"]), output.decode(errors="replace")
 
-        return await self._call(run)
+        return await self._lasting(run)
 
     async def attach(self, container: str, stdin: bool = False) -> ExecStream:
         """The streams of a container's main process; attach before `start`, and nothing of its output is lost."""
@@ -701,11 +713,11 @@ class Engine:
             client._raise_for_status(response)
             return response
 
-        return LogStream(await self._call(ask))
+        return LogStream(await self._lasting(ask))
 
     async def logs(self, container: str, tail: int | None = None) -> bytes:
         """What a container has printed so far."""
-        output: bytes = await self._call(self._client.logs, container, tail=tail if tail is not None else "all")
+        output: bytes = await self._lasting(self._client.logs, container, tail=tail if tail is not None else "all")
         return output
 
     async def image(self, reference: str) -> dict[str, Any]:
@@ -772,7 +784,7 @@ class Engine:
                     sent, whole = (sum(part) for part in zip(*sizes.values(), strict=True))
                     progress(f"sends {min(sent, whole) >> 20} of {whole >> 20} MiB of the image")
 
-        await self._call(run)
+        await self._lasting(run)
 
     async def pull_digest(self, reference: str, progress: Callable[[str], None] = lambda text: None) -> str:
         """Pull an image by its digest, NAME@sha256:…; returns its id here.
@@ -792,7 +804,7 @@ class Engine:
                 progress("the engine pulls the image")
 
         try:
-            await self._call(run)
+            await self._lasting(run)
         except EngineUnavailable:
             raise
         except EngineError as error:
@@ -811,7 +823,7 @@ class Engine:
             client._raise_for_status(response)
             return response
 
-        return io.BufferedReader(_ChunkReader(ByteStream(await self._call(ask), self.url)), 1 << 20)
+        return io.BufferedReader(_ChunkReader(ByteStream(await self._lasting(ask), self.url)), 1 << 20)
 
     async def load(self, archive: Iterable[bytes]) -> None:
         """Load a `docker save` archive that arrives in pieces, which are made in a thread.
@@ -826,7 +838,7 @@ class Engine:
                 if "error" in event:
                     raise EngineError(f"The engine at {self.url} did not take the image: {event['error'].strip()}.")
 
-        await self._call(run)
+        await self._lasting(run)
 
     async def tag(self, image: str, repository: str, tag: str) -> None:
         await self._call(self._client.tag, image, repository, tag)
@@ -837,7 +849,7 @@ class Engine:
         It asks the registry for a manifest, with the user's credentials for it, and pulls nothing.
         """
         try:
-            await self._call(self._client.inspect_distribution, f"{repository}:none")
+            await self._lasting(self._client.inspect_distribution, f"{repository}:none")
         except NotFound:
             return ""
         except EngineError as error:
@@ -849,18 +861,18 @@ class Engine:
         """Take a name from an image; the image stays where it has another name, or a running container has it."""
         names = (await self.image(image)).get("RepoTags") or []
         with contextlib.suppress(NotFound, ImageMissing):
-            await self._call(self._client.remove_image, f"{repository}:{tag}", force=len(names) == 1, noprune=True)
+            await self._lasting(self._client.remove_image, f"{repository}:{tag}", force=len(names) == 1, noprune=True)
 
     async def remove_image(self, reference: str) -> None:
         """Remove an image that no container uses; raises EngineError if one does."""
         try:
-            await self._call(self._client.remove_image, reference)
+            await self._lasting(self._client.remove_image, reference)
         except (NotFound, ImageMissing):
             return
 
     async def import_tar(self, path: Path, repository: str, tag: str, changes: Sequence[str] = ()) -> None:
         """Make an image of a tar archive of a root filesystem."""
-        answer = await self._call(
+        answer = await self._lasting(
             self._client.import_image_from_file,
             str(path),
             repository=repository,
@@ -882,7 +894,7 @@ class Engine:
                     raise EngineError(f"The image {reference} could not be pulled: {event['error']}.")
                 progress(event)
 
-        await self._call(run)
+        await self._lasting(run)
 
     async def build(
         self,
@@ -923,7 +935,7 @@ class Engine:
                     raise BuildFailed(f"The build of {tag} failed: {event['error'].strip()}\n{lines}")
                 progress(event)
 
-        await self._call(run)
+        await self._lasting(run)
 
     async def volumes(self, label: str) -> list[dict[str, Any]]:
         """The volumes that carry a label (KEY or KEY=VALUE)."""
@@ -933,7 +945,7 @@ class Engine:
     async def remove_volume(self, name: str) -> bool:
         """Remove a volume; False if a container still uses it. No-op if it is gone."""
         try:
-            await self._call(self._client.remove_volume, name)
+            await self._lasting(self._client.remove_volume, name)
         except NotFound:
             return True
         except EngineError as error:
@@ -1247,6 +1259,7 @@ class Swarm:
         self._engine = engine
         self._client: Any = engine._client
         self._call = engine._call
+        self._lasting = engine._lasting
 
     async def manager(self) -> str:
         """The id of this engine's node.
@@ -1382,7 +1395,7 @@ class Swarm:
             self._client._raise_for_status(response)
             return response
 
-        return LogStream(await self._call(ask))
+        return LogStream(await self._lasting(ask))
 
     async def create_secret(self, name: str, data: bytes, marks: dict[str, str]) -> str:
         made = await self._call(self._client.create_secret, name, data, marks)

@@ -20,7 +20,7 @@ from typing import IO, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from docker_kernel import checkout, labels
+from docker_kernel import background, checkout, labels
 from docker_kernel.batch.job_folder import DispatchFolder, JobFolder
 from docker_kernel.batch.manager import manager
 from docker_kernel.batch.manifest import ResultManifest, checked_digest, parse
@@ -309,10 +309,10 @@ class Broker:
         held_back: list[str] = []
         if kernel.workspace is not None:
             uid, _, gid = kernel.user.partition(":")
-            files = await asyncio.to_thread(workspace_files, kernel.workspace)
+            files = await background.in_own_thread(workspace_files, kernel.workspace)
             held_back = files.held_back
             archive = DispatchFolder(group).workspace
-            await asyncio.to_thread(write_workspace, kernel.workspace, files.names, int(uid), int(gid), archive)
+            await background.in_own_thread(write_workspace, kernel.workspace, files.names, int(uid), int(gid), archive)
         holder = await kernel.engine.create(
             ContainerSpec(
                 image=image,
@@ -345,7 +345,7 @@ class Broker:
             packages = installed_packages(await kernel.engine.diff(kernel.container_id))
         files, size, held_back = 0, 0, []
         if not live and kernel.workspace is not None:
-            found = await asyncio.to_thread(workspace_files, kernel.workspace)
+            found = await background.in_own_thread(workspace_files, kernel.workspace)
             files, size, held_back = len(found.names), found.size, found.held_back
         environment = await self._environment(request.environment)
         package, _ = await self._package(request, digest, environment.image, live)

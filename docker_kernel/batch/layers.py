@@ -22,6 +22,7 @@ from typing import IO, Any, TypeVar
 
 import platformdirs
 
+from docker_kernel import background
 from docker_kernel.batch.manifest import Manifest, parse
 from docker_kernel.batch.targets.base import Package
 from docker_kernel.engine import STREAM_STDOUT, ExecStream, File, archive
@@ -94,12 +95,12 @@ async def job_layers(kernel: KernelHandle, package: Package) -> list[Layer]:
     own, buckets = _partition(manifest)
     layers = [await asyncio.to_thread(_layer_of_files, [*kernel.guest_files(), *state.folders()])]
     for blobs in own:
-        layers.append(await asyncio.to_thread(state.layer, blobs))
+        layers.append(await background.in_own_thread(state.layer, blobs))
     if package.workspace is not None:
-        layers += await asyncio.to_thread(_workspace_layers, package.workspace)
+        layers += await background.in_own_thread(_workspace_layers, package.workspace)
     async with state.kept_open():
         for blobs in buckets:
-            layers.append(await asyncio.to_thread(state.layer, blobs))
+            layers.append(await background.in_own_thread(state.layer, blobs))
     file = File(
         f"{guest_files.STATE.lstrip('/')}/manifests/{package.digest[7:]}",
         package.manifest.encode(),

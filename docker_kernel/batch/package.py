@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import hashlib
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from docker_kernel import labels
+from docker_kernel import background, labels
 from docker_kernel.batch import job_folder
 from docker_kernel.config import format_size
 from docker_kernel.engine import ContainerSpec, Engine, File, paths_not_ignored
@@ -257,7 +256,7 @@ async def _fetch(engine: Engine, container: str, path: str, copy: IO[bytes], dig
                 pass
         copy.seek(0)
 
-    await asyncio.to_thread(store)
+    await background.in_own_thread(store)
 
 
 async def _folder(engine: Engine, container: str, path: str) -> File:
@@ -272,7 +271,7 @@ async def _folder(engine: Engine, container: str, path: str) -> File:
             raise JobError(f"The engine did not give the folder {path} of this kernel.")
         return member
 
-    info = await asyncio.to_thread(head)
+    info = await background.in_own_thread(head)
     return File(path.lstrip("/"), mode=info.mode, uid=info.uid, gid=info.gid)
 
 

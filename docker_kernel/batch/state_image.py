@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 
 import platformdirs
 
-from docker_kernel import labels
+from docker_kernel import background, labels
 from docker_kernel.batch.layers import CHUNK, Layer, file_pieces
 from docker_kernel.batch.registry import Pulled, Registry
 from docker_kernel.config import format_size
@@ -100,7 +100,9 @@ async def push(
         JobError, EngineError: with a sentence for the user.
     """
     base = await _base_in(engine, image, registry, name, progress)
-    return await stoppable(lambda progress: asyncio.to_thread(_push, base, layers, registry, name, progress), progress)
+    return await stoppable(
+        lambda progress: background.in_own_thread(_push, base, layers, registry, name, progress), progress
+    )
 
 
 class _Stopped(Exception):
@@ -131,13 +133,13 @@ async def stoppable(work: Callable[[Progress], Coroutine[Any, Any, T]], progress
 async def bytes_to_push(engine: Engine, image: str, layers: Sequence[Layer], registry: Registry, name: str) -> int:
     """How many bytes `push` would send: of an environment's image that is not there, as many as it has here."""
     repository = registry.repository(name)
-    there = await asyncio.to_thread(registry.manifest, repository, _base_tag(image))
+    there = await background.in_own_thread(registry.manifest, repository, _base_tag(image))
     size = 0 if there is not None else int((await engine.image(image))["Size"])
 
     def missing() -> int:
         return sum(layer.size for layer in _distinct(layers) if not registry.has_blob(repository, layer.digest))
 
-    return size + await asyncio.to_thread(missing)
+    return size + await background.in_own_thread(missing)
 
 
 def _base_tag(image: str) -> str:
@@ -158,7 +160,7 @@ async def _base_in(engine: Engine, image: str, registry: Registry, name: str, pr
     remote = f"{registry.host}/{repository}"
     async with _PUSHING.setdefault(f"{remote}:{tag}", asyncio.Lock()):
         for last in (False, False, True):
-            found = await asyncio.to_thread(complete)
+            found = await background.in_own_thread(complete)
             if found is not None:
                 return found
             progress("sends the environment's image")
@@ -171,7 +173,7 @@ async def _base_in(engine: Engine, image: str, registry: Registry, name: str, pr
                     raise
             finally:
                 await engine.untag(image, remote, tag)
-    found = await asyncio.to_thread(complete)
+    found = await background.in_own_thread(complete)
     if found is None:
         raise JobError(f"The registry {registry.host} lost the image {repository}:{tag} right after it was pushed.")
     return found
@@ -312,7 +314,7 @@ async def _base_config(engine: Engine, image: str) -> dict[str, Any]:
     except OSError:
         data = b""
     if hashlib.sha256(data).hexdigest() != digest.removeprefix("sha256:"):
-        data = await asyncio.to_thread(_config_in, await engine.save(digest), digest)
+        data = await background.in_own_thread(_config_in, await engine.save(digest), digest)
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_bytes(data)
     found: dict[str, Any] = json.loads(data)
@@ -350,7 +352,7 @@ async def _saved_layers(engine: Engine, image: str, first: int, count: int, fold
         return {number: names[listed[number]] for number in range(first, count)}
 
     try:
-        return await asyncio.to_thread(spool, await engine.save(image))
+        return await background.in_own_thread(spool, await engine.save(image))
     except OSError as error:
         raise JobError(f"The environment's image cannot be copied to {folder}: {error.strerror or error}.") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import tarfile
 import tempfile
@@ -10,7 +9,7 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from docker_kernel import checkout, whole_file
+from docker_kernel import background, checkout, whole_file
 from docker_kernel.batch.layers import CHUNK, Layer
 from docker_kernel.containerize import contents, index, lock
 from docker_kernel.containerize.image import NotebookImage, Settings, documents
@@ -44,7 +43,7 @@ async def save(engine: Engine, image: NotebookImage, folder: Path, progress: Pro
         schema = json.dumps(parameters.schema(image.plan.parameters), indent=1)
         whole_file.write(folder / "parameters.json", [schema.encode()])
 
-    await _written(folder, asyncio.to_thread(write))
+    await _written(folder, background.in_own_thread(write))
 
 
 async def write_context(engine: Engine, request: Request, folder: Path, progress: Progress) -> None:
@@ -82,7 +81,7 @@ async def write_context(engine: Engine, request: Request, folder: Path, progress
 
     async def make() -> None:
         _make(folder)
-        await asyncio.to_thread(write, await _fetch_added(engine, locked, folder))
+        await background.in_own_thread(write, await _fetch_added(engine, locked, folder))
 
     progress(Step("layers", f"Writes {folder}"))
     await _written(folder, make())

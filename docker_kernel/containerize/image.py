@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from docker_kernel import __version__, checkout, config, labels
+from docker_kernel import __version__, background, checkout, config, labels
 from docker_kernel.batch.layers import Layer
 from docker_kernel.batch.state_image import SPOOL, load
 from docker_kernel.containerize import contents, lock
@@ -95,7 +95,7 @@ async def _make(engine: Engine, request: Request, plan: Plan, folder: Path, prog
     locked = await lock.make(engine, environment.image, environment.python)
     progress(Step("layers", f"Copies {len(plan.files)} files"))
     names = [name for name, _ in plan.files]
-    own = await asyncio.to_thread(
+    own = await background.in_own_thread(
         contents.layers, plan.root, names, plan.path, plan.source, documents(plan, locked), folder
     )
     progress(Step("image", f"Makes the image {plan.name}"))

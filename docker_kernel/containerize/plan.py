@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from docker_kernel import config
+from docker_kernel import background, config
 from docker_kernel.containerize import files, scan
 from docker_kernel.containerize.environment import Environment, environment
 from docker_kernel.containerize.request import Name, Progress, Request, Step, parse_name, proposed_name, silent
@@ -77,7 +77,7 @@ async def make_plan(engine: Engine, request: Request, progress: Progress) -> Pla
     name = image_name(request)
     given = await asyncio.to_thread(read_notebook, request.notebook)
     notebook = files.clean(given, request.keep_outputs)
-    chosen = await asyncio.to_thread(
+    chosen = await background.in_own_thread(
         files.choose, request.notebook.absolute(), request.include, request.exclude, BUDGET
     )
     path = str(request.notebook.absolute().relative_to(chosen.root))
@@ -88,7 +88,9 @@ async def make_plan(engine: Engine, request: Request, progress: Progress) -> Pla
     env = {one: value for one, value in base.env.items() if one not in secret}
     progress(Step("scan", "Looks for secrets"))
     source = json.dumps(notebook, ensure_ascii=False, indent=1).encode(errors="replace")
-    findings = await asyncio.to_thread(scan.scan, chosen.root, [one for one, _ in chosen.files], path, notebook, env)
+    findings = await background.in_own_thread(
+        scan.scan, chosen.root, [one for one, _ in chosen.files], path, notebook, env
+    )
     about = await engine.image(base.image)
     findings += scan.scan_environment(_variables(about))
     if request.parameters is not None:

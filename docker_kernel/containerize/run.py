@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
-from docker_kernel import config, labels
+from docker_kernel import background, config, labels
 from docker_kernel.batch import state_image
 from docker_kernel.batch.job_log import JobLog
 from docker_kernel.config import DockerTargetConfig
@@ -388,7 +388,7 @@ async def _bring(engine: Engine, container: str, folder: Path) -> None:
     except NotFound:
         return
     with contextlib.closing(chunks):
-        await asyncio.to_thread(unpack, chunks, folder)
+        await background.in_own_thread(unpack, chunks, folder)
 
 
 def unpack(chunks: Iterator[bytes], folder: Path) -> None:

@@ -23,7 +23,7 @@ import platformdirs
 from packaging.requirements import Requirement
 
 import docker_kernel
-from docker_kernel import images, labels
+from docker_kernel import background, images, labels
 from docker_kernel.batch.layers import Layer, file_pieces
 from docker_kernel.containerize import index
 from docker_kernel.containerize.environment import Environment
@@ -117,10 +117,10 @@ async def _layer(
             root = Path(work) / "root"
             await fill(root)
             if here:
-                await asyncio.to_thread(_compile_here, root, folder)
+                await background.in_own_thread(_compile_here, root, folder)
             else:
                 await _compile_there(engine, environment, root, folder)
-            kept = await asyncio.to_thread(_keep, root, cache, key)
+            kept = await background.in_own_thread(_keep, root, cache, key)
     return Layer(f"sha256:{kept.stem.partition('-')[2]}", kept.stat().st_size, functools.partial(file_pieces, kept))
 
 
@@ -151,7 +151,7 @@ async def _compile_there(engine: Engine, environment: Environment, root: Path, f
         await engine.start(container)
         await engine.wait(container)
         compiled = await engine.get_stream(container, f"/{folder}")
-        await asyncio.to_thread(_take_compiled, compiled, root / PurePosixPath(folder).parent)
+        await background.in_own_thread(_take_compiled, compiled, root / PurePosixPath(folder).parent)
 
 
 def _take_compiled(archive: Iterator[bytes], above: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from pathlib import Path
 from typing import Any, TypeVar
 
-from docker_kernel import labels
+from docker_kernel import background, labels
 from docker_kernel.batch.layers import tar_content
 from docker_kernel.batch.manifest import MAX_MANIFEST
 from docker_kernel.batch.result_store import ResultFolder
@@ -310,4 +310,4 @@ async def _fetch(engine: Engine, container: str, kind: str, digest: str, result:
         raise JobError("The result is gone: its container has it no more.") from None
     limit = MAX_MANIFEST if kind == "manifests" else None
     with contextlib.closing(chunks):
-        await asyncio.to_thread(result.write, kind, digest, tar_content(chunks), limit)
+        await background.in_own_thread(result.write, kind, digest, tar_content(chunks), limit)

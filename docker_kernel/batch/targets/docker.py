@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from docker_kernel import background
 from docker_kernel.batch.layers import Layer, job_layers
 from docker_kernel.batch.registry import Registry
 from docker_kernel.batch.state_image import (
@@ -66,7 +67,7 @@ class DockerTarget(EngineTarget):
             found.append(Check("registry", "none: images go straight to the engine", True))
             return found
         try:
-            said = await asyncio.to_thread(registry.check)
+            said = await background.in_own_thread(registry.check)
             found.append(Check("registry", f"{self._settings.registry} {said}", True))
         except DockerKernelError as error:
             found.append(Check("registry", str(self._settings.registry), False, str(error)))

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from docker_kernel import labels
+from docker_kernel import background, labels
 from docker_kernel.batch.job_log import JobLog
 from docker_kernel.batch.layers import Layer, job_layers
 from docker_kernel.batch.registry import Registry
@@ -451,7 +451,9 @@ class SwarmTarget(Target):
 
     async def _store(self) -> ResultStore | None:
         if self._results is None and self._settings.result_url is not None:
-            self._results = await asyncio.to_thread(result_store, self._settings.result_url, registry_credentials)
+            self._results = await background.in_own_thread(
+                result_store, self._settings.result_url, registry_credentials
+            )
         return self._results
 
     # Before
@@ -479,7 +481,9 @@ class SwarmTarget(Target):
         ]
         registry = self._settings.registry
         try:
-            found.append(Check("registry", f"{registry} {await asyncio.to_thread(self._registry().check)}", True))
+            found.append(
+                Check("registry", f"{registry} {await background.in_own_thread(self._registry().check)}", True)
+            )
         except DockerKernelError as error:
             found.append(Check("registry", registry, False, str(error)))
         if self._settings.result_url is None:
@@ -488,7 +492,7 @@ class SwarmTarget(Target):
             try:
                 store = await self._store()
                 assert store is not None
-                said = await asyncio.to_thread(store.check)
+                said = await background.in_own_thread(store.check)
                 found.append(Check("results", f"{store.url} {said}", True))
             except DockerKernelError as error:
                 found.append(Check("results", self._settings.result_url, False, str(error)))
@@ -616,7 +620,7 @@ class SwarmTarget(Target):
         store = await self._store()
         if store is None:
             return {"inline": INLINE, "store": None}
-        settings = await asyncio.to_thread(store.settings, name, task.spec.get("timeout"))
+        settings = await background.in_own_thread(store.settings, name, task.spec.get("timeout"))
         return {"inline": INLINE_BESIDE_STORE, "store": settings}
 
     async def _fits(self, task: JobTask) -> dict[str, int]:
@@ -655,7 +659,7 @@ class SwarmTarget(Target):
         node = self._poller.nodes.get(task.node)
         where = f"the node {node.name if node else task.node}"
         if "No such image" in task.error or "manifest unknown" in task.error:
-            lost = await asyncio.to_thread(self._what_is_lost, str(job["image"]))
+            lost = await background.in_own_thread(self._what_is_lost, str(job["image"]))
             return f"{where} could not get its image: {lost or task.error}"
         return f"{where} could not start it: {task.error.rstrip('.')}"
 
@@ -718,12 +722,12 @@ class SwarmTarget(Target):
         if await asyncio.to_thread(place.complete, digest):
             return
         run = self._runs.get(job["name"])
-        if run is not None and await asyncio.to_thread(_keep, [bytes(run.ranks[0].tail)], job, digest, place):
+        if run is not None and await background.in_own_thread(_keep, [bytes(run.ranks[0].tail)], job, digest, place):
             return
         store = await self._store()
         if store is not None:
             try:
-                await asyncio.to_thread(store.fetch, job["name"], digest, place)
+                await background.in_own_thread(store.fetch, job["name"], digest, place)
                 return
             except JobError:
                 if not await self._from_log(job, digest, place):
@@ -751,7 +755,7 @@ class SwarmTarget(Target):
                 pass
             finally:
                 stream.close()
-            if await asyncio.to_thread(collector.keep, digest, place):
+            if await background.in_own_thread(collector.keep, digest, place):
                 return True
         return False
 
@@ -765,7 +769,7 @@ class SwarmTarget(Target):
         await self._remove(job)
         store = await self._store()
         if store is not None:
-            await asyncio.to_thread(store.remove, job["name"])
+            await background.in_own_thread(store.remove, job["name"])
 
     async def _remove(self, job: Record) -> None:
         swarm = await self._swarm()
