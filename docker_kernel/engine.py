@@ -18,6 +18,7 @@ import socket
 import struct
 import tarfile
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -576,10 +577,18 @@ class Engine:
         """What the engine says of a container; raises NotFound when it is gone."""
         return _state(await self._call(self._client.inspect_container, container))
 
-    async def containers(self, filters: Mapping[str, str], stopped: bool = True) -> list[ContainerState]:
-        """The containers whose labels have all the given values; an empty value asks for the label alone."""
-        wanted = [f"{key}={value}" if value else key for key, value in filters.items()]
-        found = await self._call(self._client.containers, all=stopped, filters={"label": wanted})
+    async def containers(
+        self, filters: Mapping[str, str], stopped: bool = True, status: str | None = None
+    ) -> list[ContainerState]:
+        """The containers whose labels have all the given values; an empty value asks for the label alone.
+
+        Args:
+            status: the only one that they may have, as "created".
+        """
+        wanted: dict[str, Any] = {"label": [f"{key}={value}" if value else key for key, value in filters.items()]}
+        if status is not None:
+            wanted["status"] = status
+        found = await self._call(self._client.containers, all=stopped, filters=wanted)
         states = await asyncio.gather(*(self.inspect(item["Id"]) for item in found), return_exceptions=True)
         return [state for state in states if isinstance(state, ContainerState)]
 
@@ -587,6 +596,20 @@ class Engine:
         """Wait for a container's end and return its exit code; may take as long as the container lives."""
         result = await self._lasting(self._client.wait, container, timeout=None)
         return int(result["StatusCode"])
+
+    async def last_exit(self, container: str) -> int | None:
+        """The exit code of a container that is gone; None where the engine does not remember (Docker remembers its last
+        256 events)."""
+        client: Any = self._client
+
+        def ask() -> int | None:
+            filters = {"container": container, "event": "die"}
+            # An end that has passed: the engine tells what was, and waits for no more.
+            ends = client.events(since=1, until=f"{time.time():.6f}", filters=filters, decode=True)
+            codes = [int(end["Actor"]["Attributes"]["exitCode"]) for end in ends]
+            return codes[-1] if codes else None
+
+        return await self._call(ask)
 
     async def kill(self, container: str, signal: int = 9) -> None:
         """Send a signal to a container's main process; no-op if it has ended."""

@@ -52,6 +52,9 @@ NONCE = PREFIX + "nonce"
 """On a scheduled run: what the markers in its log carry."""
 
 JOB_ID = PREFIX + "job-id"
+MAKER = PREFIX + "maker"
+"""On what is of use only to the process that made it, if it never started: that process (kernel/makers.py)."""
+
 SPEC = PREFIX + "spec"
 USER = PREFIX + "user"
 NOTEBOOK = PREFIX + "notebook"

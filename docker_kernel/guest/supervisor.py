@@ -1,7 +1,8 @@
 """The main process of a kernel container: it starts, interrupts, kills and restarts the kernel process in place.
 
 It reaps every orphan (it is process 1), reports how the kernel ended, tells the user when memory was the reason, and
-holds the lease: with no host side on its link for the grace period, it ends, and the container with it.
+holds the lease: with no host side for the grace period, it ends, and the container with it. The host side is there
+while it is on the link, or holds the standard input, as it does from before the start on: no load makes it late.
 
 Only light modules of the standard library are imported: the time until the kernel process runs is the user's.
 """
@@ -22,6 +23,7 @@ from docker_kernel.guest import listening
 from docker_kernel.guest.forks import ForkServer, Unsure
 from docker_kernel.guest.link import (
     CONNECTION_FILE,
+    LEASE_EXIT,
     PARENT_FILE,
     PORTS_FILE,
     SOCKET,
@@ -70,6 +72,15 @@ def install_env(python: str, user_base: str) -> dict[str, str]:
     return {"PIP_TARGET": target, "PYTHONPATH": target + (":" + path if path else "")}
 
 
+def take_stdin() -> int:
+    """A descriptor of our standard input, which no process of ours inherits: theirs is empty."""
+    stdin = os.dup(0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    return stdin
+
+
 class Peer:
     """A connection to the supervisor's socket: the host side's relay, or a process in the container."""
 
@@ -81,8 +92,10 @@ class Peer:
 
 
 class Supervisor:
-    def __init__(self, start: dict[str, object]) -> None:
+    def __init__(self, start: dict[str, object], stdin: int) -> None:
         self.start = start
+        self.stdin: int | None = stdin
+        """Until the host side no longer holds the other end."""
         self.grace = float(start["grace"])  # type: ignore[arg-type]
         self.peers: dict[int, Peer] = {}
         self.host: Peer | None = None
@@ -112,7 +125,8 @@ class Supervisor:
         self.notice_pid = 0
         self.notice_deadline = 0.0
         self.died: tuple[int, bool] = (0, False)
-        self.lease_deadline = time.monotonic() + max(self.grace, 10)
+        self.lease_deadline: float | None = None
+        """When this ends, as there is no host side."""
         self.idle_deadline: float | None = None
         self.poll = select.poll()
 
@@ -384,7 +398,19 @@ class Supervisor:
             for number in sorted(self.unanswered):
                 text = "The link to the Jupyter server broke before it answered; try again."
                 self.from_host({"type": "reply", "id": number, "error": text})
-            self.lease_deadline = time.monotonic() + self.grace
+            self.look_for_host()
+
+    def drop_stdin(self) -> None:
+        if self.stdin is not None:
+            self.poll.unregister(self.stdin)
+            os.close(self.stdin)
+            self.stdin = None
+            self.look_for_host()
+
+    def look_for_host(self) -> None:
+        """Let the lease run from when there is no host side any more."""
+        there = self.host is not None or self.stdin is not None
+        self.lease_deadline = None if there else time.monotonic() + self.grace
 
     def accept(self) -> None:
         try:
@@ -419,6 +445,7 @@ class Supervisor:
                 if self.host is not None:
                     self.drop(self.host)
                 self.host = peer
+                self.look_for_host()
                 self.send(
                     peer,
                     {
@@ -453,7 +480,10 @@ class Supervisor:
 
     def from_host(self, message: dict[str, object]) -> None:
         kind = message["type"]
-        if kind == "signal":
+        if kind == "hello":
+            if not message["attached"]:
+                self.drop_stdin()  # if somebody holds it still, it is not the host side
+        elif kind == "signal":
             self.signal_kernel(int(message["number"]))  # type: ignore[call-overload]
         elif kind == "expect":
             self.expected = True
@@ -493,7 +523,7 @@ class Supervisor:
     def deadline(self) -> float:
         """When the next of the waits has its end."""
         ends = []
-        if self.host is None:
+        if self.lease_deadline is not None:
             ends.append(self.lease_deadline)
         if self.idle_deadline is not None:
             ends.append(self.idle_deadline)
@@ -514,6 +544,8 @@ class Supervisor:
             signal.signal(number, lambda *_: None)
         self.listen()
         self.poll.register(wake_read, select.POLLIN)
+        if self.stdin is not None:
+            self.poll.register(self.stdin, select.POLLIN)
         if self.can_fork:
             try:
                 self.listening = listening.open_all(self.start["connection"])  # type: ignore[arg-type]
@@ -534,6 +566,9 @@ class Supervisor:
                         self.stop(128 + signal.SIGTERM)
                 elif descriptor == self.server.fileno():
                     self.accept()
+                elif descriptor == self.stdin:
+                    if not os.read(descriptor, 1 << 16):
+                        self.drop_stdin()
                 elif self.forks is not None and descriptor == self.forks.sock.fileno():
                     self.from_forkserver()
                 elif descriptor in self.peers:
@@ -551,13 +586,14 @@ class Supervisor:
                 self.end_forkserver(renew=True)
             if self.renewal is not None and now >= self.renewal:
                 self.start_forkserver()
-            if self.host is None and now >= self.lease_deadline:
-                self.stop(0)
+            if self.lease_deadline is not None and now >= self.lease_deadline:
+                self.stop(LEASE_EXIT)
             if self.idle_deadline is not None and now >= self.idle_deadline:
                 self.stop(self.exit_code if self.exit_code and self.exit_code > 0 else 128 - (self.exit_code or -128))
 
 
 def main() -> None:
+    stdin = take_stdin()
     with open(START_FILE) as file:
         start = json.load(file)
     os.unlink(START_FILE)
@@ -568,7 +604,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EROFS):
             raise
-    Supervisor(start).run()
+    Supervisor(start, stdin).run()
 
 
 if __name__ == "__main__":

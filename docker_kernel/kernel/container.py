@@ -31,10 +31,10 @@ from docker_kernel.errors import (
     LinkError,
     NotFound,
 )
+from docker_kernel.guest.link import LEASE_EXIT, STARTED_LINE, WANTED_LINE
 from docker_kernel.guest.link import RUN as GUEST_RUN
-from docker_kernel.guest.link import STARTED_LINE, WANTED_LINE
 from docker_kernel.images import how_to_bring
-from docker_kernel.kernel import accounts, bytecode, claims, guest_files
+from docker_kernel.kernel import accounts, bytecode, claims, guest_files, makers
 from docker_kernel.kernel.connection import CONTAINER_PORTS, Keys, container_info, host_info
 from docker_kernel.kernel.environment import kernel_env
 from docker_kernel.kernel.link import Event, Exited, Hello, HostLink, Started, Warm, greeting
@@ -49,8 +49,8 @@ LINK_SECONDS = 30
 """How long a started container may take to answer on its link, or to start its kernel process again."""
 
 LINK_DELAY = 20.0
-"""Seconds that a new container's link waits at most while nobody needs it, and never more than half the lease: the
-engine's exec takes from the CPUs what this kernel's start and those of others are after."""
+"""Seconds that a new container's link waits at most while nobody needs it: the engine's exec takes from the CPUs what
+this kernel's start and those of others are after."""
 
 LINK_PAUSE = 0.1
 """Seconds before a link that was lost at once is opened again; twice as long each further time."""
@@ -64,23 +64,26 @@ SPARE_GRACE = 2.0
 UNKNOWN_EXIT = 137
 """Reported when a container vanished without a word: as after SIGKILL."""
 
+LAST_WORDS = 2000
+"""Bytes of the main process's output that are kept for the case that it ends."""
+
 
 START_FILE = f"{guest_files.RUN}/start.json"
 COMPLETE_FILE = f"{guest_files.RUN}/complete"
 """Put last: all other files are there, with their owners."""
 
 _FIRST = f"""\
-import os, sys, time
-for _ in range(60000):
-    if os.path.exists({COMPLETE_FILE!r}): break
-    time.sleep(0.002)
+import os, select, sys
+while not os.path.exists({COMPLETE_FILE!r}):
+    if select.select([0], [], [], 0.002)[0] and not os.read(0, 4096):
+        sys.exit("docker-kernel: the process that started this container has gone")
 sys.path.insert(0, {guest_files.LIB!r})
 from docker_kernel.guest import supervisor
 sys.path.pop(0)
 supervisor.main()
 """
-"""What the container's main process does: it waits for the supervisor and what that starts from, two minutes at most,
-as the one who was to put them there may have been killed."""
+"""What the container's main process does: it waits for the supervisor and what that starts from, for as long as the one
+lives who is to put them there. The engine ends the standard input when that process has gone."""
 
 
 class Service(Protocol):
@@ -154,7 +157,9 @@ class KernelContainer:
         self._link_wanted = asyncio.Event()
         self._links_lost = 0
         self._linking: asyncio.Task[None] | None = None
-        self._hearing: asyncio.Task[None] | None = None
+        self._attached: ExecStream | None = None
+        """The main process's streams, from before its start to its end: to hold its standard input is to be there."""
+        self._heard = b""
         self._changed = asyncio.Event()
         self._service: Service | None = None
         self._removed = False
@@ -233,7 +238,7 @@ class KernelContainer:
 
     async def _start(self) -> None:
         self.exit_code, self.reason = None, ""
-        await self._run(self.spec(), self._start_file(), hear=True)
+        await self._run(self.spec(), self._start_file())
         if not self.config.publish:
             self._linking = self._spawn(self._open_first_link())
         await self._read_state()
@@ -272,16 +277,12 @@ class KernelContainer:
         if self._over_sockets:
             check_shared_kernel(info)
 
-    async def _run(self, spec: ContainerSpec, start: dict[str, Any], hear: bool = False) -> None:
-        """Create and start the container, whose supervisor finds `start`.
-
-        Args:
-            hear: whether to listen to its output until there is a link.
-        """
+    async def _run(self, spec: ContainerSpec, start: dict[str, Any]) -> None:
+        """Create and start the container, whose supervisor finds `start`."""
         user = self.account
         await self._create(spec)
-        if hear:
-            self._hearing = self._spawn(self._hear(await self.engine.attach(self.container_id)))
+        self._attached = await self.engine.attach(self.container_id, stdin=True)
+        self._spawn(self._hear(self._attached))
         await self._make_account_files()
         # The engine takes longest to start the container, and as long as an interpreter's start to put files into it.
         await self.engine.start(self.container_id)
@@ -303,18 +304,24 @@ class KernelContainer:
 
     async def _hear(self, output: ExecStream) -> None:
         """Follow the main process's output, which says when the kernel has started, and when it wants a link."""
-        said = b""
-        try:
-            async for _, data in output.frames():
-                said = said[-len(STARTED_LINE + WANTED_LINE) :] + data
-                if STARTED_LINE in said:
-                    self._started.set()
-                if WANTED_LINE in said:
-                    self._link_wanted.set()
-        finally:
-            output.close()
+        self._heard = b""
+        async for _, data in output.frames():
+            said = self._heard + data
+            if STARTED_LINE in said:
+                self._started.set()
+            if WANTED_LINE in said:
+                self._link_wanted.set()
+            self._heard = said[-LAST_WORDS:]
+        if self._attached is output:
+            self._detach()
             self._started.set()
             self._link_wanted.set()
+
+    def _detach(self) -> None:
+        """Hold the main process's standard input no longer."""
+        if self._attached is not None:
+            self._attached.close()
+            self._attached = None
 
     async def until_started(self) -> None:
         """Wait until the imports before the first cell are over, which take the CPUs most of a start."""
@@ -323,10 +330,14 @@ class KernelContainer:
 
     async def _read_state(self) -> None:
         """Learn from the engine what it chose: volume and ports."""
-        state = await self.engine.inspect(self.container_id)
-        if not state.running:
+        try:
+            state = await self.engine.inspect(self.container_id)
+            code = None if state.running else state.exit_code
+        except NotFound:
+            code = await self._last_exit() or UNKNOWN_EXIT
+        if code is not None:
             raise KernelStartError(
-                f"The kernel's container ended at once (exit code {state.exit_code}): {await self._last_words()}"
+                f"The kernel's container ended at once (exit code {code}): {await self._last_words()}"
             )
         self._know(state)
 
@@ -431,8 +442,9 @@ class KernelContainer:
         await self._discard()
 
     def _let_go(self) -> None:
-        """Hold this spare's link no longer."""
+        """Be this spare's host side no longer."""
         self.when_lost = None
+        self._detach()
         if self._link is not None:
             self._link.close()
 
@@ -485,6 +497,7 @@ class KernelContainer:
                 labels.CONNECTION_FILE: launch.connection_file,
                 labels.PYTHON: self.python,
                 labels.HOME: user.home,
+                labels.MAKER: makers.this_process(),
             },
             mounts=mounts,
             tmpfs={GUEST_RUN: "mode=1777"},  # Podman 4.3 knows no owner of a tmpfs
@@ -500,6 +513,7 @@ class KernelContainer:
             group_add=user.groups,
             userns_mode=user.userns_mode,
             auto_remove=True,
+            open_stdin=True,
         )
 
     @property
@@ -514,6 +528,10 @@ class KernelContainer:
             return None
         self._sockets = self._sockets or SocketFolder(self.account, self.config)
         return self._sockets.prefix
+
+    @property
+    def _grace(self) -> float:
+        return self.config.grace if self.launch.grace is None else self.launch.grace
 
     def _start_file(self) -> dict[str, Any]:
         """What the supervisor reads and unlinks (guest/supervisor.py)."""
@@ -530,7 +548,7 @@ class KernelContainer:
             "env": self.env,
             "user_base": guest_files.USER_BASE,
             "connection": container_info(launch.keys, self._ipc_prefix()),
-            "grace": config.grace if launch.grace is None else launch.grace,
+            "grace": self._grace,
             "memory_text": format_size(config.memory) if config.memory else "",
             "settings_hint": f"the kernelspec {launch.spec_name}, or in [kernel] of the config file",
         }
@@ -604,9 +622,9 @@ class KernelContainer:
 
     async def _discard(self, keep_sockets: bool = False) -> None:
         self._removed = True
-        for task in (self._linking, self._hearing):
-            if task is not None:
-                task.cancel()
+        if self._linking is not None:
+            self._linking.cancel()
+        self._detach()
         if self._link is not None:
             self._link.close()
             self._link = None
@@ -625,10 +643,9 @@ class KernelContainer:
     # The link
 
     async def _open_first_link(self) -> None:
-        grace = self.config.grace if self.launch.grace is None else self.launch.grace
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._link_wanted.wait(), min(LINK_DELAY, max(grace, 10) / 2))
-        if self._hearing is not None and self._hearing.done():
+            await asyncio.wait_for(self._link_wanted.wait(), LINK_DELAY)
+        if self._attached is None:
             await self._look()
         elif not self._removed:
             await self._open_link()
@@ -638,13 +655,11 @@ class KernelContainer:
         try:
             stream = await self.engine.open_exec(self.container_id, command, user=self.user)
             self._link = HostLink(stream, self._on_message, self._on_request, self._on_closed)
-            await self._link.send(greeting())
+            await self._link.send(greeting(attached=self._attached is not None))
             if self.published:
                 ports = {str(port): host for port, host in self.published.items()}
                 await self._link.send({"type": "ports", "ports": ports})
             self._link_ready.set()
-            if self._hearing is not None:
-                self._hearing.cancel()
             if self._service is not None:
                 await self._service.resync()
         except DockerKernelError as error:
@@ -687,7 +702,8 @@ class KernelContainer:
         try:
             state = await self.engine.inspect(self.container_id)
         except NotFound:
-            self._ended(UNKNOWN_EXIT, "its container is gone")
+            code = await self._last_exit()
+            self._ended(code or UNKNOWN_EXIT, self._why(code) or "its container is gone")
             return
         except EngineError as error:
             self._ended(UNKNOWN_EXIT, str(error))
@@ -699,14 +715,28 @@ class KernelContainer:
             if not self._removed:
                 self._linking = self._spawn(self._open_link())
             return
-        words = await self._last_words()
-        self._ended(state.exit_code or UNKNOWN_EXIT, state.error or words or "its container ended")
+        why = self._why(state.exit_code) or state.error or await self._last_words() or "its container ended"
+        self._ended(state.exit_code or UNKNOWN_EXIT, why)
+
+    async def _last_exit(self) -> int | None:
+        with contextlib.suppress(EngineError):
+            return await self.engine.last_exit(self.container_id)
+        return None
+
+    def _why(self, code: int | None) -> str:
+        """What a container's exit code tells of its end."""
+        if code != LEASE_EXIT:
+            return ""
+        return (
+            f"no server had been connected to its container for {self._grace:g} seconds, which is the longest that its "
+            "setting `grace` allows"
+        )
 
     async def _last_words(self) -> str:
         try:
             said = await self.engine.logs(self.container_id, tail=5)
         except EngineError:
-            return ""
+            said = b"".join(self._heard.splitlines(keepends=True)[-5:])
         for line in (STARTED_LINE, WANTED_LINE):
             said = said.replace(line, b"")
         return " ".join(said.decode(errors="replace").split())

@@ -20,6 +20,7 @@ from typing import Any
 from docker_kernel import config
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ConfigError, DockerKernelError
+from docker_kernel.kernel import running
 from docker_kernel.kernel.connection import CONTAINER_PORTS, Keys
 from docker_kernel.kernel.container import KernelContainer, KernelLaunch
 
@@ -110,6 +111,7 @@ async def run(launch: KernelLaunch) -> int:
     parent = _watch_parent(loop, stop)
     try:
         await container.start()
+        _spawn(running.sweep(container.engine))
         ended = asyncio.ensure_future(container.wait())
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)

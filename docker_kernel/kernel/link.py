@@ -162,6 +162,10 @@ class HostLink:
             log.debug("an answer was lost: %s", error)
 
 
-def greeting() -> dict[str, Any]:
-    """What the host sends first: the relay waits for it, so that nothing is printed before the stream is ours."""
-    return {"type": "hello", "version": VERSION}
+def greeting(attached: bool) -> dict[str, Any]:
+    """What the host sends first: the relay waits for it, so that nothing is printed before the stream is ours.
+
+    Args:
+        attached: whether the sender holds the main process's standard input, too.
+    """
+    return {"type": "hello", "version": VERSION, "attached": attached}

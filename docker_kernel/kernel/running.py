@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import logging
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from docker_kernel import labels
 from docker_kernel.engine import ContainerState, Engine
-from docker_kernel.errors import NotFound
-from docker_kernel.kernel import claims, sockets
+from docker_kernel.errors import EngineError, NotFound
+from docker_kernel.kernel import claims, makers, sockets
+
+log = logging.getLogger(__name__)
 
 START_SECONDS = 120
-"""A container that was created longer ago than this and never ran is no start under way."""
+"""A container that was created longer ago than this and never ran is no start under way, where its maker is unknown."""
 
 BUILD_SECONDS = 3600
 """What is left of an image's build for longer than this is no build under way, which looks for minutes as if it rested:
@@ -147,9 +150,25 @@ def _is_over(state: ContainerState, over: Collection[str]) -> bool:
     if _is_of_a_build(state):
         idle = _since(max(state.created, state.finished)).total_seconds()
         return not state.running and idle > BUILD_SECONDS
-    age = _since(state.created).total_seconds()
     ours = _is(state, labels.KIND_KERNEL, labels.KIND_JOB, labels.KIND_STATE)
-    return ours and not state.running and (state.status != "created" or age > START_SECONDS)
+    return ours and not state.running and (state.status != "created" or _never_starts(state))
+
+
+def _never_starts(state: ContainerState) -> bool:
+    """Whether nobody is left who would start a container that never ran."""
+    lives = makers.lives(state.labels.get(labels.MAKER, ""))
+    return not lives if lives is not None else _since(state.created).total_seconds() > START_SECONDS
+
+
+async def sweep(engine: Engine) -> None:
+    """Remove what processes of this user made and never started, as they were killed; trouble is logged."""
+    try:
+        filters = {labels.MAKER: "", labels.USER: str(os.getuid())}
+        for state in await engine.containers(filters, status="created"):
+            if _never_starts(state):
+                await engine.remove(state.id)
+    except EngineError as error:
+        log.debug("what killed starts left could not be removed: %s", error)
 
 
 def _is_needed(state: ContainerState, needed: Collection[str], live: Collection[str | None]) -> bool:

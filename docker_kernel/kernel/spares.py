@@ -27,7 +27,7 @@ from docker_kernel import labels
 from docker_kernel.engine import Engine, VolumeMount
 from docker_kernel.errors import DockerKernelError
 from docker_kernel.guest.forks import acts_at_start
-from docker_kernel.kernel import bytecode, guest_files
+from docker_kernel.kernel import bytecode, guest_files, running
 from docker_kernel.kernel.connection import Keys
 from docker_kernel.kernel.container import KernelContainer, KernelLaunch
 
@@ -94,7 +94,7 @@ def fit(kernel: KernelContainer) -> str:
     facts["labels"] = {
         name: value
         for name, value in spec.labels.items()
-        if name not in (labels.KERNEL_ID, labels.NOTEBOOK, labels.CONNECTION_FILE)
+        if name not in (labels.KERNEL_ID, labels.NOTEBOOK, labels.CONNECTION_FILE, labels.MAKER)
     }
     mounts = [one for one in spec.mounts if not isinstance(one, VolumeMount) and one.source != folder]
     facts["mounts"] = [dataclasses.asdict(mount) for mount in mounts]
@@ -153,6 +153,7 @@ class Spares:
         self._starting = 0
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._last_start = 0.0
+        self._swept = False
         self._filling: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -185,10 +186,15 @@ class Spares:
         finally:
             self._starting -= 1
             self._last_start = time.monotonic()
+        if not self._swept:
+            self._swept = True
+            self._spawn(running.sweep(self._engine))
         if keep and wanted:
             self.keep(launch, digest)
         elif keep and not launch.config.warm_spares:
             self._drop(launch.spec_name)
+        if keep:
+            self._keep_up_soon()
         return kernel
 
     async def _start(self, kernel: KernelContainer) -> None:
@@ -249,8 +255,7 @@ class Spares:
         pool.pattern = pattern  # how many there are to be may have changed
         self._release(pool, *pool.waiting[pattern.config.warm_spares :])
         self._fill_soon()
-        if self._keeping is None:
-            self._keeping = self._spawn(self._keep_up())
+        self._keep_up_soon()
 
     async def close(self) -> None:
         """Remove all spares that nobody has claimed, and make no more."""
@@ -265,6 +270,10 @@ class Spares:
     def _fill_soon(self) -> None:
         if self._filling is None or self._filling.done():
             self._filling = self._spawn(self._fill())
+
+    def _keep_up_soon(self) -> None:
+        if self._keeping is None:
+            self._keeping = self._spawn(self._keep_up())
 
     async def _fill(self) -> None:
         """Prepare what is lacking, one after the other, while nobody waits for a kernel."""
@@ -327,7 +336,7 @@ class Spares:
             log.warning("a spare kernel container could not be removed: %s", error)
 
     async def _keep_up(self) -> None:
-        """Replace spares that are old, and have none while memory is short."""
+        """Replace spares that are old, have none while memory is short, and remove what killed starts left."""
         while True:
             await asyncio.sleep(UPKEEP_SECONDS)
             short = memory_is_short()
@@ -335,6 +344,7 @@ class Spares:
                 old = [one for one in pool.waiting if short or time.monotonic() - one.born > MAX_AGE]
                 self._release(pool, *old)
             self._fill_soon()
+            await running.sweep(self._engine)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -17,7 +17,7 @@ from docker_kernel.batch.targets.containers import EngineTarget, content_of
 from docker_kernel.batch.targets.spare_jobs import Likely, SpareJob, SpareJobs
 from docker_kernel.engine import BindMount, ContainerSpec, Engine, File, VolumeMount
 from docker_kernel.errors import DockerKernelError, EngineError, JobError
-from docker_kernel.kernel import bytecode, guest_files
+from docker_kernel.kernel import bytecode, guest_files, makers
 from docker_kernel.kernel.handle import KernelHandle
 from docker_kernel.kernel.spares import surroundings
 
@@ -166,7 +166,8 @@ class LocalTarget(EngineTarget):
 
     async def _make_spare(self, likely: Likely) -> SpareJob:
         name = f"{labels.JOB_NAME}spare-{secrets.token_hex(6)}"
-        spec = dataclasses.replace(likely.spec, name=name, open_stdin=True, auto_remove=True)
+        marks = {labels.MAKER: makers.this_process()}
+        spec = dataclasses.replace(likely.spec, name=name, labels=marks, open_stdin=True, auto_remove=True)
         engine = await self.engine()
         await engine.inspect(likely.prepared["container"])  # without the kernel's, there would be another volume
         container = await self._make(engine, spec, likely.prepared, {"likely": likely.worker})

@@ -1,0 +1,256 @@
+"""The lease: what keeps a kernel's container, what ends it, and what a host leaves that is killed at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docker_kernel import background, labels
+from docker_kernel.engine import ContainerSpec, Engine
+from docker_kernel.guest.link import LEASE_EXIT
+from docker_kernel.kernel import makers, running
+from docker_kernel.kernel.container import KernelContainer
+from tests.conftest import SpecMaker
+from tests.kernel.test_life import gone
+from tests.kernel.test_spares import of_spec, pattern, until, warm
+
+run = background.run_blocking
+ROOT = Path(__file__).parents[2]
+
+BREAK_THE_LINK = """
+import os, signal
+for process in filter(str.isdigit, os.listdir('/proc')):
+    if b'guest/link.py' in open(f'/proc/{process}/cmdline', 'rb').read():
+        os.kill(int(process), signal.SIGKILL)
+"""
+
+INPUTS = """
+import os
+for process in filter(str.isdigit, os.listdir('/proc')):
+    if b'guest/link.py' not in open(f'/proc/{process}/cmdline', 'rb').read():
+        found = os.readlink(f'/proc/{process}/fd/0')
+        if process == '1':
+            print(found)
+        else:
+            assert found == '/dev/null', (process, found)
+"""
+
+
+@pytest.fixture
+def slow_links(monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.Event]:
+    """Makes links wait, as under load, until the event is set."""
+    ready = asyncio.Event()
+    real = Engine.open_exec
+
+    async def late(*args: Any, **options: Any) -> Any:
+        await ready.wait()
+        return await real(*args, **options)
+
+    monkeypatch.setattr(Engine, "open_exec", late)
+    yield ready
+    background.loop().call_soon_threadsafe(ready.set)
+
+
+async def answers(kernel: KernelContainer) -> bool:
+    """Whether the kernel is there and takes messages."""
+    await kernel.signal(signal.SIGCONT)
+    return kernel.exit_code is None
+
+
+def break_link(engine: Engine, kernel: KernelContainer) -> None:
+    run(engine.exec_output(kernel.container_id, [kernel.python, "-c", BREAK_THE_LINK], user=kernel.user))
+
+
+def test_a_link_that_comes_late_costs_no_kernel(
+    engine: Engine, make_spec: SpecMaker, slow_links: asyncio.Event
+) -> None:
+    kernel = KernelContainer(engine, pattern(make_spec(grace=0)))
+    run(kernel.start())
+    try:
+        time.sleep(12)  # more than any lease that would have run from the start
+        assert run(engine.inspect(kernel.container_id)).running
+        background.loop().call_soon_threadsafe(slow_links.set)
+        assert run(answers(kernel))
+    finally:
+        run(kernel.remove())
+
+
+def test_a_broken_link_costs_no_kernel_of_a_server_that_lives(
+    engine: Engine, make_spec: SpecMaker, slow_links: asyncio.Event
+) -> None:
+    kernel = KernelContainer(engine, pattern(make_spec(grace=0)))
+    background.loop().call_soon_threadsafe(slow_links.set)
+    run(kernel.start())
+    try:
+        assert run(answers(kernel))
+        background.loop().call_soon_threadsafe(slow_links.clear)
+        break_link(engine, kernel)
+        time.sleep(2)
+        assert run(engine.inspect(kernel.container_id)).running
+        background.loop().call_soon_threadsafe(slow_links.set)
+        assert run(answers(kernel))
+    finally:
+        run(kernel.remove())
+
+
+def test_an_end_by_lease_says_so(
+    engine: Engine, make_spec: SpecMaker, slow_links: asyncio.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernel = KernelContainer(engine, pattern(make_spec(grace=1)))
+    background.loop().call_soon_threadsafe(slow_links.set)
+    run(kernel.start())
+    try:
+        assert run(answers(kernel))
+        background.loop().call_soon_threadsafe(slow_links.clear)
+
+        async def leave() -> None:
+            kernel._detach()
+
+        run(leave())
+        break_link(engine, kernel)
+        assert gone(engine, kernel.container_id)
+        background.loop().call_soon_threadsafe(slow_links.set)
+        assert run(kernel.wait()) == LEASE_EXIT
+    finally:
+        run(kernel.remove())
+    assert kernel.reason.startswith("no server had been connected to its container for 1 seconds")
+    assert "`grace`" in kernel.reason and kernel.reason in caplog.text
+
+
+def test_a_kernels_processes_have_an_empty_standard_input(engine: Engine, make_spec: SpecMaker) -> None:
+    kernel = KernelContainer(engine, pattern(make_spec()))
+    run(kernel.start())
+    try:
+        run(answers(kernel))
+        code, said = run(engine.exec_output(kernel.container_id, [kernel.python, "-c", INPUTS], user=kernel.user))
+        assert (code, said.split()) == (0, ["/dev/null"])
+    finally:
+        run(kernel.remove())
+
+
+HOST = """
+import os, signal, sys, threading, time
+sys.path.insert(0, os.getcwd())
+from docker_kernel import background
+from docker_kernel.engine import Engine
+from docker_kernel.kernel import container
+from tests.kernel.test_spares import pattern
+
+container.LINK_DELAY = 0.5
+spec, moment, step = sys.argv[1:]
+kernel = container.KernelContainer(background.run_blocking(Engine.connect()), pattern(spec))
+print(kernel.kernel_id, flush=True)
+real = getattr(Engine, step)
+
+def end():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+async def last(*args, **options):
+    if moment == "before":
+        end()
+    if moment == "during":
+        threading.Timer(0.02, end).start()
+    await real(*args, **options)
+    end()
+
+setattr(Engine, step, last)
+background.run_blocking(kernel.start())
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["during create", "after create", "before start", "during start", "after start", "during put", "after put",
+     "before open_exec", "after open_exec"],
+)  # fmt: skip
+def test_a_host_killed_at_any_moment_of_a_start_leaves_nothing(
+    engine: Engine, make_spec: SpecMaker, moment: str
+) -> None:
+    spec = make_spec(grace=1)
+    command = [sys.executable, "-c", HOST, spec, *moment.split()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as host:
+        assert host.stdout is not None
+        kernel_id = host.stdout.readline().strip()
+    assert host.returncode == -signal.SIGKILL
+
+    def nothing() -> bool:
+        run(running.sweep(engine))
+        return not of_spec(engine, spec)
+
+    assert until(nothing, 20), [one.container for one in of_spec(engine, spec)]
+    volumes = run(engine.volumes(f"{labels.KIND}={labels.KIND_VOLUME}"))
+    assert kernel_id not in [volume["Labels"].get(labels.KERNEL_ID) for volume in volumes]
+
+
+def test_what_never_started_is_removed_when_its_maker_has_gone(engine: Engine, python_image: str) -> None:
+    own = makers.this_process()
+    with subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], stdin=subprocess.PIPE) as other:
+        here, _, start = own.rpartition(" ")
+        gone_maker = f"{here.rpartition(' ')[0]} {other.pid} {start}"
+        assert makers.lives(gone_maker) is False, "another process has that id now"
+        other.kill()
+    made = {}
+    try:
+        for maker in (own, gone_maker, f"another-boot {own.partition(' ')[2]}", ""):
+            marks = {labels.KIND: labels.KIND_KERNEL, labels.USER: str(os.getuid()), labels.MAKER: maker}
+            name = f"docker-kernel-test-{uuid.uuid4().hex[:8]}"
+            made[maker] = run(engine.create(ContainerSpec(python_image, ["true"], name=name, labels=marks)))
+        run(running.sweep(engine))
+        left = {state.id for state in run(engine.containers({labels.KIND: labels.KIND_KERNEL}))}
+        assert [maker for maker, container in made.items() if container in left] == [own, ""]
+    finally:
+        for container in made.values():
+            run(engine.remove(container))
+
+
+SERVER = """
+import os, signal, sys
+sys.path.insert(0, os.getcwd())
+from docker_kernel import background
+from docker_kernel.engine import Engine
+from docker_kernel.kernel.spares import Spares
+from tests.kernel.test_spares import pattern
+
+spares = Spares(background.run_blocking(Engine.connect()))
+for line in sys.stdin:
+    kernel = background.run_blocking(spares.start(pattern(sys.argv[1]), keep=line == "keep\\n"))
+    print(kernel.container_id, flush=True)
+"""
+
+
+def test_a_claimed_spare_is_held_by_its_new_server_alone(engine: Engine, make_spec: SpecMaker) -> None:
+    spec = make_spec(warm_spares=1, grace=1, workspace=False)
+    command = [sys.executable, "-c", SERVER, spec]
+    servers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)
+    ]
+
+    def start(server: subprocess.Popen[str], how: str) -> str:
+        assert server.stdin is not None and server.stdout is not None
+        server.stdin.write(how + "\n")
+        server.stdin.flush()
+        return server.stdout.readline().strip()
+
+    try:
+        start(servers[0], "keep")
+        (spare,) = until(lambda: warm(engine, spec))
+        servers[0].send_signal(signal.SIGSTOP)  # it cannot let go
+        assert start(servers[1], "once") == spare.id
+        servers[1].kill()
+        assert gone(engine, spare.id)
+    finally:
+        for server in servers:
+            server.kill()
+            server.communicate()
+    assert until(lambda: not of_spec(engine, spec))
