@@ -133,7 +133,8 @@ async def build(
 
     Args:
         name: `python` or `scipy`.
-        base: the image to build on; by default python:3.12-slim, or a bootstrapped Debian where that cannot be pulled.
+        base: the image to build on; by default python:3.12-slim, or a bootstrapped Debian where only that is there or
+            the other cannot be pulled.
         bootstrap: bootstrap the base in any case.
         packages: pip requirements to add.
         tag: what to call it, `docker-kernel/NAME:latest` by default.
@@ -215,8 +216,10 @@ async def ensure_base(
         await _bring(engine, base, progress)
         return base
     if not bootstrap:
-        if await _has(engine, REGISTRY_BASE):
-            return REGISTRY_BASE
+        # What is there is used: a registry that cannot be reached is waited for once, not at every build.
+        for there in (REGISTRY_BASE, await _bootstrapped()):
+            if await _has(engine, there):
+                return there
         try:
             await _pull(engine, REGISTRY_BASE, progress)
             return REGISTRY_BASE
@@ -576,16 +579,25 @@ async def _exec(engine: Engine, container: str, script: str, sent: bytes, refere
     )
 
 
+def _bootstrap_script() -> Path:
+    return data_folder("images") / "base" / "bootstrap.sh"
+
+
+async def _bootstrapped() -> str:
+    """The tag of the base image made from Debian's packages, by the script that makes it."""
+    script = await asyncio.to_thread(_bootstrap_script().read_bytes)
+    return f"{REPOSITORY}/base:{_recipe(script, platform.machine())[:12]}"
+
+
 async def _bootstrap(engine: Engine, progress: Progress) -> str:
     """A base image made from Debian's packages; its archive is kept, so that it is bootstrapped once."""
-    script = data_folder("images") / "base" / "bootstrap.sh"
-    recipe = _recipe(await asyncio.to_thread(script.read_bytes), platform.machine())[:12]
-    tag = f"{REPOSITORY}/base:{recipe}"
+    tag = await _bootstrapped()
     if await _has(engine, tag):
         return tag
+    recipe = tag.rpartition(":")[2]
     kept = platformdirs.user_cache_path("docker-kernel") / f"base-{recipe}.tar"
     if not kept.exists():
-        await _debootstrap(script, kept, progress)
+        await _debootstrap(_bootstrap_script(), kept, progress)
     progress(Event("Importing the base image"))
     await engine.import_tar(
         kept,

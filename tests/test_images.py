@@ -101,6 +101,13 @@ def assert_nothing_left(engine: Engine, marker: str) -> None:
     assert not left, "a stage image was left behind"
 
 
+def test_a_base_that_is_there_is_not_asked_for_again(engine: Engine) -> None:
+    base = run(images.ensure_base(engine))
+    told: list[Event] = []
+    assert run(images.ensure_base(engine, progress=told.append)) == base
+    assert not told
+
+
 def output_of(engine: Engine, spec: ContainerSpec) -> tuple[int, str]:
     """Run a throwaway container to its end."""
 
