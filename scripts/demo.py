@@ -1,91 +1,44 @@
-"""Runs the notebooks of examples/ headless with Docker Python and prints a short account: demo.py [NOTEBOOK …]"""
+"""Runs the notebooks of examples/ with Docker Python, side by side, and says how it went: demo.py [NOTEBOOK …]"""
 
 from __future__ import annotations
 
-import re
-import subprocess
+import asyncio
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
-from nbconvert import HTMLExporter
+from steps import Display, StepFailed, run, step, together
 
-ROOT = Path(__file__).parent.parent
-REPORTS = ROOT / "build" / "demo"
-KERNEL = "docker-python"
+SCRIPTS = Path(__file__).parent
+ROOT = SCRIPTS.parent
+BIN = ROOT / ".venv" / "bin"
 
 
-class Account:
-    """Runs one notebook and notes what a user would like to know."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.notebook = nbformat.read(path, as_version=4)
-        self.started = time.monotonic()
-        self.cell_started = self.started
-
-    def run(self) -> bool:
-        """Whether every cell ran; the HTML report is written in any case."""
-        print(f"\n{self.path.name}")
-        client = NotebookClient(
-            self.notebook,
-            kernel_name=KERNEL,
-            timeout=600,
-            startup_timeout=60,
-            resources={"metadata": {"path": str(self.path.parent)}},
-            on_notebook_start=self._on_start,
-            on_cell_execute=self._on_execute,
-            on_cell_executed=self._on_executed,
-        )
-        self.started = time.monotonic()
-        try:
-            client.execute()
-        except CellExecutionError as error:
-            print(f"  failed: {error.ename}: {error.evalue}")
-            return False
-        finally:
-            self._report()
-        return True
-
-    def _on_start(self, notebook: nbformat.NotebookNode) -> None:
-        print(f"  kernel ready in {time.monotonic() - self.started:.1f} s")
-
-    def _on_execute(self, cell: nbformat.NotebookNode, cell_index: int) -> None:
-        self.cell_started = time.monotonic()
-
-    def _on_executed(self, cell: nbformat.NotebookNode, cell_index: int, execute_reply: dict[str, Any]) -> None:
-        if execute_reply["content"]["status"] != "ok":
-            return
-        took = time.monotonic() - self.cell_started
-        first, _, _ = cell.source.partition("\n")
-        if first.startswith("%%local"):
-            print(f"  %%local took {took:.1f} s")
-        elif first.startswith("%%dispatch") and "--dry-run" not in first:
-            print(f"  %%dispatch returned its {'sweep' if '--sweep' in first else 'job'} in {took:.1f} s")
-        elif re.search(r"\.result\(|\bsweep\.wait\(", cell.source):
-            print(f"  ended after another {took:.1f} s")
-
-    def _report(self) -> None:
-        REPORTS.mkdir(parents=True, exist_ok=True)
-        html, _ = HTMLExporter().from_notebook_node(self.notebook)
-        target = REPORTS / f"{self.path.stem}.html"
-        target.write_text(html, encoding="utf-8")
-        print(f"  report: {target.relative_to(ROOT)}")
-
-
-def main(arguments: list[str]) -> int:
-    paths = [Path(argument).resolve() for argument in arguments] or sorted((ROOT / "examples").glob("*.ipynb"))
+async def main(notebooks: list[Path]) -> int:
     began = time.monotonic()
-    good = [Account(path).run() for path in paths]
-    print(f"\n{sum(good)} of {len(good)} notebooks ran, in {time.monotonic() - began:.0f} s; the jobs that they sent:")
+    async with Display() as display:
+        ran = await together(*(ran_well(display, one) for one in notebooks))
+    print(f"\n{sum(ran)} of {len(ran)} notebooks ran, in {time.monotonic() - began:.0f} s; the jobs that they sent:")
     sys.stdout.flush()
-    subprocess.run([Path(sys.executable).parent / "docker-kernel", "jobs", "list", "--limit", "8"], check=True)
-    return 0 if all(good) else 1
+    jobs = await asyncio.create_subprocess_exec(f"{BIN}/docker-kernel", "jobs", "list", "--limit", "8")
+    if await jobs.wait() or not all(ran):
+        return 1
+    print("Go on in JupyterLab, with the kernel Docker Python: .venv/bin/jupyter lab examples")
+    return 0
+
+
+async def ran_well(display: Display, notebook: Path) -> bool:
+    """Run a notebook and show its account."""
+    command = [f"{BIN}/python", f"{SCRIPTS}/run_notebook.py", str(notebook)]
+    try:
+        account = await step(display, notebook.name, *command)
+    except StepFailed as error:
+        display.say(str(error))
+        return False
+    display.say("\n".join(f"  {line}" for line in account))
+    return True
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    given = [Path(argument).resolve() for argument in sys.argv[1:]]
+    sys.exit(run(main(given or sorted((ROOT / "examples").glob("*.ipynb")))))
