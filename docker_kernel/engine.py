@@ -1,7 +1,7 @@
 """The engine (Docker or Podman): the only module that imports docker.
 
-Every method is a coroutine: docker-py blocks, so its calls run in threads. Those that take milliseconds share a few of
-the engine's, each of the others has its own. Failures of the engine become errors of ours whose message says what to do.
+Every method is a coroutine: docker-py blocks, so its calls run in threads. Those that take milliseconds share a few
+of the engine's, each of the others has its own. Failures of the engine become errors of ours that say what to do.
 """
 
 from __future__ import annotations

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import http.server
 import os
+import signal
 import subprocess
+import sys
 import tarfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -106,6 +109,41 @@ def test_a_base_that_is_there_is_not_asked_for_again(engine: Engine) -> None:
     told: list[Event] = []
     assert run(images.ensure_base(engine, progress=told.append)) == base
     assert not told
+
+
+INTERRUPTED = """
+import sys
+from docker_kernel import background
+from docker_kernel.cli.base import with_engine
+from docker_kernel.engine import File, archive
+
+context = archive([File("Dockerfile", sys.argv[1].encode())])
+def show(event):
+    print(event.get("stream", ""), flush=True)
+try:
+    with_engine(lambda engine: engine.build(context, "docker-kernel-test/interrupted", {}, {}, show))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_an_interrupted_build_ends_at_once(engine: Engine, python_image: str, marker: str) -> None:
+    dockerfile = f"FROM {python_image}\nLABEL test={marker[:8]}\nRUN echo begun; sleep 600"
+    command = [sys.executable, "-c", INTERRUPTED, dockerfile]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as building:
+        try:
+            assert building.stdout is not None
+            assert any(line.strip() == "begun" for line in building.stdout)
+            building.send_signal(signal.SIGINT)
+            assert building.wait(30) == 130
+        finally:
+            building.kill()
+    end = time.monotonic() + 30
+    while run(engine.containers({"test": marker[:8]})):
+        assert time.monotonic() < end, "the engine goes on with the build"
+        time.sleep(0.1)
+    for image in run(engine.images(f"test={marker[:8]}")):
+        run(engine.remove_image(image["Id"]))
 
 
 def output_of(engine: Engine, spec: ContainerSpec) -> tuple[int, str]:
