@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 import sys
 import time
@@ -44,6 +45,11 @@ class Account:
             client.execute()
         except CellExecutionError as error:
             print(f"failed: {error.ename}: {error.evalue}")
+            return False
+        except RuntimeError as error:  # of a kernel that does not answer, or died
+            print(f"failed: {error}")
+            # What nbclient would do at the end is done, and it fails over that.
+            atexit.unregister(client._cleanup_kernel)
             return False
         finally:
             self._report()
