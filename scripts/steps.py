@@ -214,7 +214,7 @@ def run(main: Coroutine[Any, Any, int]) -> int:
             print(error, file=sys.stderr)
             return 1
         except asyncio.CancelledError:
-            print("Stopped: nothing of it runs any more, and the next run goes on from what is there.", file=sys.stderr)
+            print("Stopped: its steps have ended, and the next run goes on from what is there.", file=sys.stderr)
             return 130
 
     return asyncio.run(stoppable())
