@@ -28,8 +28,9 @@ WANTED_LINE = b"docker-kernel: wanted\n"
 """On the main process's output, until there has been a link: the first kernel process is there, and all is imported;
 and somebody waits for the host side."""
 
-LEASE_EXIT = 186
-"""How the main process ends when no host side has been there for the grace period; no signal and no shell ends so."""
+LEASE_EXIT = 199
+"""How the main process ends when no host side has been there for the grace period; no signal does (128 and its number),
+and hardly a kernel."""
 
 LISTENING_FILE = RUN + "/listening.json"
 """The descriptors of the sockets that kernel processes inherit (listening.py), by port."""

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -725,6 +726,8 @@ class KernelContainer:
 
     def _why(self, code: int | None) -> str:
         """What a container's exit code tells of its end."""
+        if code is not None and code - 128 in set(signal.Signals):
+            return f"its container ended by {signal.Signals(code - 128).name}"
         if code != LEASE_EXIT:
             return ""
         return (
