@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from docker_kernel import background
+from docker_kernel.guest.supervisor import RENEWAL_SECONDS
 from tests.conftest import ImageMaker, NotebookMaker, SpecMaker
 from tests.notebook import Notebook
+from tests.patience import patient, until
 
 USER_SITE = "__import__('site').getusersitepackages()"
 
@@ -26,6 +29,12 @@ SERVERS = (
 def forked(one: Notebook) -> bool:
     """Whether the kernel process was forked; its command line is that of the process it comes from."""
     return "forkserver.py" in str(one.value("open('/proc/self/cmdline').read()"))
+
+
+def renewed(one: Notebook) -> int:
+    """Wait for the forkserver that is made when the first cells are over; returns its process id."""
+    (server,) = until(lambda: one.value(SERVERS), RENEWAL_SECONDS + 20, "a new forkserver")
+    return int(server)
 
 
 def write_module(one: Notebook, name: str, source: str) -> None:
@@ -86,7 +95,7 @@ def test_a_restart_after_an_installation_finds_what_was_installed(start: Noteboo
     one.restart()
     assert not forked(one)
     assert one.value("__import__('wcwidth').MARK") == "newer"
-    time.sleep(6)  # a new forkserver is made when the first cells are over
+    renewed(one)
     one.restart()
     assert forked(one), "the new packages are known by now"
     assert one.value("__import__('wcwidth').MARK") == "newer"
@@ -107,22 +116,21 @@ def test_a_forkserver_that_was_killed_or_stopped_costs_only_time(start: Notebook
     one.run(f"import os; os.kill({server}, 9)")
     one.restart()
     assert one.value("1") == 1 and not forked(one)
-    time.sleep(6)
-    (server,) = one.value(SERVERS)
-    one.run(f"import os, signal; os.kill({server}, signal.SIGSTOP)")
-    one.manager.restart_kernel()
-    one.client.wait_for_ready(timeout=60)
+    one.run(f"import os, signal; os.kill({renewed(one)}, signal.SIGSTOP)")
+    one.restart()
     assert one.value("1") == 1 and not forked(one)
 
 
 FILL = """
 import os, signal, time
 os.kill({server}, 9)
-time.sleep(1)
+while os.path.exists("/proc/{server}"):
+    time.sleep(0.01)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 while True:
     if os.fork() == 0:
-        time.sleep(8)
+        while not os.path.exists("enough"):
+            time.sleep(0.2)
         os._exit(0)
 """
 
@@ -141,8 +149,8 @@ server.ask([sys.executable, boot.__file__, "-f", "/tmp/other.json"], dict(os.env
 pid = answer("forked")["pid"]
 assert os.path.exists(f"/proc/{pid}")
 server.end()
-for _ in range(30):
-    time.sleep(0.1)
+while os.path.exists(f"/proc/{pid}"):
+    time.sleep(0.01)
 print([os.path.exists("/tmp/other.json"), os.path.exists(f"/proc/{pid}")])
 """
 
@@ -153,26 +161,28 @@ def test_a_fork_that_is_given_up_becomes_no_second_kernel(start: NotebookMaker) 
 
 
 def test_a_kernel_with_as_many_processes_as_it_may_have_outlives_the_next_forkserver(
-    start: NotebookMaker, make_spec: SpecMaker
+    start: NotebookMaker, make_spec: SpecMaker, tmp_path: Path
 ) -> None:
     one = start(make_spec(pids=48))
     (server,) = one.value(SERVERS)
     assert one.run(FILL.format(server=server)).name == "BlockingIOError"
-    time.sleep(10)
+    time.sleep(RENEWAL_SECONDS + 1)
+    assert one.container.exit_code is None
+    (tmp_path / "enough").touch()
+    listing = ["docker", "top", one.container.container_id]
+    until(lambda: len(subprocess.run(listing, capture_output=True, check=True).stdout.splitlines()) < 20)
     assert one.value("1") == 1 and one.container.exit_code is None
-    time.sleep(6)
-    assert one.value(SERVERS), "there is room for a new one"
+    renewed(one)
 
 
 def test_a_forkserver_that_hangs_in_its_imports_costs_only_time(start: NotebookMaker) -> None:
     one = start()
     before = one.container.container_id
-    write_module(one, "usercustomize.py", "import sys, time\nif 'forkserver' in sys.orig_argv[2]: time.sleep(100)")
+    write_module(one, "usercustomize.py", "import sys, time\nif 'forkserver' in sys.orig_argv[2]: time.sleep(600)")
     one.restart()
     assert not forked(one), "packages have changed"
-    time.sleep(6)
-    one.manager.restart_kernel()
-    one.client.wait_for_ready(timeout=60)
+    renewed(one)
+    one.restart()
     assert not forked(one) and one.container.container_id == before
 
 
@@ -188,10 +198,9 @@ def test_an_interrupt_of_a_kernel_that_still_starts_does_not_end_it(start: Noteb
             background.run_blocking(one.container.signal(signal.SIGINT))
             time.sleep(0.01)
         time.sleep(0.3)
-        one.client.wait_for_ready(timeout=30)
+        one.client.wait_for_ready(timeout=patient(30))
         assert forked(one) is fork or number
-    one.client.execute("import time; time.sleep(60)", stop_on_error=False)
-    time.sleep(1)
+    one.begin("import time; print('begun', flush=True); time.sleep(600)", stop_on_error=False)
     one.manager.interrupt_kernel()
     assert one.value("1") == 1, "a cell can be interrupted as ever"
 
@@ -208,7 +217,7 @@ def test_an_interrupt_of_a_kernel_that_still_starts_does_not_end_it(start: Noteb
 def test_a_kernel_that_died_is_forked_again(start: NotebookMaker, end: str) -> None:
     one = start()
     one.client.execute(end)
-    background.run_blocking(asyncio.wait_for(one.container.wait(), 20))
+    background.run_blocking(asyncio.wait_for(one.container.wait(), patient(20)))
     one.restart()
     assert forked(one) and one.value("1") == 1
 
@@ -217,7 +226,7 @@ def test_a_variable_that_acts_at_an_interpreters_start_has_one_started(start: No
     one = start()
     for name, value, expected in (("PYTHONHASHSEED", "0", False), ("A_VARIABLE", "1", None)):
         one.manager.restart_kernel(env={**os.environ, name: value})
-        one.client.wait_for_ready(timeout=30)
+        one.client.wait_for_ready(timeout=patient(30))
         assert one.value(f"__import__('os').environ.get({name!r})") == value
         if expected is not None:
             assert forked(one) is expected
