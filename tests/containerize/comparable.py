@@ -16,9 +16,10 @@ RULES = (
     (re.compile(r"\b0x[0-9a-f]{6,}\b"), "0x…"),
     # ipykernel names a cell's code by its process id and a hash.
     (re.compile(r"/tmp/ipykernel_\d+/\d+\.py"), "/tmp/ipykernel_…"),
-    # Said by matplotlib's first import of all on a slow machine only.
-    (re.compile(r"Matplotlib is building the font cache; this may take a moment\.\n"), ""),
 )
+
+SLOW = re.compile(r"Matplotlib is building the font cache; this may take a moment\.\n")
+"""Said by matplotlib's first import of all on a slow machine only: a stream of nothing else is set aside whole."""
 
 MODEL_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 """Widgets and displays are named at random: their names become numbers."""
@@ -92,7 +93,10 @@ def _outputs(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             streams: dict[str, str] = {}
             for one in group:
                 streams[one["name"]] = streams.get(one["name"], "") + _text(one["text"])
-            made += [{"output_type": "stream", "name": name, "text": streams[name]} for name in sorted(streams)]
+            for name, whole in sorted(streams.items()):
+                text = SLOW.sub("", whole)
+                if text or not whole:
+                    made.append({"output_type": "stream", "name": name, "text": text})
         else:
             made += [one for one in group if one.get("ename") != DIED]
     return made

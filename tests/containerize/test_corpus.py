@@ -22,8 +22,10 @@ from docker_kernel.containerize.request import Request
 from docker_kernel.engine import Engine, File, archive
 from docker_kernel.errors import EngineError
 from docker_kernel.guest import parameters
+from tests import kept
 from tests.containerize.comparable import comparable, difference
 from tests.containerize.corpus import CASES, FOLDER, STACK, Case
+from tests.patience import patient
 
 run = background.run_blocking
 
@@ -31,7 +33,7 @@ REPOSITORY = "docker-kernel-test/corpus"
 AT_ONCE = 2
 """Notebooks that are built and run at once: as many as the smallest machine has processors."""
 
-SECONDS = 150
+SECONDS = patient(150)
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ class Bench:
 def bench(
     request: pytest.FixtureRequest,
     engine: Engine,
+    python_image: str,
     spec: str,
     own_folders: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -157,32 +160,35 @@ def bench(
         item.callspec.id for item in request.session.items if item.path == request.path and "bench" in item.fixturenames
     }
     cases = [case for case in CASES if case.name in asked]
-    used: list[str] = []
     with ThreadPoolExecutor(1) as builder:
         stack: Future[None] = Future()
         if any(case.stack for case in cases):
-            stack = builder.submit(make_stack, engine, own_folders / "data" / "kernels", used)
+            stack = builder.submit(make_stack, engine, python_image, own_folders / "data" / "kernels")
         made = Bench(engine, tmp_path_factory.mktemp("corpus"), spec, stack)
         try:
             made.start(cases)
             yield made
         finally:
             made.close()
-            for reference in reversed(used):
+
+
+def make_stack(engine: Engine, python_image: str, kernels: Path) -> None:
+    """An image with more packages and a second kernel, and a kernelspec for each of its kernels."""
+
+    def make(tag: str) -> None:
+        bare = f"{tag}-bare"
+        used = [run(images.build(engine, "python", packages=STACK, tag=bare))]
+        try:
+            used = run(engine.image(bare))["RepoTags"]
+            bash = f"FROM {bare}\nUSER 0:0\nRUN python3 -m bash_kernel.install --prefix /usr/local\n"
+            context = archive([File("Dockerfile", bash.encode())])
+            run(engine.build(context, tag, {}, {labels.KIND: labels.KIND_BUILD}, lambda event: None))
+        finally:
+            for reference in used:
                 run(engine.remove_image(reference))
 
-
-def make_stack(engine: Engine, kernels: Path, used: list[str]) -> None:
-    """An image with more packages and a second kernel, and a kernelspec for each of its kernels."""
-    tag = f"docker-kernel-test/stack-{uuid.uuid4().hex[:8]}"
-    run(images.build(engine, "python", packages=STACK, tag=tag))
-    used += run(engine.image(tag))["RepoTags"]
-    context = [
-        File("Dockerfile", f"FROM {tag}\nUSER 0:0\nRUN python3 -m bash_kernel.install --prefix /usr/local\n".encode())
-    ]
-    run(engine.build(archive(context), f"{tag}-bash:latest", {}, {labels.KIND: labels.KIND_BUILD}, lambda event: None))
-    used.append(f"{tag}-bash:latest")
-    run(kernelspec.install(engine, kernels, {"image": f"{tag}-bash:latest"}, all_kernels=True))
+    tag = kept.image(engine, "stack", (run(engine.image(python_image))["Id"], *STACK), make)
+    run(kernelspec.install(engine, kernels, {"image": tag}, all_kernels=True))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
