@@ -34,7 +34,7 @@ class Account:
             self.notebook,
             kernel_name=KERNEL,
             timeout=600,
-            startup_timeout=60,
+            startup_timeout=300,
             resources={"metadata": {"path": str(self.path.parent)}},
             on_notebook_start=self._on_start,
             on_cell_execute=self._on_execute,
