@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from docker_kernel.errors import DockerKernelError
 from docker_kernel.kernel import guest_files
 from tests.conftest import NotebookMaker, SpecMaker
 from tests.notebook import Notebook
+from tests.patience import patient, until
 from tests.weight import weigh
 
 run = background.run_blocking
@@ -44,7 +44,7 @@ def ask(notebook: Notebook, method: str, params: dict[str, Any]) -> str:
     reply = notebook.run(
         "import json\nfrom docker_kernel.guest.link import Channel, RemoteError\n"
         "hand = globals().get('hand') or Channel.connect()\n"
-        f"try: print(json.dumps(hand.request({method!r}, json.loads({text}), timeout=30)))\n"
+        f"try: print(json.dumps(hand.request({method!r}, json.loads({text}), timeout={patient(30)})))\n"
         "except RemoteError as error: print('refused:', error)"
     )
     assert reply.status == "ok", reply.traceback
@@ -54,13 +54,6 @@ def ask(notebook: Notebook, method: str, params: dict[str, Any]) -> str:
 def jobs_of(engine: Engine, notebook: Notebook) -> list[ContainerState]:
     filters = {labels.KIND: labels.KIND_JOB, labels.KERNEL_ID: notebook.container.kernel_id}
     return run(engine.containers(filters))
-
-
-def eventually(condition: Any, seconds: float = 20) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -150,20 +143,20 @@ def test_unknown_requests_and_jobs_are_refused(limited: Notebook) -> None:
 
 
 def test_a_kernel_sees_and_cancels_only_its_own_jobs(limited: Notebook, notebook: Notebook) -> None:
-    notebook.run("%%dispatch\nimport time; time.sleep(30)")
+    notebook.run("%%dispatch\nimport time; time.sleep(600)")
     notebook.run("mine = _")
     job = notebook.value("mine.id")
     for method in ("job.get", "job.logs", "job.cancel"):
         assert f"This kernel has no job {job}" in ask(limited, method, {"job": job})
     assert job not in ask(limited, "job.list", {})
     assert notebook.value("mine.state in ('starting', 'running')")
-    notebook.run("mine.cancel(); mine.wait(20)")
+    notebook.run(f"mine.cancel(); mine.wait({patient(20)})")
     assert notebook.value("mine.state") == "cancelled"
 
 
 def test_a_jobs_container_has_its_kernels_rights_and_no_secret(engine: Engine, limited: Notebook) -> None:
-    limited.run("%%dispatch --memory 200m\nimport time; time.sleep(30)")
-    (state,) = eventually(lambda: [one for one in jobs_of(engine, limited) if one.running])
+    limited.run("%%dispatch --memory 200m\nimport time; time.sleep(600)")
+    (state,) = until(lambda: [one for one in jobs_of(engine, limited) if one.running])
     inspected = subprocess.run(["docker", "inspect", state.id], capture_output=True, check=True, text=True).stdout
     (raw,) = json.loads(inspected)
     host = raw["HostConfig"]
@@ -174,20 +167,18 @@ def test_a_jobs_container_has_its_kernels_rights_and_no_secret(engine: Engine, l
     for secret in ("b81c-not-for-inspect", keys.hmac, keys.curve_secret):
         assert secret not in inspected
     limited.run("_.cancel()")
-    assert eventually(lambda: not jobs_of(engine, limited))
+    assert until(lambda: not jobs_of(engine, limited))
 
 
 def test_replicas_share_what_a_job_may_have(engine: Engine, limited: Notebook) -> None:
-    limited.run("%%dispatch --replicas 2\nimport time; time.sleep(30)")
-    states = eventually(
-        lambda: [one for one in jobs_of(engine, limited) if one.running][1:] and jobs_of(engine, limited)
-    )
+    limited.run("%%dispatch --replicas 2\nimport time; time.sleep(600)")
+    states = until(lambda: [one for one in jobs_of(engine, limited) if one.running][1:] and jobs_of(engine, limited))
     for state in states:
         inspected = subprocess.run(["docker", "inspect", state.id], capture_output=True, check=True, text=True).stdout
         host = json.loads(inspected)[0]["HostConfig"]
         assert (host["Memory"], host["NanoCpus"]) == (150 << 20, 5 * 10**8)
     limited.run("_.cancel()")
-    assert eventually(lambda: not jobs_of(engine, limited))
+    assert until(lambda: not jobs_of(engine, limited))
 
 
 def test_what_the_jobs_of_a_request_share_is_there_once_and_memory_comes_back(
@@ -219,23 +210,23 @@ def test_a_notebook_has_all_its_jobs_however_many(limited: Notebook) -> None:
 
 def test_jobs_at_the_same_time_do_not_meet(limited: Notebook) -> None:
     limited.run("from docker_kernel import dispatch, jobs\nsent = [dispatch(f'v{i} = {i} * 3') for i in range(4)]")
-    limited.run("for one in sent: one.result(60)")
+    limited.run(f"for one in sent: one.result({patient(60)})")
     assert limited.value("[v0, v1, v2, v3, all(one.state == 'succeeded' for one in sent)]") == [0, 3, 6, 9, True]
 
 
 def test_jobs_may_store_the_same_at_the_same_time(limited: Notebook) -> None:
     code = "import time; time.sleep(2 - time.time() % 2); same = bytes(20_000_000)"
     limited.run(f"from docker_kernel import dispatch\nsent = [dispatch({code!r}) for _ in range(4)]")
-    reply = limited.run("for one in sent: one.result(60)")
+    reply = limited.run(f"for one in sent: one.result({patient(60)})")
     assert reply.status == "ok" and limited.value("[one.state for one in sent]") == ["succeeded"] * 4
 
 
 def test_a_job_whose_container_is_removed_is_lost(engine: Engine, limited: Notebook) -> None:
-    limited.run("%%dispatch\nprint('on its way', flush=True)\nimport time; time.sleep(60)")
+    limited.run("%%dispatch\nprint('on its way', flush=True)\nimport time; time.sleep(600)")
     limited.run("victim = _")
-    (state,) = eventually(lambda: [one for one in jobs_of(engine, limited) if one.running])
+    (state,) = until(lambda: [one for one in jobs_of(engine, limited) if one.running])
     run(engine.remove(state.id))
-    limited.run("victim.wait(20)")
+    limited.run(f"victim.wait({patient(20)})")
     assert limited.value("victim.state") in ("lost", "failed")
     assert limited.run("victim.result()").name == "JobFailed"
 
@@ -243,11 +234,11 @@ def test_a_job_whose_container_is_removed_is_lost(engine: Engine, limited: Noteb
 def test_a_job_on_the_live_workspace_goes_with_its_kernel(engine: Engine, start: NotebookMaker) -> None:
     one = start()
     kernel_id = one.container.kernel_id
-    one.client.execute("%%local\nimport time; time.sleep(60)")
-    assert eventually(lambda: jobs_of(engine, one))
+    one.client.execute("%%local\nimport time; time.sleep(600)")
+    assert until(lambda: jobs_of(engine, one))
     one.manager.shutdown_kernel(now=True)
     filters = {labels.KIND: labels.KIND_JOB, labels.KERNEL_ID: kernel_id}
-    assert eventually(lambda: not run(engine.containers(filters)))
+    assert until(lambda: not run(engine.containers(filters)))
 
 
 METHODS = [

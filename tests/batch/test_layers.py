@@ -21,6 +21,7 @@ from docker_kernel.batch.targets.base import Package
 from docker_kernel.errors import JobError
 from docker_kernel.kernel import guest_files
 from tests.notebook import Notebook, captured
+from tests.patience import patient
 
 MB = 1_000_000
 
@@ -234,7 +235,7 @@ asyncio.run(main())
 
 
 def test_a_state_of_any_size_costs_little_memory(kernel: Notebook) -> None:
-    assert kernel.run("huge = os.urandom(1_000_000_000)", timeout=120).status == "ok"
+    assert kernel.run("huge = os.urandom(400_000_000)", timeout=120).status == "ok"
     package = captured(kernel)
     one = kernel.container
     given: dict[str, Any] = {
@@ -242,9 +243,11 @@ def test_a_state_of_any_size_costs_little_memory(kernel: Notebook) -> None:
         "container": one.container_id, "python": one.python,
     }  # fmt: skip
     command = [sys.executable, "-c", MEASURE]
-    done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        command, input=json.dumps(given), capture_output=True, text=True, timeout=patient(240), check=False
+    )
     assert done.returncode == 0, done.stderr
     before, peak, read, digest_seconds, read_seconds = json.loads(done.stdout)
     print(f"{before} MB before, {peak} MB at most; digest {digest_seconds:.1f} s, read again {read_seconds:.1f} s")
-    assert read > 1_000_000_000
+    assert read > 400_000_000
     assert peak < 100

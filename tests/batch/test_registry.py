@@ -21,6 +21,7 @@ from docker_kernel.engine import registry_credentials
 from docker_kernel.errors import ConfigError, JobError
 from tests.batch.test_result_store import TokenService
 from tests.engines import OwnRegistry, Relay, free_port, need
+from tests.patience import patient
 
 DATA = os.urandom(3_000_000)
 DIGEST = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
@@ -128,7 +129,7 @@ def test_nobody_answers() -> None:
     started = time.monotonic()
     with pytest.raises(JobError, match=r"cannot be reached: .*; is `registry` right, and is it up\?"):
         Registry(f"127.0.0.1:{free_port()}").check()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < patient(10)
 
 
 def test_a_registry_that_starts_again_during_an_upload(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_a_registry_that_is_killed_during_an_upload(tmp_path: Path) -> None:
         registry, started = Registry(server.address), time.monotonic()
         with pytest.raises(JobError, match=f"The registry {server.address} cannot be reached"):
             registry.upload("team/one", DIGEST, len(DATA), deadly)
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < patient(15)
         server.start()
         assert not registry.has_blob("team/one", DIGEST)
         put(registry)
@@ -204,7 +205,7 @@ def test_a_password_of_docker_s_own_config(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "docker").mkdir()
     with serving(tmp_path, auth={"htpasswd": {"realm": "team", "path": str(tmp_path / "users")}}) as server:
         command = ["docker", "login", "-u", "ada", "--password-stdin", server.address]
-        subprocess.run(command, input=b"s3cret", check=True, capture_output=True, timeout=30)
+        subprocess.run(command, input=b"s3cret", check=True, capture_output=True, timeout=patient(30))
         assert registry_credentials(server.address) == ("ada", "s3cret")
         put(Registry(server.address, registry_credentials))
 

@@ -8,7 +8,6 @@ import hashlib
 import http.server
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -25,14 +24,10 @@ from docker_kernel.batch.result_store import RegistryStore, ResultFolder, Result
 from docker_kernel.errors import ConfigError, JobError
 from docker_kernel.guest import snapshot
 from docker_kernel.guest.deliver import DeliveryFailed, deliver
+from tests.engines import answers, free_port
+from tests.patience import patient, until
 
 JOB = "0123456789ab"
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -53,10 +48,7 @@ def registry(folder: Path, **settings: Any) -> Iterator[str]:
             ["docker-registry", "serve", str(folder / "registry.yml")], stdout=log, stderr=log, cwd=folder
         )
     try:
-        for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.05)
+        until(lambda: answers(port), what="the registry's start")
         yield f"127.0.0.1:{port}"
     finally:
         process.kill()
@@ -162,7 +154,7 @@ def test_through_a_registry(capture: Any, tmp_path: Path) -> None:
 
         store.remove(JOB)
         store.remove(JOB)
-        assert not requests.head(f"http://{host}/v2/team/results/manifests/{JOB}", timeout=5).ok
+        assert not requests.head(f"http://{host}/v2/team/results/manifests/{JOB}", timeout=patient(5)).ok
 
 
 def test_a_registry_that_collected_blobs_between_head_and_artifact(capture: Any, tmp_path: Path) -> None:
@@ -284,7 +276,7 @@ def test_a_registry_with_tokens_gives_a_job_one_for_its_repository(capture: Any,
             assert fetched(store, digest, tmp_path / "here")["x"] == b"z" * 100_000
             # The job's token opens nothing else.
             headers = {"Authorization": f"Bearer {settings['token']}"}
-            other = requests.post(f"http://{host}/v2/team/images/blobs/uploads/", headers=headers, timeout=5)
+            other = requests.post(f"http://{host}/v2/team/images/blobs/uploads/", headers=headers, timeout=patient(5))
             assert other.status_code == 401
             with pytest.raises(JobError, match=r"tokens live for 300 s, and this job may take 900 s"):
                 store.settings(JOB, 900)
@@ -317,7 +309,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[SigningStore]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-for-jobs")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    assert requests.put(f"http://{host}:{port}/bucket", timeout=10).ok
+    assert requests.put(f"http://{host}:{port}/bucket", timeout=patient(10)).ok
     try:
         store = result_store("s3://bucket/results", anonymous)
         assert isinstance(store, SigningStore)
@@ -384,7 +376,9 @@ deliver({state!r}, {digest!r}, {{"inline": 100, "store": store.settings("{JOB}",
 store.fetch("{JOB}", {digest!r}, ResultFolder(Path({str(tmp_path / "here")!r})))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=patient(120), check=False
+        )
         assert done.returncode == 0, done.stderr
         assert int(done.stdout) < 30 << 10  # KiB
     assert ResultFolder(tmp_path / "here").complete(digest)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from docker_kernel import background
 from docker_kernel.batch.job_folder import JobFolder
 from docker_kernel.batch.manager import manager
 from tests.batch.targets.places import NEEDS, PLACES, Place
-from tests.notebook import Notebook
+from tests.notebook import HOLD, Notebook, let_go
+from tests.patience import patient, until
 
 run = background.run_blocking
 
@@ -49,7 +49,7 @@ def send(kernel: Notebook, options: str, cell: str) -> str:
 
 
 def ended(kernel: Notebook, seconds: float = 45) -> str:
-    assert kernel.run(f"over = sent.wait({seconds})", timeout=seconds + 20).status == "ok"
+    assert kernel.run(f"over = sent.wait({patient(seconds)})", timeout=seconds + 20).status == "ok"
     assert kernel.value("over"), kernel.run("print(sent)").text
     return str(kernel.value("sent.state"))
 
@@ -67,13 +67,14 @@ def test_a_job_has_the_state_and_its_values_come_back(kernel: Notebook) -> None:
     assert "there 3" in kernel.value("sent.logs()")
 
 
-def test_output_comes_while_the_job_runs(kernel: Notebook) -> None:
-    send(kernel, "", "import time\nprint('early', flush=True)\ntime.sleep(6)")
+def test_output_comes_while_the_job_runs(kernel: Notebook, place: Place) -> None:
+    job = send(kernel, "", f"print('early', flush=True)\n{HOLD}")
     assert (
         kernel.run("pieces = sent.logs(follow=True)\nfor piece in pieces:\n    if 'early' in piece: break").status
         == "ok"
     )
     assert kernel.value("sent.state") == "running"
+    let_go(job, *place.engines)
     assert ended(kernel) == "succeeded"
 
 
@@ -119,11 +120,10 @@ def test_workspace_packages_and_environment_travel(kernel: Notebook, tmp_path: P
 def test_a_secret_reaches_the_job_and_nothing_that_is_kept(kernel: Notebook, place: Place) -> None:
     secret = f"s3cr3t-{secrets.token_hex(8)}"
     kernel.run(f"import os\nos.environ['DB_PASSWORD'] = {secret!r}")
-    job = send(kernel, "--secret DB_PASSWORD", "import os, time\nok = os.environ['DB_PASSWORD'][:6]\ntime.sleep(4)")
-    end = time.monotonic() + 60
-    while kernel.value("sent.state") != "running" and time.monotonic() < end:
-        time.sleep(0.2)
+    job = send(kernel, "--secret DB_PASSWORD", f"import os\nok = os.environ['DB_PASSWORD'][:6]\n{HOLD}")
+    until(lambda: kernel.value("sent.state") == "running", 60, "its start")
     assert secret not in place.inspect(job)
+    let_go(job, *place.engines)
     assert ended(kernel) == "succeeded", kernel.value("sent.reason")
     kernel.run("sent.result(); del os.environ['DB_PASSWORD']")
     assert kernel.value("ok") == "s3cr3t"
@@ -154,28 +154,28 @@ def test_limits_and_timeouts_end_a_job_with_a_reason(kernel: Notebook) -> None:
 def test_a_sweep_sends_its_state_once_and_a_failed_one_is_retried(kernel: Notebook) -> None:
     kernel.run("base = 100")
     send(kernel, "--sweep i=0,1,2,3", "assert i != 2, 'two'\nz = base + i\nfrom docker_kernel import job\njob.log(z=z)")
-    kernel.run("sent.wait(120)", timeout=140)
+    kernel.run(f"sent.wait({patient(120)})", timeout=140)
     assert kernel.value("[job.state for job in sent]") == ["succeeded", "succeeded", "failed", "succeeded"]
-    kernel.run("again = sent.retry(); sent.wait(60)", timeout=80)
+    kernel.run(f"again = sent.retry(); sent.wait({patient(60)})", timeout=80)
     assert kernel.value("[len(again), sent[2].state, sent[2].record['attempt']]") == [1, "failed", 2]
     assert kernel.value("[one['z'] for one in sent.result() if isinstance(one, dict)]") == [100, 101, 103]
     assert kernel.value("[job.last_metrics.get('z') for job in sent]") == [100, 101, None, 103]
 
 
 def test_replicas_find_each_other(kernel: Notebook) -> None:
-    cell = """import os, socket, time
+    cell = f"""import os, socket, time
 rank, size = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
 address = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
 told = []
 if rank == 0:
     server = socket.create_server(('', address[1]))
-    server.settimeout(40)
+    server.settimeout({patient(40)})
     while len(told) < size - 1:
         peer, _ = server.accept()
         told.append(peer.recv(100).decode())
     del server, peer
 else:
-    for _ in range(200):
+    for _ in range({int(patient(200))}):
         try:
             socket.create_connection(address, 5).sendall(b'rank %d' % rank)
             break
@@ -190,9 +190,10 @@ else:
 def test_a_job_goes_on_without_its_kernel(place: Place, spec: str, tmp_path: Path) -> None:
     one = Notebook(spec, tmp_path)
     try:
-        job = send(one, "", "import time; time.sleep(5); late = 'yes'")
+        job = send(one, "", f"{HOLD}late = 'yes'")
     finally:
         one.close()
+    let_go(job, *place.engines)
 
     async def follow() -> Any:
         return await manager().wait(job)
@@ -225,7 +226,4 @@ def test_the_target_is_checked(place: Place) -> None:
 
 
 def nothing_left(place: Place, job: str, seconds: float = 20) -> bool:
-    end = time.monotonic() + seconds
-    while place.left(job) and time.monotonic() < end:
-        time.sleep(0.2)
-    return not place.left(job)
+    return until(lambda: not place.left(job), seconds, f"the end of what {job} has there")

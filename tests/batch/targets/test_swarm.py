@@ -30,9 +30,8 @@ from docker_kernel.errors import JobError
 from docker_kernel.guest import snapshot
 from docker_kernel.kernel import guest_files
 from tests import kept
-from tests.batch.targets.places import UNTIL_LET_GO, let_go
 from tests.conftest import NotebookMaker, SpecMaker
-from tests.notebook import Notebook, captured
+from tests.notebook import HOLD, Notebook, captured, let_go
 from tests.patience import patient, until
 from tests.swarm import WORKER, TwoNodes
 
@@ -240,7 +239,7 @@ def test_secrets_are_in_no_image_label_or_environment(cluster: Cluster) -> None:
         seen.append(await asyncio.to_thread(_run, "docker", "secret", "inspect", *job["secrets"]))
         await asyncio.to_thread(let_go, job["job"], "", cluster.nodes.worker_url)
 
-    source = f"import os; print(os.environ['TOKEN'][::-1])\n{UNTIL_LET_GO}"
+    source = f"import os; print(os.environ['TOKEN'][::-1])\n{HOLD}"
     done = cluster.run(source, look, secrets={"TOKEN": "hush-hush-7"})
     assert done.text == "7-hsuh-hsuh\n"
     assert len(seen) >= 3 and not any("hush" in text or done.job["nonce"] in text for text in seen)
@@ -639,11 +638,12 @@ def test_an_image_that_the_registry_lost_is_named_at_once(cluster: Cluster) -> N
         assert f"the registry has no more the blob {layer[:19]}" in done.outcome.reason
         assert "dispatch it again" in done.outcome.reason
         assert done.seconds < patient(10)
-        data.with_name("away").rename(data)
+        # Before the blob is back: until then no attempt of the engine's to pull it can succeed.
         assert requests.delete(f"{base}/manifests/{digest}", timeout=patient(5)).ok
         done = cluster.run("1", target=place)
         assert f"the registry has no more the image {name}" in done.outcome.reason
         assert done.seconds < patient(5)
+        data.with_name("away").rename(data)
     finally:
         cluster.prepared, cluster.digest = prepared, before
         background.run_blocking(place.close())
