@@ -17,6 +17,7 @@ from docker_kernel.containerize.image import NotebookImage, containerize
 from docker_kernel.containerize.request import Request
 from docker_kernel.engine import Engine
 from docker_kernel.errors import EngineError
+from tests.patience import patient
 
 
 def write_notebook(path: Path, *cells: str | dict[str, Any], **metadata: Any) -> Path:
@@ -42,7 +43,7 @@ def write_notebook(path: Path, *cells: str | dict[str, Any], **metadata: Any) ->
 
 def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """The engine's own command line: what a user without docker-kernel has."""
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=patient(180), check=False)
     if check and done.returncode:
         raise AssertionError(f"docker {' '.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}")
     return done

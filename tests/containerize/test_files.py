@@ -13,6 +13,7 @@ import pytest
 
 from docker_kernel.containerize.files import CREDENTIAL, IGNORED, NOTEBOOK, Chosen, Rule, choose, clean, digest
 from docker_kernel.errors import ContainerizeError
+from tests.patience import patient
 
 BUDGET = 1 << 20
 
@@ -136,7 +137,7 @@ def test_no_pattern_takes_long(folder: Path) -> None:
     for pattern in ("**a**a**a**b", "*a*a*a*b", "**/**/**/**/b", "**/*a*a*a*b"):
         for path in (long, "a/" * 1000 + "a", f"{long[:250]}/" * 8 + "a"):
             assert not Rule(pattern).matches(path)
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < patient(5)
     (folder / ".dockerignore").write_text("a\n" * 30_000)
     with pytest.raises(ContainerizeError, match="1,000 patterns"):
         chosen(folder)
@@ -231,7 +232,7 @@ def test_a_workspace_of_5_GB_is_refused_at_once_with_what_makes_it_large(folder:
     began = time.perf_counter()
     with pytest.raises(ContainerizeError) as refused:
         choose(folder / "report.ipynb", (), (), 1 << 30)
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < patient(2)
     assert "raw/ (5.0 GiB)" in str(refused.value) or "raw/ (5 GiB)" in str(refused.value)
     assert ".dockerignore" in str(refused.value) and "raw/part0.parquet" in str(refused.value)
     assert names(choose(folder / "report.ipynb", (), ("raw",), 1 << 30))

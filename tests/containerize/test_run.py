@@ -21,6 +21,7 @@ from docker_kernel.engine import Engine
 from docker_kernel.errors import ContainerizeError
 from docker_kernel.guest import parameters
 from tests.engines import SecondEngine
+from tests.patience import patient
 from tests.runner.conftest import image, images
 from tests.runner.image import as_notebook
 
@@ -97,7 +98,7 @@ def test_stopped(image: str, tmp_path: Path, number: signal.Signals) -> None:
     while "first words" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(number)
-    assert process.wait(60) == 128 + number
+    assert process.wait(patient(60)) == 128 + number
     assert "first words" in (out / "output.ipynb").read_text()
     assert "first words" in (out / "output.html").read_text()
 

@@ -25,6 +25,7 @@ from docker_kernel.containerize.scan import (
     scan_notebook,
 )
 from docker_kernel.guest.credentials import names_credentials
+from tests.patience import patient
 
 LOTS = random.Random(7)
 LETTERS = string.ascii_letters + string.digits
@@ -241,7 +242,7 @@ def test_a_hostile_file_holds_nothing_up() -> None:
         "export " * 100_000 + "token",
     ):
         found(text, "a.yaml")
-    assert time.perf_counter() - began < 30
+    assert time.perf_counter() - began < patient(30)
     deep: Any = "x"
     for _ in range(500):
         deep = [deep]

@@ -21,6 +21,7 @@ from docker_kernel.containerize.image import containerize
 from docker_kernel.containerize.request import Request
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ContainerizeError
+from tests.patience import patient
 
 yaml = pytest.importorskip("yaml")
 
@@ -189,7 +190,7 @@ def test_the_container_of_a_cron_job_runs(printed: Any, tmp_path: Path) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patient(120),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert printed_by(tmp_path) == [f"{TRICKY} 4\n"]
@@ -245,12 +246,12 @@ def test_a_service_runs_once_as_systemd_starts_it(units: Path, tmp_path: Path) -
     text = (units / f"{NAME}.service").read_text()
     (line,) = [line for line in text.splitlines() if line.startswith("ExecStart=")]
     words = unquoted(line.removeprefix("ExecStart="))
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, env={"PATH": os.environ["PATH"]})
+    done = subprocess.run(words, capture_output=True, text=True, timeout=patient(120), env={"PATH": os.environ["PATH"]})
     assert done.returncode == 0, done.stdout + done.stderr
     assert printed_by(tmp_path / "the runs") == [f"{TRICKY} 3\n"]
     (stop,) = [line for line in text.splitlines() if line.startswith("ExecStopPost=-")]
     after = unquoted(stop.removeprefix("ExecStopPost=-"))
-    assert subprocess.run(after, capture_output=True, timeout=60).returncode in (0, 1)
+    assert subprocess.run(after, capture_output=True, timeout=patient(60)).returncode in (0, 1)
 
 
 # cron
@@ -278,7 +279,9 @@ def debian_cron(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if os.geteuid() != 0 or shutil.which("apt-get") is None or shutil.which("unshare") is None:
         pytest.skip("cron's own daemon needs root, apt-get and unshare")
     folder = tmp_path_factory.mktemp("cron")
-    got = subprocess.run(["apt-get", "download", "cron"], cwd=folder, capture_output=True, text=True, timeout=100)
+    got = subprocess.run(
+        ["apt-get", "download", "cron"], cwd=folder, capture_output=True, text=True, timeout=patient(100)
+    )
     archives = list(folder.glob("cron_*.deb"))
     if got.returncode or not archives:
         pytest.skip(f"Debian's cron cannot be downloaded here: {got.stderr.strip()[-200:]}")
@@ -309,13 +312,13 @@ def test_cron_itself_runs_a_line(printed: Any, debian_cron: Path, tmp_path: Path
         ["unshare", "--mount", "/bin/sh", "-c", CRON, "sh", str(debian_cron)], stdout=log, stderr=log
     )
     try:
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + patient(150)
         while not (runs.exists() and printed_by(runs)):
             assert daemon.poll() is None and time.monotonic() < deadline, (tmp_path / "cron.log").read_text()
             time.sleep(1)
     finally:
         daemon.terminate()
-        daemon.wait(20)
+        daemon.wait(patient(20))
         log.close()
         run(engine.remove(f"docker-kernel-{NAME}"))
         Path("/run/crond.pid").unlink(missing_ok=True)

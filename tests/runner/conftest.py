@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,9 +14,10 @@ from typing import Any
 import pytest
 
 from docker_kernel.engine import Engine
+from tests.patience import patient, until
 from tests.runner.image import Images
 
-SECONDS = 120
+SECONDS = patient(60)
 
 
 @dataclass
@@ -54,10 +54,14 @@ class Ran:
 
     def said(self, text: str) -> None:
         """Wait for a text in the log."""
-        end = time.monotonic() + SECONDS
-        while not any(text in line for line in self.lines):
-            assert self.process.poll() is None and time.monotonic() < end, f"{text!r} not in {self.lines}{self.errors}"
-            time.sleep(0.05)
+
+        def there() -> bool:
+            over = self.process.poll() is not None
+            found = any(text in line for line in self.lines)
+            assert found or not over, f"{text!r} not in {self.lines}{self.errors}"
+            return found
+
+        until(there, 60, f"the text {text!r}")
 
 
 Runner = Callable[..., Ran]

@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 
 import docker_kernel
+from tests.patience import patient
 
-SECONDS = 150
-"""For a job, on a busy machine."""
+SECONDS = patient(100)
+"""For a job."""
 
 # Importing it takes as long as collecting all tests.
 needs_scheduler = pytest.mark.skipif(find_spec("jupyter_scheduler") is None, reason="there is no jupyter_scheduler")
@@ -79,7 +80,7 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + patient(60)
         while not self.url:
             assert self._process.poll() is None and time.monotonic() < deadline, self.log()
             for path in (self.folder / "runtime").glob("jpserver-*.json"):
@@ -98,7 +99,7 @@ class Server:
     def end(self, number: int = signal.SIGTERM) -> None:
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(60)
+            self._process.wait(patient(60))
         self._process, self.url = None, ""
 
     def log(self) -> str:
@@ -113,7 +114,7 @@ class Server:
             headers={"Authorization": f"token {self.token}"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=patient(60)) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             raise Refused(json.loads(error.read())["message"]) from None

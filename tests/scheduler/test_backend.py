@@ -16,6 +16,8 @@ from docker_kernel.containerize.request import Request
 from docker_kernel.engine import ContainerState, Engine
 from docker_kernel.errors import EngineError
 from docker_kernel.kernelspec import install
+from tests.notebook import HOLD, let_go
+from tests.patience import patient, until
 from tests.scheduler.server import Refused, Server, needs_scheduler
 
 pytestmark = needs_scheduler
@@ -107,10 +109,7 @@ def test_a_job_runs_with_its_parameters_and_everything_can_be_downloaded(server:
     assert "it's {x} #1 5" in files["html"].read_text()
     assert (files["files"] / "made" / "table.csv").read_text() == "x\n" * 5
     assert server.job(job_id)["downloaded"]
-    deadline = time.monotonic() + 20
-    while containers(engine, job_id) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not containers(engine, job_id)
+    until(lambda: not containers(engine, job_id), what="the end of its containers")
     with pytest.raises(EngineError):
         run(engine.image(f"docker-kernel/scheduled:{job_id}"))
 
@@ -167,9 +166,11 @@ def test_a_run_has_its_kernelspecs_limits_network_and_mounts(server: Server) -> 
 
 
 def test_a_timeout_ends_a_job(server: Server) -> None:
-    job_id = server.create("long.ipynb", "Container: docker-python", runtime_environment_parameters={"timeout": 5})
+    # Long enough for the notebook to begin.
+    wish = {"timeout": patient(2)}
+    job_id = server.create("long.ipynb", "Container: docker-python", runtime_environment_parameters=wish)
     job = server.until(job_id, "FAILED")
-    assert "took longer than 5 s" in job["status_message"]
+    assert f"took longer than {wish['timeout']:g} s" in job["status_message"]
     assert printed(server.downloaded(job_id)["ipynb"]) == "begun\n"
 
 
@@ -177,13 +178,12 @@ def running(server: Server, engine: Engine, notebook: str = "long.ipynb") -> tup
     """A job whose notebook has begun."""
     job_id = server.create(notebook, "Container: docker-python")
     server.until(job_id, "IN_PROGRESS")
-    deadline = time.monotonic() + 60
-    while True:
+
+    def begun() -> list[ContainerState]:
         found = containers(engine, job_id)
-        if found and b"cell 1 of 1" in run(engine.logs(found[0].id)):
-            return job_id, found[0]
-        assert time.monotonic() < deadline, server.log()
-        time.sleep(0.3)
+        return found if found and b"cell 1 of 1" in run(engine.logs(found[0].id)) else []
+
+    return job_id, until(begun, 60, "the begin of its notebook")[0]
 
 
 def test_stop_stops_the_container_and_keeps_what_there_is(server: Server, engine: Engine) -> None:
@@ -222,14 +222,16 @@ def test_a_job_whose_container_is_gone_is_not_left_in_progress(server: Server, e
 def test_a_servers_restart_loses_no_job(server: Server, engine: Engine, how: int) -> None:
     written(
         server.root / "waiting.ipynb",
-        "import time\nprint('begun')\ntime.sleep(6)\nopen('after.txt', 'w').write('all of it')",
+        f"print('begun')\n{HOLD}open('after.txt', 'w').write('all of it')",
     )
     lasting, container = running(server, engine)
     ending, _ = running(server, engine, "waiting.ipynb")
     queued = server.create("report.ipynb", "Container: docker-python")
     server.end(how)
     assert run(engine.inspect(container.id)).running
-    time.sleep(8)  # one of them ends while no server is there
+    # One of them ends while no server is there.
+    let_go(ending, "")
+    until(lambda: not any(one.running for one in containers(engine, ending)), what="the end of its run")
     server.start()
     assert server.job(lasting)["status"] == "IN_PROGRESS"
     server.until(ending, "COMPLETED")
@@ -254,7 +256,7 @@ def test_a_schedule_runs_its_jobs_in_containers(server: Server) -> None:
         },
     )
     definition = made["job_definition_id"]
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + patient(100)
     while not (jobs := server.api(f"jobs?job_definition_id={definition}")["jobs"]):
         assert time.monotonic() < deadline, server.log()
         time.sleep(1)

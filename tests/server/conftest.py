@@ -21,10 +21,11 @@ import requests
 from docker_kernel import background
 from docker_kernel.engine import Engine
 from docker_kernel.errors import EngineError
+from tests.patience import patient
 
 ROOT = Path(__file__).parent.parent.parent
-PATIENCE = 120.0
-"""Seconds for a build, on a busy machine."""
+PATIENCE = patient(60)
+"""Seconds for a build."""
 
 CONFIG = """\
 [registries]
@@ -66,7 +67,7 @@ class Server:
         self.session.headers["Authorization"] = f"token {self.token}"
 
     def _wait(self) -> str:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + patient(60)
         while time.monotonic() < deadline and self._process.poll() is None:
             for path in (self.folder / "runtime").glob("jpserver-*.json"):
                 with contextlib.suppress(ValueError):
@@ -77,7 +78,7 @@ class Server:
     def close(self) -> None:
         self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(30)
+            self._process.wait(patient(30))
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

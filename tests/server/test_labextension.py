@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import patient
+
 ROOT = Path(__file__).parent.parent.parent
 UI = ROOT / "ui"
 BUILT = ROOT / "docker_kernel" / "labextension"
@@ -52,10 +54,10 @@ def test_building_it_anew_makes_the_same(tmp_path: Path) -> None:
     if (UI / "node_modules").is_dir():
         # No symbolic link: the names of the built files come from the paths of what is in them.
         shutil.copytree(UI / "node_modules", copy / "ui" / "node_modules", symlinks=True, copy_function=os.link)
-    elif subprocess.run(command, cwd=copy / "ui", capture_output=True, timeout=250, check=False).returncode:
+    elif subprocess.run(command, cwd=copy / "ui", capture_output=True, timeout=patient(250), check=False).returncode:
         pytest.skip("npm cannot fetch its packages here")
     built = subprocess.run(
-        ["npm", "run", "build"], cwd=copy / "ui", capture_output=True, text=True, timeout=200, check=False
+        ["npm", "run", "build"], cwd=copy / "ui", capture_output=True, text=True, timeout=patient(200), check=False
     )
     assert built.returncode == 0, built.stdout + built.stderr
     made = copy / "docker_kernel" / "labextension"
@@ -74,7 +76,7 @@ def test_jupyter_finds_it(command: str, tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patient(120),
         check=True,
     )
     lines = [line for line in (listed.stdout + listed.stderr).splitlines() if "docker" in line]
