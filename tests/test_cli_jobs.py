@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from docker_kernel.batch.output_tail import OutputTail
 from docker_kernel.batch.record import JobRecord
 from docker_kernel.engine import Engine
 from tests.conftest import NotebookMaker
-from tests.notebook import KERNEL_IDS, Notebook
+from tests.notebook import HOLD, KERNEL_IDS, Notebook, let_go
+from tests.patience import patient, until
 from tests.test_cli import run
 
 COMMAND = str(Path(sys.executable).parent / "docker-kernel")
@@ -87,26 +87,34 @@ def listed(name: str) -> dict[str, Any]:
     return next(one for one in json.loads(done.stdout) if one["name"] == name)
 
 
-def wait_for(name: str, *states: str, seconds: float = 30) -> dict[str, Any]:
-    end = time.monotonic() + seconds
-    while (record := listed(name))["state"] not in states:
-        assert time.monotonic() < end, record
-        time.sleep(0.2)
-    return record
+def wait_for(name: str, *states: str) -> dict[str, Any]:
+    until(lambda: listed(name)["state"] in states, 30, f"that {name} is {' or '.join(states)}")
+    return listed(name)
+
+
+def known(name: str) -> list[JobRecord]:
+    """What the ledger has of the jobs of a name, which nobody is asked about."""
+    return [one for one in Ledger(root() / "jobs.sqlite").find() if one.name == name]
 
 
 def test_jobs_are_listed_shown_and_read_after_their_notebook_was_closed(start: NotebookMaker) -> None:
     one = start()
     one.run(
-        "%%dispatch --name evening --param rate=0.5\nimport time; from docker_kernel import job\n"
+        "%%dispatch --name evening --param rate=0.5\nfrom docker_kernel import job\n"
         "print('begins', flush=True); job.log(loss=0.25); open(job.outputs + '/a.txt', 'w').write('x' * 2048)\n"
-        "time.sleep(4); print('ends')"
+        f"{HOLD}print('ends')"
     )
-    wait_for("evening", "running")
+    job = wait_for("evening", "running")["id"]
     one.close()
-    followed = run("jobs", "logs", "-f", "evening")
-    assert (followed.returncode, followed.stdout) == (0, "begins\nends\n")
-    assert "succeeded after" in followed.stderr and followed.stderr.count("\n") == 1
+    following = subprocess.Popen(
+        [COMMAND, "jobs", "logs", "-f", "evening"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert following.stdout is not None
+    assert following.stdout.readline() == "begins\n"
+    let_go(job)
+    output, told = following.communicate(timeout=patient(30))
+    assert (following.returncode, output) == (0, "ends\n")
+    assert "succeeded after" in told and told.count("\n") == 1
     record = listed("evening")
     assert record["state"] == "succeeded" and record["metrics"] == {"loss": 0.25} and "nonce" not in record
     table = run("jobs", "list")
@@ -118,7 +126,7 @@ def test_jobs_are_listed_shown_and_read_after_their_notebook_was_closed(start: N
 
 
 def test_a_job_is_followed_while_its_server_does_and_an_interrupt_leaves_it_alone(notebook: Notebook) -> None:
-    notebook.run("%%dispatch --name long\nimport time\nfor i in range(60): print(i, flush=True); time.sleep(.2)")
+    notebook.run("%%dispatch --name long\nimport time\nfor i in range(3000): print(i, flush=True); time.sleep(.2)")
     wait_for("long", "running")
     following = subprocess.Popen(
         [COMMAND, "jobs", "logs", "-f", "long"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -126,13 +134,13 @@ def test_a_job_is_followed_while_its_server_does_and_an_interrupt_leaves_it_alon
     assert following.stdout is not None
     assert following.stdout.readline() == b"0\n"
     following.send_signal(signal.SIGINT)
-    _, errors = following.communicate(timeout=30)
+    _, errors = following.communicate(timeout=patient(30))
     assert following.returncode == 130 and b"goes on; `docker-kernel jobs logs -f" in errors
     assert listed("long")["state"] == "running"
     cancelled = run("jobs", "cancel", "long")
     assert cancelled.returncode == 0 and "is cancelled" in cancelled.stdout
     assert run("jobs", "logs", "-f", "long").returncode == 1
-    notebook.run("from docker_kernel import jobs; jobs['long'].wait(20)")
+    notebook.run("from docker_kernel import jobs; jobs['long'].wait()")
     assert notebook.value("[jobs['long'].state, jobs['long'].reason]")[0] == "cancelled"
     again = run("jobs", "cancel", "long")
     assert again.returncode == 0 and "has ended already: it is cancelled" in again.stdout
@@ -141,14 +149,14 @@ def test_a_job_is_followed_while_its_server_does_and_an_interrupt_leaves_it_alon
 def test_a_cancelled_job_is_not_tried_again_and_one_that_waits_can_be_cancelled(notebook: Notebook) -> None:
     notebook.run(
         "from docker_kernel import dispatch\n"
-        "sent = dispatch('import time; time.sleep(60)', name='many', retries=5, sweep={'i': range(10)})"
+        "sent = dispatch('import time; time.sleep(600)', name='many', retries=5, sweep={'i': range(10)})"
     )
     ids = notebook.value("[job.id for job in sent]")
     states = {one: json.loads(run("jobs", "show", one, "--json").stdout)["state"] for one in (ids[0], ids[-1])}
     assert states[ids[-1]] == "queued"
     cancelled = run("jobs", "cancel", *ids)
     assert cancelled.stdout.count("is cancelled.") == 10, cancelled
-    assert notebook.value("[sent.wait(20), {job.state for job in sent} == {'cancelled'}]") == [True, True]
+    assert notebook.value("[sent.wait(), {job.state for job in sent} == {'cancelled'}]") == [True, True]
     assert notebook.value("{job.record['attempt'] for job in sent} == {1}") is True
 
 
@@ -177,25 +185,23 @@ def test_a_retry_goes_on_when_its_command_is_interrupted(notebook: Notebook) -> 
     notebook.run("sent = _")
     job = wait_for("slow", "running")["id"]
     assert run("jobs", "cancel", "slow").returncode == 0
-    end = time.monotonic() + 30
-    while (lock := JobFolder(job).lock()) is None and time.monotonic() < end:
-        time.sleep(0.1)
-    assert lock is not None, "what followed the job has not cleaned up behind it"
+    lock = until(JobFolder(job).lock, 30, "that what followed the job cleans up behind it and lets go of it")
+    assert lock is not None
     retrying = subprocess.Popen([COMMAND, "jobs", "retry", "slow"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with pytest.raises(subprocess.TimeoutExpired):
         retrying.wait(3)
     lock.close()
     assert retrying.stdout is not None
     assert retrying.stdout.readline() == b"0\n", "it waits for a process that is not done with the job yet"
-    live = "import time; end = time.time() + 20\nwhile sent.state != 'running' and time.time() < end: time.sleep(.1)\n"
+    live = "import time\nwhile sent.state != 'running': time.sleep(.1)\n"
     assert notebook.run(f"{live}sent.state").shown == "'running'", "it is live again where it was sent"
     retrying.send_signal(signal.SIGINT)
-    _, errors = retrying.communicate(timeout=40)
+    _, errors = retrying.communicate(timeout=patient(40))
     assert retrying.returncode == 130 and b"goes on" in errors
     notebook.run("open(go, 'w').close()")
     followed = run("jobs", "logs", "-f", "slow")
     assert followed.returncode == 0 and followed.stdout.split() == [str(i) for i in range(30)]
-    assert notebook.value("[sent.wait(20), sent.state]") == [True, "succeeded"]
+    assert notebook.value("[sent.wait(), sent.state]") == [True, "succeeded"]
 
 
 def test_what_went_with_its_kernel_cannot_be_retried(start: NotebookMaker) -> None:
@@ -211,16 +217,14 @@ def test_what_went_with_its_kernel_cannot_be_retried(start: NotebookMaker) -> No
 
 
 def test_a_job_of_a_killed_server_is_brought_home(server: Server, engine: Engine) -> None:
-    server.run("%%dispatch --name orphan\nimport time; print('begins'); time.sleep(3); kept = list(range(1000))")
+    server.run(f"%%dispatch --name orphan\nprint('begins')\n{HOLD}kept = list(range(1000))")
     server.run("%%dispatch --name endless\nimport time; time.sleep(600)")
-    server.run("import time; time.sleep(1.5)")
+    until(lambda: [one.state for name in ("orphan", "endless") for one in known(name)] == ["running"] * 2)
     server.kill()
     kernel = {labels.KIND: labels.KIND_KERNEL, labels.KERNEL_ID: server.kernel_id}
-    end = time.monotonic() + 30
-    while (states := background.run_blocking(engine.containers(kernel))) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not states
+    until(lambda: not background.run_blocking(engine.containers(kernel)), 30, "the kernel's end")
     before = background.run_blocking(prune.leftovers(engine))
+    let_go(known("orphan")[0].id)
     record = wait_for("orphan", "succeeded")
     assert record["id"] not in [state.labels.get(labels.JOB_ID) for state in before.containers]
     folder = JobFolder(record["id"])
@@ -232,13 +236,8 @@ def test_a_job_of_a_killed_server_is_brought_home(server: Server, engine: Engine
 
 
 def test_jobs_that_wait_are_not_started_by_a_command_that_ends(server: Server, engine: Engine) -> None:
-    server.run(
-        "from docker_kernel import dispatch\n"
-        "sent = dispatch('__import__(\"time\").sleep(8)', name='queue', sweep={'i': range(9)})"
-    )
-
-    def known() -> list[str]:
-        return [one.state for one in Ledger(root() / "jobs.sqlite").find() if one.name == "queue"]
+    code = "import os, time\nwhile i < 8 and not os.path.exists('/tmp/go'): time.sleep(.05)"
+    server.run(f"from docker_kernel import dispatch\nsent = dispatch({code!r}, name='queue', sweep={{'i': range(9)}})")
 
     def queue() -> list[dict[str, Any]]:
         return [one for one in json.loads(run("jobs", "list", "--all", "--json").stdout) if one["name"] == "queue"]
@@ -247,14 +246,14 @@ def test_jobs_that_wait_are_not_started_by_a_command_that_ends(server: Server, e
         found = background.run_blocking(prune.leftovers(engine)).containers
         return [one.name for one in found if one.labels.get(labels.KERNEL_ID) == server.kernel_id]
 
-    end = time.monotonic() + 60
-    while known().count("running") < 8:
-        assert time.monotonic() < end, known()
-        time.sleep(0.1)
+    def running() -> list[str]:
+        return [one.id for one in known("queue") if one.state == "running"]
+
+    begun = until(lambda: ids if len(ids := running()) == 8 else [], 60, "the start of eight jobs")
     server.kill()
-    end = time.monotonic() + 60
-    while sum(one["state"] == "succeeded" for one in queue()) < 8:
-        assert time.monotonic() < end, queue()
+    for job in begun:
+        let_go(job)
+    until(lambda: sum(one["state"] == "succeeded" for one in queue()) == 8, 60, "the end of eight jobs")
     waiting = [one["id"] for one in queue() if one["state"] == "queued"]
     assert len(waiting) == 1 and left() == []
     followed = run("jobs", "logs", "-f", waiting[0])
@@ -289,7 +288,7 @@ def test_a_job_that_nobody_can_look_at_now_is_not_lost(own_folders: Path, tmp_pa
 def test_old_jobs_are_forgotten(notebook: Notebook) -> None:
     for number in range(2):
         notebook.run(f"%%dispatch --name forget --wait\nblob = bytes(100_000) + b'{number}'")
-    notebook.run("%%dispatch --name still-there\nimport time; time.sleep(30)")
+    notebook.run("%%dispatch --name still-there\nimport time; time.sleep(600)")
     wait_for("still-there", "running")
     records = [one for one in json.loads(run("jobs", "list", "--all", "--json").stdout) if one["name"] == "forget"]
     assert all(JobFolder(one["id"]).path.exists() for one in records)

@@ -14,13 +14,14 @@ from docker_kernel import background
 from docker_kernel.errors import JobError, LinkError
 from docker_kernel.kernel import link
 from tests.conftest import NotebookMaker
-from tests.notebook import Notebook
+from tests.notebook import HOLD, Notebook, let_go
+from tests.patience import patient
 
 CONNECT = """
 import json, socket
 from docker_kernel.guest.link import SOCKET
 def connect(role="kernel"):
-    sock = socket.socket(socket.AF_UNIX); sock.settimeout(10); sock.connect(SOCKET)
+    sock = socket.socket(socket.AF_UNIX); sock.settimeout(SECONDS); sock.connect(SOCKET)
     sock.sendall(json.dumps({"role": role}).encode() + b"\\n")
     return sock
 def ask(**request):
@@ -44,7 +45,7 @@ START = {
 
 @pytest.fixture
 def hostile(notebook: Notebook) -> Notebook:
-    assert notebook.run(CONNECT).status == "ok"
+    assert notebook.run(f"SECONDS = {patient(10)}\n{CONNECT}").status == "ok"
     return notebook
 
 
@@ -118,7 +119,7 @@ def test_large_requests_at_once_do_not_make_the_hosts_memory_grow(hostile: Noteb
     code = (
         f"manifest = {{**{json.loads(START['manifest'])!r}, 'left_out': [dict(name='x', type='y', hint='h', "
         "reason='r' * 7_000_000)]}\n"
-        "params = {'manifest': json.dumps(manifest), 'environment': ''}\nsock = connect(); sock.settimeout(60)\n"
+        "params = {'manifest': json.dumps(manifest), 'environment': ''}\nsock = connect(); sock.settimeout(None)\n"
         "for number in range(12):\n"
         "    message = {'type': 'request', 'id': number, 'method': 'job.plan', 'params': params}\n"
         "    sock.sendall(json.dumps(message).encode() + b'\\n')\n"
@@ -137,7 +138,7 @@ def test_large_requests_with_large_answers_do_not_wait_for_each_other(
 ) -> None:
     monkeypatch.setattr(link, "MAX_PENDING_BYTES", 1 << 20)
     code = (
-        f"params = {{**{START!r}, 'params': [dict(text='x' * 2_000_000)]}}\nsock = connect(); sock.settimeout(60)\n"
+        f"params = {{**{START!r}, 'params': [dict(text='x' * 2_000_000)]}}\nsock = connect(); sock.settimeout(None)\n"
         "for number in range(4):\n"
         "    message = {'type': 'request', 'id': number, 'method': 'job.start', 'params': params}\n"
         "    sock.sendall(json.dumps(message).encode() + b'\\n')\n"
@@ -157,10 +158,12 @@ def test_a_guest_that_poses_as_the_host_side_is_replaced(hostile: Notebook) -> N
 
 
 def test_a_job_that_ends_while_the_link_is_broken_is_not_waited_for_in_vain(hostile: Notebook) -> None:
-    hostile.run("%%dispatch\nimport time; time.sleep(2); late = 'here'")
+    hostile.run(f"%%dispatch\n{HOLD}late = 'here'")
     hostile.run("job = _")
+    job = hostile.value("job.id")
     hostile.run("fake = connect('host'); fake.recv(100)")
-    assert hostile.run("job.result(20); print(late)", timeout=30).text == "here\n"
+    let_go(job)
+    assert hostile.run("job.result(); print(late)", timeout=30).text == "here\n"
 
 
 def test_a_relay_that_takes_no_more_is_replaced(start: NotebookMaker, monkeypatch: pytest.MonkeyPatch) -> None:
