@@ -16,6 +16,7 @@ import pytest
 from docker_kernel import background, cli, labels
 from docker_kernel.cli import kernelspecs
 from docker_kernel.engine import Engine
+from tests.patience import patient
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -26,7 +27,7 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=250,
+        timeout=patient(250),
     )
 
 
@@ -97,7 +98,7 @@ def test_an_interrupted_build_leaves_no_container(
         if line.startswith("Adding"):
             break
     installing.send_signal(signal.SIGINT)
-    _, errors = installing.communicate(timeout=60)
+    _, errors = installing.communicate(timeout=patient(60))
     assert (installing.returncode, errors) == (130, "")
     about = background.run_blocking(engine.image(image))
     left = background.run_blocking(engine.containers({labels.KIND: labels.KIND_BUILD}))

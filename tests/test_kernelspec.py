@@ -14,6 +14,7 @@ from jupyter_client.manager import KernelManager
 from docker_kernel import background, images, kernelspec
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ConfigError, ImageMissing
+from tests.patience import patient
 
 run = background.run_blocking
 
@@ -155,11 +156,11 @@ def test_all_kernels_of_an_image_are_installed_and_run(
     client = manager.client()
     try:
         client.start_channels()
-        client.wait_for_ready(timeout=60)
+        client.wait_for_ready(timeout=patient(60))
         seen: list[str] = []
         client.execute_interactive(
             "console.log([20, 22].reduce((a, b) => a + b))",
-            timeout=60,
+            timeout=patient(60),
             output_hook=lambda message: seen.append(message["content"].get("text", "")),
         )
         assert "42" in "".join(seen)

@@ -19,6 +19,7 @@ from docker_kernel.engine import Engine
 from docker_kernel.kernel.provisioner import shared_engine, shared_spares
 from tests.conftest import SpecMaker
 from tests.notebook import KERNEL_IDS
+from tests.patience import patient
 
 KERNELS = 12
 CALLS = 12
@@ -47,7 +48,7 @@ async def answer(manager: AsyncMultiKernelManager, kernel_id: str) -> str:
     try:
         request = client.execute("", user_expressions={"id": f"{kernel_id!r}"}, store_history=False)
         while True:
-            reply = await client.get_shell_msg(timeout=60)
+            reply = await client.get_shell_msg(timeout=patient(60))
             if reply["parent_header"].get("msg_id") == request:
                 return str(reply["content"]["user_expressions"]["id"]["data"]["text/plain"])
     finally:

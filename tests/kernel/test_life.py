@@ -13,7 +13,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -31,18 +30,20 @@ from docker_kernel.errors import DockerKernelError, NotFound
 from tests.conftest import NotebookMaker, SpecMaker
 from tests.environment import environments, write_wheel
 from tests.notebook import Notebook
+from tests.patience import FACTOR, factor, patient, until
 
 
-def gone(engine: Engine, container: str, seconds: float = 20) -> bool:
-    """Whether a container has gone within some seconds."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+def gone(engine: Engine, container: str) -> bool:
+    """Waits until a container has gone."""
+
+    def look() -> bool:
         try:
             background.run_blocking(engine.inspect(container))
         except NotFound:
             return True
-        time.sleep(0.1)
-    return False
+        return False
+
+    return until(look, what="the container's end")
 
 
 # Interrupt, restart, death
@@ -51,16 +52,16 @@ def gone(engine: Engine, container: str, seconds: float = 20) -> bool:
 @pytest.mark.parametrize(
     "code",
     [
-        "import time; time.sleep(60)",
+        "import time; time.sleep(600)",
         "while True: pass",
-        "import subprocess; subprocess.run(['sleep', '60'])",
+        "import subprocess; subprocess.run(['sleep', '600'])",
     ],
     ids=["sleep", "loop", "subprocess"],
 )
 def test_an_interrupt_ends_the_cell_and_not_the_kernel(notebook: Notebook, code: str) -> None:
     notebook.run("alive = 'still'")
-    threading.Timer(1, notebook.manager.interrupt_kernel).start()
-    assert notebook.run(code, timeout=20).name == "KeyboardInterrupt"
+    begun = f"print('begun', flush=True)\n{code}"
+    assert notebook.run(begun, 20, on_text=notebook.manager.interrupt_kernel).name == "KeyboardInterrupt"
     assert notebook.value("alive") == "still"
 
 
@@ -88,7 +89,7 @@ def test_a_crash_is_told_in_the_cells_output(start: NotebookMaker) -> None:
     one = start()
     request = one.client.execute("import os, time; time.sleep(0.5); os.kill(os.getpid(), 11)")
     while True:
-        message = one.client.get_iopub_msg(timeout=20)
+        message = one.client.get_iopub_msg(timeout=patient(20))
         if message["msg_type"] == "error":
             break
     assert message["parent_header"]["msg_id"] == request
@@ -101,7 +102,7 @@ def test_out_of_memory_is_told_in_the_cells_output(start: NotebookMaker, make_sp
     one = start(make_spec(memory="200m"))
     request = one.client.execute("hog = bytearray(500 << 20)")
     while True:
-        message = one.client.get_iopub_msg(timeout=20)
+        message = one.client.get_iopub_msg(timeout=patient(20))
         if message["msg_type"] == "error":
             break
     assert message["parent_header"]["msg_id"] == request
@@ -154,7 +155,7 @@ def test_a_client_that_shuts_down_as_it_exits_leaves_nothing_and_says_nothing(
     spec = make_spec()
     (tmp_path / "script.py").write_text("print(6 * 7)")
     command = [sys.executable, "-m", "jupyter_client.runapp", "--kernel", spec, "script.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=patient(60), check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "42\n", "")
     assert not background.run_blocking(engine.containers({labels.SPEC: spec}))
 
@@ -226,7 +227,7 @@ def test_published_ports_are_reached_on_loopback_and_known_inside(start: Noteboo
     where = one.value("__import__('docker_kernel').ports[8050]")
     host, port = where.split(":")
     assert host == "127.0.0.1"
-    with socket.create_connection((host, int(port)), timeout=5) as connection:
+    with socket.create_connection((host, int(port)), timeout=patient(5)) as connection:
         one.run("peer, _ = server.accept(); peer.sendall(b'hello'); peer.close()")
         assert connection.recv(5) == b"hello"
 
@@ -243,8 +244,9 @@ def test_files_paths_and_modules_are_the_hosts(notebook: Notebook, workspace: Pa
     assert "script.py" in notebook.run("fail()").traceback
     assert str(workspace) in notebook.run("import script; script.fail.__code__.co_filename").shown
     notebook.run("%load_ext autoreload\n%autoreload 2\nimport script")
-    time.sleep(1.1)
     (workspace / "script.py").write_text("def fail(): return 'reloaded'\nran = True\n")
+    later = time.time() + 2  # in another second, as compiled modules note the second
+    os.utime(workspace / "script.py", (later, later))
     assert notebook.value("script.fail()") == "reloaded"
     notebook.run("open('made.txt', 'w').write('x')")
     assert (workspace / "made.txt").stat().st_uid == os.getuid()
@@ -304,8 +306,11 @@ def test_a_user_who_is_not_root_owns_their_files_and_can_install(
             "PATH": os.environ["PATH"],
             "JUPYTER_DATA_DIR": str(work / "jupyter"),
             "PYTHONPATH": str(Path(__file__).parents[2]),
+            FACTOR: str(factor()),
         }
-        done = subprocess.run(command, env=env, cwd=text, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            command, env=env, cwd=text, capture_output=True, text=True, timeout=patient(120), check=False
+        )
         used_images += sorted(environments(engine) - before)
         answers = [json.loads(line) for line in done.stdout.splitlines()]
         assert answers[:1] == [[uid, name, f"/home/{name}", True]], done.stderr
@@ -414,7 +419,16 @@ class Launched:
 
     def run(self, code: str) -> str:
         self.client.execute(code)
-        status: str = self.client.get_shell_msg(timeout=30)["content"]["status"]
+        status: str = self.client.get_shell_msg(timeout=patient(30))["content"]["status"]
+        return status
+
+    def interrupt(self, code: str) -> str:
+        """Run a cell, and interrupt its launcher as soon as the cell prints something."""
+        self.client.execute(code)
+        while self.client.get_iopub_msg(timeout=patient(30))["msg_type"] != "stream":
+            pass
+        os.killpg(self.process.pid, signal.SIGINT)
+        status: str = self.client.get_shell_msg(timeout=patient(30))["content"]["status"]
         return status
 
 
@@ -427,11 +441,10 @@ def launched_container(engine: Engine, cwd: Path) -> str:
 def test_the_launcher_gives_the_same_kernel_on_the_clients_ports(spec: str, tmp_path: Path, engine: Engine) -> None:
     with Launched(spec, tmp_path) as one:
         assert one.run("x = 1") == "ok"
-        threading.Timer(1, lambda: os.killpg(one.process.pid, signal.SIGINT)).start()
-        assert one.run("import time; time.sleep(60)") == "error"
+        assert one.interrupt("import time; print('begun', flush=True); time.sleep(600)") == "error"
         container = launched_container(engine, tmp_path)
         one.client.execute("import os; os._exit(5)")
-        assert one.process.wait(20) == 5
+        assert one.process.wait(patient(20)) == 5
         assert gone(engine, container)
 
 
@@ -443,13 +456,13 @@ def test_a_launcher_that_is_killed_leaves_no_container(
         assert one.run("1") == "ok"
         container = launched_container(engine, tmp_path)
         os.killpg(one.process.pid, number)
-        one.process.wait(20)
+        one.process.wait(patient(20))
         assert gone(engine, container)
 
 
 def test_the_launcher_says_in_one_sentence_what_is_wrong(make_spec: SpecMaker, tmp_path: Path) -> None:
     with Launched(make_spec(image="docker-kernel-test/none:1"), tmp_path) as one:
-        assert one.process.wait(30) == 1
+        assert one.process.wait(patient(30)) == 1
         assert one.process.stderr is not None
         error = one.process.stderr.read()
     assert error.startswith("docker-kernel: The kernel image docker-kernel-test/none:1 is not on this engine")
@@ -541,5 +554,5 @@ def test_jupyter_inside_a_container_with_the_engines_socket_is_refused(python_im
         "docker", "run", "--rm", "-v", "/var/run/docker.sock:/var/run/docker.sock", *mounts,
         "-e", f"PYTHONPATH={root}", python_image, sys.executable, "-c", INSIDE,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patient(60), check=False)
     assert "Jupyter runs in a container of this same engine" in done.stdout, done.stderr

@@ -15,6 +15,7 @@ from docker_kernel.errors import NotFound
 from docker_kernel.kernel import running
 from tests.conftest import NotebookMaker
 from tests.notebook import Notebook
+from tests.patience import patient
 
 COMMAND = str(Path(sys.executable).parent / "docker-kernel")
 
@@ -73,13 +74,13 @@ def test_reap_removes_what_ended_and_leaves_what_runs(notebook: Notebook, engine
 
 def test_the_console_attaches_with_the_keys_and_interrupts(notebook: Notebook) -> None:
     arguments = ["console", notebook.manager.kernel_id]
-    terminal = pexpect.spawn(COMMAND, arguments, encoding="utf8", timeout=30, dimensions=(24, 100))
+    terminal = pexpect.spawn(COMMAND, arguments, encoding="utf8", timeout=patient(30), dimensions=(24, 100))
     try:
         terminal.expect(r"In \[")
         terminal.send("from_console = 6 * 7; print('has', from_console)\r")
         terminal.expect("has 42")
         terminal.expect(r"In \[")
-        terminal.send("print('go' + 'ing'); import time; time.sleep(60)\r")
+        terminal.send("print('go' + 'ing'); import time; time.sleep(600)\r")
         terminal.expect("going")
         terminal.sendintr()
         terminal.expect("KeyboardInterrupt")

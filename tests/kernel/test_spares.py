@@ -31,16 +31,9 @@ from docker_kernel.kernel.spares import Spares
 from tests.conftest import ImageMaker, NotebookMaker, SpecMaker
 from tests.engines import SecondEngine
 from tests.notebook import KERNEL_IDS, Notebook
+from tests.patience import patient, until
 
 run = background.run_blocking
-
-
-def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
-    """What a condition gives once it is true."""
-    end = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return found
 
 
 def of_spec(engine: Engine, spec: str) -> list[running.RunningKernel]:
@@ -344,9 +337,9 @@ def test_a_server_killed_at_any_step_of_a_claim_or_restart_leaves_nothing(
         assert process.stdout is not None and process.stdout.readline() == b"warm\n"
         if step == "wait":
             process.send_signal(signal.SIGKILL)
-        process.wait(30)
+        process.wait(patient(30))
     assert process.returncode == -signal.SIGKILL
-    assert until(lambda: not of_spec(engine, spec)), [one.container.name for one in of_spec(engine, spec)]
+    until(lambda: not of_spec(engine, spec), what="the end of all containers")
 
 
 def test_a_spare_that_somebody_has_paused_is_replaced(
@@ -425,20 +418,23 @@ def test_changed_settings_leave_no_spare_of_the_old_ones(
     engine: Engine, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = make_spec(warm_spares=1, workspace=False)
-    real, preparing = KernelContainer.prepare, threading.Event()
+    real, preparing, ended = KernelContainer.prepare, threading.Event(), list[int | None]()
 
     async def slow(self: KernelContainer, fit: str) -> None:
         preparing.set()
         await asyncio.sleep(2)
-        await real(self, fit)
+        try:
+            await real(self, fit)
+        finally:
+            ended.append(self.config.memory)
 
     monkeypatch.setattr(KernelContainer, "prepare", slow)
     kept, kernels = Spares(engine), []
     try:
         kernels.append(run(kept.start(pattern(spec), keep=True)))
-        assert preparing.wait(20), "no spare was asked for"
+        assert preparing.wait(patient(20)), "no spare was asked for"
         kernels.append(run(kept.start(pattern(spec, memory=700 << 20), keep=True)))
-        until(lambda: len(warm(engine, spec)) == 2, 8)
+        until(lambda: len(ended) > 1 and 700 << 20 in ended, what="the end of both preparations")
         assert until(lambda: len(warm(engine, spec)) == 1)
         kernels.append(run(kept.start(pattern(spec, memory=700 << 20, warm_spares=0), keep=True)))
         assert until(lambda: len(of_spec(engine, spec)) == len(kernels)), "spares were turned off"
@@ -549,7 +545,7 @@ def test_after_the_engines_restart_there_is_a_spare_again(
         run(kept.close())
         for one in kernels:
             run(one.remove())
-    assert until(lambda: not of_spec(engine, spec)), [one.container.name for one in of_spec(engine, spec)]
+    until(lambda: not of_spec(engine, spec), what="the end of all containers")
     engine.close()
 
 

@@ -29,6 +29,7 @@ from docker_kernel.kernel.sockets import SocketFolder
 from docker_kernel.kernel.user import container_user
 from tests.conftest import NotebookMaker, SpecMaker
 from tests.kernel.test_life import ORPHAN, Launched, gone
+from tests.patience import patient
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +70,8 @@ def test_a_kernel_lives_without_ports(
     assert published(one.container.container_id) == {}
     folder = Path(info["ip"]).parent
     assert folder.parent == place and stat.S_IMODE(folder.stat().st_mode) == 0o700
-    threading.Timer(1, one.manager.interrupt_kernel).start()
-    assert one.run("import time; time.sleep(60)", timeout=20).name == "KeyboardInterrupt"
+    cell = "import time; print('begun', flush=True); time.sleep(600)"
+    assert one.run(cell, 20, on_text=one.manager.interrupt_kernel).name == "KeyboardInterrupt"
     for now in (False, True):
         one.restart(now=now)
         assert one.value("6 * 7") == 42
@@ -104,7 +105,7 @@ def test_a_container_that_is_gone_is_replaced_on_the_same_sockets(
 def test_a_death_is_told_in_the_cells_output(start: NotebookMaker, make_spec: SpecMaker) -> None:
     one = start(make_spec(transport="ipc"))
     one.client.execute("import os, time; time.sleep(0.5); os.kill(os.getpid(), 11)")
-    while (message := one.client.get_iopub_msg(timeout=20))["msg_type"] != "error":
+    while (message := one.client.get_iopub_msg(timeout=patient(20)))["msg_type"] != "error":
         pass
     assert message["content"]["evalue"] == "The kernel died: its process was ended by SIGSEGV."
 
@@ -153,7 +154,7 @@ def test_a_server_that_ends_without_a_shutdown_leaves_no_folder(
 ) -> None:
     command = [sys.executable, "-c", ORPHAN.replace("600", "0"), make_spec(grace=1, transport="ipc"), str(tmp_path)]
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2], check=True, timeout=60
+        command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2], check=True, timeout=patient(60)
     )
     assert gone(engine, done.stdout.split()[0])
     assert list(place.iterdir()) == []
@@ -256,5 +257,5 @@ def test_a_client_that_dictates_ports_gets_ports(
         if code is None:
             assert one.run("1") == "ok"
         else:
-            assert one.process.wait(30) == code
+            assert one.process.wait(patient(30)) == code
             assert one.process.stderr is not None and sentence in one.process.stderr.read()
