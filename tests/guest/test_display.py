@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from docker_kernel.batch.job_folder import root
+from docker_kernel.batch.ledger import Ledger
 from docker_kernel.guest import display
 from docker_kernel.guest.job import Job
 from tests.conftest import ImageMaker, NotebookMaker, SpecMaker
-from tests.notebook import Notebook
+from tests.notebook import Notebook, let_go
 from tests.patience import patient
 
 WIDGET = display.WIDGET
@@ -233,7 +235,8 @@ def frontend(notebook: Notebook) -> Iterator[Frontend]:
 
 
 def test_widgets_go_on_after_their_cell_and_end_as_html(frontend: Frontend) -> None:
-    frontend.send(SLOW.replace("40", "12"))
+    hold = "\n    while step == 8 and not os.path.exists('/tmp/go'):\n        time.sleep(0.05)"
+    frontend.send(SLOW.replace("40", "12").replace("import time", "import os, time") + hold)
     frontend.until(lambda: bool(frontend.of("display_data")))
     bundle = frontend.of("display_data")[0]["content"]["data"]
     assert set(bundle) == {WIDGET, "text/html", "text/plain"}
@@ -243,6 +246,7 @@ def test_widgets_go_on_after_their_cell_and_end_as_html(frontend: Frontend) -> N
         "value" in one and one.get("max") == 1.0 and 0.2 < one["value"] < 1 for one in frontend.models().values()
     )
     assert not frontend.of("update_display_data"), "it would make the widgets anew"
+    let_go(next(one.id for one in Ledger(root() / "jobs.sqlite").find() if one.state == "running"))
     frontend.until(lambda: "succeeded" in frontend.latest())
     assert frontend.latest(WIDGET) == "", "a job's end must be readable without a kernel"
     assert "step 11" in frontend.latest()
