@@ -230,7 +230,7 @@ def test_a_servers_restart_loses_no_job(server: Server, engine: Engine, how: int
     server.end(how)
     assert run(engine.inspect(container.id)).running
     # One of them ends while no server is there.
-    let_go(ending, "")
+    let_go(ending)
     until(lambda: not any(one.running for one in containers(engine, ending)), what="the end of its run")
     server.start()
     assert server.job(lasting)["status"] == "IN_PROGRESS"
