@@ -16,7 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
-CA_VARIABLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
+CA_VARIABLES = (
+    "PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO",
+)  # fmt: skip
+"""Each names a file with CAs, for a part of all clients: pip, requests, OpenSSL and Python, curl, S3's, git."""
+
 PIP_KEYS = (
     "default-timeout",
     "extra-index-url",
@@ -71,10 +75,9 @@ def host_settings() -> BuildSettings:
 
 
 def _ca_bundle(configured: str | None) -> bytes | None:
-    for path in (configured, *(os.environ.get(name) for name in CA_VARIABLES)):
-        if path and Path(path).is_file():
-            return Path(path).read_bytes()
-    return None
+    """All the bundles that are named, as one: a client may be told of a CA that the others are not."""
+    named = [path for path in (configured, *map(os.environ.get, CA_VARIABLES)) if path and Path(path).is_file()]
+    return b"\n".join(dict.fromkeys(Path(path).read_bytes() for path in named)) or None
 
 
 def _pip_config() -> dict[str, str]:

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     ["docker_kernel", "errors", "labels", "data", "background", "whole_file", "free_memory"],
     ["checkout"],
-    ["config", "build_settings"],
+    ["config", "build_settings", "trust"],
     ["engine"],
     ["images"],
     ["guest"],

@@ -9,19 +9,16 @@ import contextlib
 import hashlib
 import json
 import re
-import ssl
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 
-from docker_kernel.build_settings import host_settings
 from docker_kernel.errors import ConfigError, JobError
+from docker_kernel.trust import is_local, registry_session, untrusted
 
 MANIFESTS = (
     "application/vnd.docker.distribution.manifest.v2+json",
@@ -38,9 +35,6 @@ PAUSES = (0.5, 2.0)
 
 MAX_DOCUMENT = 8 << 20
 """Bytes that a manifest or an image's config may have."""
-
-CERTIFICATES = ("/etc/docker/certs.d", "~/.config/docker/certs.d")
-"""Where an engine, and a rootless one, finds the CA of a registry: HOST[:PORT]/*.crt."""
 
 Credentials = Callable[[str], "tuple[str, str] | None"]
 """Finds the user's name and password for a registry's host, None where there are none."""
@@ -73,15 +67,10 @@ class Registry:
             raise ConfigError(f"registry = {address!r}: write HOST[:PORT]/PREFIX, the prefix in lower case.")
         self.host = parts.netloc
         self.prefix = prefix
-        local = parts.hostname == "localhost" or (parts.hostname or "").startswith("127.")
+        local = is_local(parts.hostname)
         self.origin = f"{parts.scheme or ('http' if local else 'https')}://{parts.netloc}"
         self._credentials = credentials
-        self._session = requests.Session()
-        # A proxy has another 127.0.0.1; and ~/.netrc would take the place of what the registry asked for.
-        self._session.trust_env = not local
-        self._session.auth = lambda request: request
-        if self.origin.startswith("https:"):
-            self._session.mount(self.origin, _Trusting(self.host))
+        self._session = registry_session(self.host, local)
         self._tokens: dict[str, str] = {}
 
     def repository(self, name: str) -> str:
@@ -197,10 +186,7 @@ class Registry:
                     stream=method == "GET",
                 )
             except requests.exceptions.SSLError as error:
-                raise JobError(
-                    f"The registry {self.host} has a certificate that is not trusted here ({_reason(error)}): put its "
-                    f"CA into {CERTIFICATES[0]}/{self.host}/ca.crt, or let REQUESTS_CA_BUNDLE name it."
-                ) from None
+                raise JobError(untrusted(f"The registry {self.host}", self.host, _reason(error))) from None
             except requests.RequestException as error:
                 if pause is None:
                     raise JobError(
@@ -256,21 +242,6 @@ class Registry:
             detail = reply.reason
         login = f"; `docker login {self.host}` first" if reply.status_code in (401, 403) else ""
         return JobError(f"The registry {self.host} did not {what} ({reply.status_code} {detail}){login}.")
-
-
-class _Trusting(HTTPAdapter):
-    """Trusts, besides what requests does, the CAs that engines trust for a registry and the host's own bundle."""
-
-    def __init__(self, host: str) -> None:
-        self._context = ssl.create_default_context()
-        named = [path for folder in CERTIFICATES for path in sorted((Path(folder).expanduser() / host).glob("*.crt"))]
-        for data in filter(None, (host_settings().ca, *(path.read_bytes() for path in named))):
-            with contextlib.suppress(ssl.SSLError):
-                self._context.load_verify_locations(cadata=data.decode("ascii", "ignore"))
-        super().__init__()
-
-    def init_poolmanager(self, *arguments: Any, **settings: Any) -> None:
-        super().init_poolmanager(*arguments, **settings, ssl_context=self._context)
 
 
 def _each(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:

@@ -23,9 +23,12 @@ from urllib.parse import urlsplit
 
 import requests
 
+from docker_kernel import whole_file
+from docker_kernel.batch.job_folder import root
 from docker_kernel.batch.manifest import MAX_MANIFEST, ResultManifest, parse
 from docker_kernel.config import format_size
 from docker_kernel.errors import ConfigError, JobError
+from docker_kernel.trust import is_local, own_cas, public_cas, registry_session, untrusted
 
 CHUNK = 1 << 20
 TIMEOUT = 30
@@ -162,11 +165,13 @@ class RegistryStore(ResultStore):
         self.host = parts.netloc
         self.repository = "/".join(filter(None, [*parts.path.split("/"), "results"]))
         self._credentials = credentials
-        self._session = requests.Session()
+        self._session = registry_session(self.host, is_local(parts.hostname))
         self._base = f"{self.origin}/v2/{self.repository}"
 
     def settings(self, job_id: str, timeout: float | None) -> dict[str, Any]:
         store = {"kind": "oci", "url": self.origin, "repository": self.repository, "tag": job_id}
+        if self.origin.startswith("https:"):
+            store["ca"] = own_cas(self.host)
         token, seconds = self._token("pull,push")
         if token:
             if timeout is not None and timeout > seconds:
@@ -208,6 +213,8 @@ class RegistryStore(ResultStore):
     def _get(self, url: str, headers: dict[str, str]) -> requests.Response:
         try:
             return self._session.get(url, headers=headers, timeout=TIMEOUT, stream=True)
+        except requests.exceptions.SSLError as error:
+            raise JobError(untrusted(f"The result store {self.url}", self.host, _reason(error))) from None
         except requests.RequestException as error:
             raise JobError(
                 f"The result store {self.url} cannot be reached from here: {_reason(error)}; is result_url right?"
@@ -258,7 +265,9 @@ class SigningStore(ResultStore):
         try:
             import fsspec
 
-            self._files, root = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
+            self._files, place = fsspec.core.url_to_fs(
+                url, skip_instance_cache=True, use_listings_cache=False, **_trusting(url, fsspec.config.conf)
+            )
         except ImportError as error:
             raise ConfigError(
                 f"result_url = {url!r} needs a package that is not installed here ({error}): "
@@ -266,7 +275,7 @@ class SigningStore(ResultStore):
             ) from None
         except ValueError as error:
             raise ConfigError(f"result_url = {url!r}: {error}.") from None
-        self._root = root.rstrip("/")
+        self._root = place.rstrip("/")
 
     def _path(self, job_id: str) -> str:
         return f"{self._root}/{job_id}.result"
@@ -279,7 +288,7 @@ class SigningStore(ResultStore):
             )
         except Exception as error:  # whatever a store's own package raises
             raise JobError(f"The result store {self.url} cannot sign an upload for a job: {_reason(error)}.") from None
-        return {"kind": "put", "url": signed}
+        return {"kind": "put", "url": signed, "ca": own_cas()}
 
     def fetch(self, job_id: str, digest: str, folder: ResultFolder) -> None:
         try:
@@ -305,6 +314,20 @@ class SigningStore(ResultStore):
         except Exception as error:
             raise JobError(f"The result store {self.url} cannot be read: {_reason(error)}.") from None
         return "answers, and signs uploads"
+
+
+def _trusting(url: str, configured: dict[str, Any]) -> dict[str, Any]:
+    """Options with which S3's client trusts whom this host does; botocore knows but the public CAs by itself.
+
+    Args:
+        configured: what fsspec's own configuration has for each protocol.
+    """
+    if not url.startswith(("s3:", "s3a:")) or os.environ.get("AWS_CA_BUNDLE") or not (own := own_cas()):
+        return {}
+    path = root() / "trusted-cas.pem"
+    whole_file.keep(path, public_cas() + own)
+    client = configured.get(url.partition(":")[0], {}).get("client_kwargs") or {}
+    return {"client_kwargs": {"verify": str(path), **client}}
 
 
 def unpack(bundle: io.BufferedReader, digest: str, folder: ResultFolder) -> None:

@@ -14,7 +14,16 @@ _NAME = re.compile(
     re.IGNORECASE,
 )
 _HARMLESS = frozenset(
-    {"PWD", "OLDPWD", "JPY_SESSION_NAME", "AWS_REGION", "AWS_DEFAULT_REGION", "SSH_AUTH_SOCK", "DESKTOP_SESSION"}
+    {
+        "PWD",
+        "OLDPWD",
+        "JPY_SESSION_NAME",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+        "AWS_CA_BUNDLE",
+        "SSH_AUTH_SOCK",
+        "DESKTOP_SESSION",
+    }
 )
 _VALUE = re.compile(
     r"://[^/\s:@]*:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY-----|^(gh[pousr]_|sk-|AKIA|xox[abp]-|glpat-)"

@@ -84,7 +84,7 @@ def deliver(state: str, digest: str, settings: dict[str, Any], emit: Emit) -> No
         if store["kind"] == "oci":
             _Registry(store).upload(files)
         elif store["kind"] == "put":
-            _put_bundle(store["url"], files, total)
+            _put_bundle(store, files, total)
         else:
             raise DeliveryFailed("The result's store is of an unknown kind, %r." % store["kind"])
     except OSError as error:
@@ -116,10 +116,23 @@ def _into_log(files: list[_File], emit: Emit) -> None:
             emit({"event": "blob", "digest": file.digest, "index": index, "count": count, "data": piece})
 
 
-def _request(method: str, url: str, data: Callable[[], Any] | None = None, **headers: str) -> Any:
+def _trust(store: dict[str, Any]) -> Any:
+    """Whom a store's client trusts: as Python does by itself, and whom the host side does; None without TLS."""
+    if not store["url"].startswith("https:"):
+        return None
+    import ssl
+
+    context = ssl.create_default_context()
+    if store.get("ca"):
+        context.load_verify_locations(cadata=store["ca"])
+    return context
+
+
+def _request(method: str, url: str, trust: Any, data: Callable[[], Any] | None = None, **headers: str) -> Any:
     """One request, tried again when the other side does not answer or fails; returns the reply's headers.
 
     Args:
+        trust: see `_trust`.
         data: makes what is sent, anew for each attempt.
 
     Raises:
@@ -132,7 +145,7 @@ def _request(method: str, url: str, data: Callable[[], Any] | None = None, **hea
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(url, data() if data else None, names, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
+            with urllib.request.urlopen(request, timeout=TIMEOUT, context=trust) as reply:
                 while reply.read(CHUNK):
                     pass
                 return reply.headers
@@ -153,6 +166,7 @@ class _Registry:
         self.base = "%s/v2/%s" % (store["url"].rstrip("/"), store["repository"])
         self.origin = store["url"].rstrip("/")
         self.tag = store["tag"]
+        self.trust = _trust(store)
         self.auth = {"Authorization": "Bearer " + store["token"]} if store.get("token") else {}
 
     def upload(self, files: list[_File]) -> None:
@@ -189,24 +203,25 @@ class _Registry:
         }
         data = json.dumps(manifest).encode()
         place = "%s/manifests/%s" % (self.base, self.tag)
-        _request("PUT", place, lambda: data, Content_Type=ARTIFACT, **self.auth)
+        _request("PUT", place, self.trust, lambda: data, Content_Type=ARTIFACT, **self.auth)
 
     def _blob(self, digest: str, size: int, data: Callable[[], Any], again: bool) -> None:
         import urllib.error
 
         if not again:
             try:
-                _request("HEAD", "%s/blobs/%s" % (self.base, digest), **self.auth)
+                _request("HEAD", "%s/blobs/%s" % (self.base, digest), self.trust, **self.auth)
                 return
             except urllib.error.HTTPError as error:
                 if error.code != 404:
                     raise
-        headers = _request("POST", "%s/blobs/uploads/" % self.base, lambda: b"", **self.auth)
+        headers = _request("POST", "%s/blobs/uploads/" % self.base, self.trust, lambda: b"", **self.auth)
         place = headers["Location"]
         if place.startswith("/"):
             place = self.origin + place
         place += ("&" if "?" in place else "?") + "digest=" + digest
-        _request("PUT", place, data, Content_Type="application/octet-stream", Content_Length=str(size), **self.auth)
+        kind = "application/octet-stream"
+        _request("PUT", place, self.trust, data, Content_Type=kind, Content_Length=str(size), **self.auth)
 
 
 class Bundle:
@@ -232,11 +247,13 @@ class Bundle:
         return next(self._pieces, b"")
 
 
-def _put_bundle(url: str, files: list[_File], total: int) -> None:
+def _put_bundle(store: dict[str, Any], files: list[_File], total: int) -> None:
     if total > MAX_PUT:
         raise DeliveryFailed(
             "The result has %s, and a store of this kind takes %s at once: let result_url name a registry (oci+https://)."
             % (_size(total), _size(MAX_PUT))
         )
     size = str(Bundle(files).size)
-    _request("PUT", url, lambda: Bundle(files), Content_Length=size, Content_Type="application/octet-stream")
+    bundle = lambda: Bundle(files)  # noqa: E731
+    kind = "application/octet-stream"
+    _request("PUT", store["url"], _trust(store), bundle, Content_Length=size, Content_Type=kind)

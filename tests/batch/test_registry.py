@@ -228,27 +228,8 @@ def test_a_token_service(tmp_path: Path) -> None:
         service.server.server_close()
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> Path:
-    """A CA, and a certificate of it for 127.0.0.1, in a folder."""
-    need("openssl")
-    folder = tmp_path / "ca"
-    folder.mkdir()
-    (folder / "extra").write_text("subjectAltName=IP:127.0.0.1")
-    for command in (
-        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=own -keyout ca-key.pem -out ca.pem",
-        "req -newkey rsa:2048 -nodes -subj /CN=registry -keyout key.pem -out request.pem",
-        "x509 -req -in request.pem -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile extra -out cert.pem",
-    ):
-        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
-    return folder
-
-
 def test_a_ca_of_its_own(authority: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tls = {"certificate": str(authority / "cert.pem"), "key": str(authority / "key.pem")}
-    for name in ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
     with serving(tmp_path, http={"tls": tls}) as server:
         with pytest.raises(JobError, match=rf"not trusted here .*certs.d/{server.address}/ca.crt"):
             put(Registry(f"https://{server.address}/team"))

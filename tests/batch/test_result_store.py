@@ -17,14 +17,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 import requests
 
+import docker_kernel
 from docker_kernel.batch.result_store import RegistryStore, ResultFolder, ResultStore, SigningStore, result_store
 from docker_kernel.errors import ConfigError, JobError
 from docker_kernel.guest import snapshot
 from docker_kernel.guest.deliver import DeliveryFailed, deliver
-from tests.engines import answers, free_port
+from tests.engines import answers
 from tests.patience import patient, until
 
 JOB = "0123456789ab"
@@ -334,6 +336,99 @@ def test_through_s3_with_a_signed_address(s3: SigningStore, capture: Any, tmp_pa
     s3.remove(JOB)
     with pytest.raises(JobError, match="any more: run the job again"):
         s3.fetch(JOB, digest, ResultFolder(tmp_path / "there"))
+
+
+IN_A_JOB = """
+import json, sys
+sys.path[:0] = ["/package", "/cloudpickle"]
+from docker_kernel.guest.deliver import deliver
+deliver(*json.load(sys.stdin), print)
+"""
+
+
+def deliver_in_a_container(image: str, state: str, digest: str, settings: dict[str, Any]) -> None:
+    """Deliver a result from a container, which knows nothing of the host's settings."""
+    package, pickler = Path(docker_kernel.__file__).parent, Path(cloudpickle.__file__).parent
+    mounts = {package: "/package/docker_kernel", pickler: "/cloudpickle/cloudpickle", Path(state): state}
+    done = subprocess.run(
+        [
+            "docker", "run", "--rm", "-i", "--network", "host",
+            *(f"--volume={source}:{place}:ro" for source, place in mounts.items()),
+            "--entrypoint", "python3", image, "-B", "-c", IN_A_JOB,
+        ],
+        input=json.dumps([state, digest, {"inline": 100, "store": settings}]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def trust_by(way: str, ca: Path, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == "certs.d":
+        folder = Path.home() / ".config/docker/certs.d" / host
+        folder.mkdir(parents=True)
+        shutil.copy(ca, folder / "ca.crt")
+    else:
+        monkeypatch.setenv(way, str(ca))
+
+
+@pytest.mark.parametrize("way", ["certs.d", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_through_a_registry_with_a_ca_of_its_own(
+    authority: Path, python_image: str, capture: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    tls = {"certificate": str(authority / "cert.pem"), "key": str(authority / "key.pem")}
+    address = f"127.0.0.1:{free_port()}"
+    with registry(tmp_path, http={"addr": address, "tls": tls}):
+        url = f"oci+https://{address}/team"
+        with pytest.raises(JobError, match=rf"not trusted here .*certs.d/{address}/ca.crt"):
+            result_store(url, anonymous).check()
+        trust_by(way, authority / "ca.pem", address, monkeypatch)
+        store = result_store(url, anonymous)
+        assert store.check() == "answers, and asks for no credential"
+        state, digest = capture(x=41, blob=b"z" * 200_000)
+        settings = store.settings(JOB, None)
+        assert len(json.dumps(settings)) < 4000, "public CAs are not sent along"
+        deliver_in_a_container(python_image, state, digest, settings)
+        assert fetched(store, digest, tmp_path / "here") == {"x": 41, "blob": b"z" * 200_000}
+        store.remove(JOB)
+        assert not requests.head(
+            f"https://{address}/v2/team/results/manifests/{JOB}", verify=str(authority / "ca.pem"), timeout=10
+        ).ok
+
+
+@pytest.mark.parametrize("way", ["PIP_CERT", "AWS_CA_BUNDLE"])
+def test_through_s3_with_a_ca_of_its_own(
+    authority: Path, python_image: str, capture: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto.server")
+    port, ca = free_port(), authority / "ca.pem"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command += ["--ssl-cert", str(authority / "cert.pem"), "--ssl-key", str(authority / "key.pem")]
+    for name, value in (
+        ("XDG_DATA_HOME", str(tmp_path / "share")),
+        ("AWS_ENDPOINT_URL", f"https://127.0.0.1:{port}"),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "not-for-jobs"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: answers(port), 60, "moto's start")
+        assert requests.put(f"https://127.0.0.1:{port}/bucket", verify=str(ca), timeout=10).ok
+        with pytest.raises(JobError, match=r"cannot be read: .*CERTIFICATE_VERIFY_FAILED"):
+            result_store("s3://bucket/results", anonymous).check()
+        trust_by(way, ca, "", monkeypatch)
+        store = result_store("s3://bucket/results", anonymous)
+        assert store.check() == "answers, and signs uploads"
+        state, digest = capture(x=41, blob=b"z" * 200_000)
+        deliver_in_a_container(python_image, state, digest, store.settings(JOB, 60))
+        assert fetched(store, digest, tmp_path / "here") == {"x": 41, "blob": b"z" * 200_000}
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_a_bundle_with_a_flipped_bit_is_refused(s3: SigningStore, capture: Any, tmp_path: Path) -> None:
