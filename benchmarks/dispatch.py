@@ -1,7 +1,7 @@
 """`python -m benchmarks.dispatch`: every row about jobs from one run, one table.
 
-`%%local` against its floor, captures against a cloudpickle dump, the server's memory over a large state, and a sweep on
-two Swarm nodes against the engine's own services.
+`%%local` against its floor, captures against a cloudpickle dump, the server's memory over a large state, a large
+request's weight, and a sweep on two Swarm nodes against the engine's own services.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def main() -> None:
         "local": lambda: _local(engine, options.count),
         "capture": lambda: capture.captures(options.count),
         "memory": host_memory.host_memory,
+        "weight": host_memory.request_weight,
         "sweep": lambda: swarm_sweep.sweep(engine, options.jobs, 16),
     }
     rows: list[Row] = []

@@ -1,7 +1,8 @@
-"""`python -m benchmarks.host_memory`: what a large state costs the server's process, sent to another engine and back.
+"""`python -m benchmarks.host_memory`: what a large state, and a large request, cost the server's process.
 
-The server is a process of its own, which sends a 1 GB array to a second engine, straight and through a registry, and
-brings as much back; its peak of memory is compared with what it had before.
+The server is a process of its own. It sends a 1 GB array to a second engine, straight and through a registry, and
+brings as much back: its peak of memory is compared with what it had before. And it runs a sweep whose cell is nearly as
+large as one may be: what that takes of its memory and of its disk.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ from pathlib import Path
 
 from benchmarks.table import Row, markdown
 from tests.engines import OwnRegistry, SecondEngine, need
+from tests.weight import weigh
 
 SIZE = 1_000_000_000
 LIMIT = 100
 """MB by which the server may grow, whatever the state's size."""
+
+SOURCE = 7 << 20
+JOBS = 40
 
 SERVER = f"""
 import json, resource, sys
@@ -95,5 +100,20 @@ def host_memory() -> list[Row]:
     return rows
 
 
+def request_weight() -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        weight = weigh(Path(folder), SOURCE, JOBS)
+    what = f"a sweep of {JOBS} jobs with a cell of {SOURCE >> 20} MiB:"
+    return [
+        _row(f"{what} its server's disk", weight.disk, 1.5 * SOURCE),
+        _row(f"{what} its server's memory at the peak", weight.peak, 40 * SOURCE),
+        _row(f"{what} its server's memory after its end", weight.kept, 2 * SOURCE),
+    ]
+
+
+def _row(what: str, value: float, limit: float) -> Row:
+    return Row(what, f"{value / 1e6:+.0f} MB", "", None, f"≤ {limit / 1e6:.0f} MB", value <= limit)
+
+
 if __name__ == "__main__":
-    print(markdown(host_memory()))
+    print(markdown([*host_memory(), *request_weight()]))
