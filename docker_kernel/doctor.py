@@ -16,6 +16,7 @@ from docker_kernel.batch import targets
 from docker_kernel.config import UserConfig, format_size
 from docker_kernel.engine import ContainerSpec, Engine
 from docker_kernel.errors import DockerKernelError, EngineError, ImageMissing
+from docker_kernel.kernel import makers
 from docker_kernel.kernel.locality import check_local
 from docker_kernel.kernel.workspace import kernel_mounts
 from docker_kernel.prune import leftovers
@@ -23,6 +24,8 @@ from docker_kernel.prune import leftovers
 LOW_DISK = 2 << 30
 PORT = 52001
 ANSWER_SECONDS = 10
+PATIENCE = 60
+"""Seconds that a container waits to be reached, as who started it may have been killed."""
 
 
 @dataclass(frozen=True)
@@ -161,11 +164,16 @@ async def _check_start(engine: Engine, image: str) -> Check:
     """Whether containers start, publish a port on 127.0.0.1 and can be reached there."""
     raw = await engine.image(image)
     python = ((raw.get("Config") or {}).get("Labels") or {}).get(labels.PYTHON) or "python3"
-    script = f"import socket; s = socket.create_server(('', {PORT})); print(flush=True); s.accept()[0].sendall(b'ok')"
+    script = f"import socket; s = socket.create_server(('', {PORT})); print(flush=True); s.settimeout({PATIENCE}); "
+    script += "s.accept()[0].sendall(b'ok')"
     spec = ContainerSpec(
         image=image,
         command=[python, "-I", "-S", "-c", script],
-        labels={labels.KIND: labels.KIND_BUILD, labels.USER: str(os.getuid())},
+        labels={
+            labels.KIND: labels.KIND_BUILD,
+            labels.USER: str(os.getuid()),
+            labels.MAKER: makers.this_process(),
+        },
         ports={PORT: ("127.0.0.1", None)},
         auto_remove=True,
     )

@@ -29,6 +29,7 @@ from docker_kernel.engine import BindMount, ContainerSpec, Engine, EngineInfo, F
 from docker_kernel.errors import ContainerizeError, EngineError, ImageMissing, NotFound
 from docker_kernel.guest import parameters
 from docker_kernel.guest.parameters import Parameter, ParameterError, Text
+from docker_kernel.kernel import makers
 
 OUTPUT = "/output"
 """Where the image puts results (docs/notebook-image.md)."""
@@ -212,7 +213,11 @@ async def _run_on(
         name=f"docker-kernel-run-{secrets.token_hex(6)}",
         user=user or None,
         env={**request.env, "DOCKER_KERNEL_NONCE": nonce},
-        labels={labels.KIND: labels.KIND_RUN, labels.USER: str(os.getuid())},
+        labels={
+            labels.KIND: labels.KIND_RUN,
+            labels.USER: str(os.getuid()),
+            labels.MAKER: makers.this_process(),
+        },
         mounts=[mount],
         memory=request.memory,
         cpus=request.cpus,

@@ -20,16 +20,14 @@ def lives(maker: str) -> bool | None:
     """Whether a process still runs, by its name; None where that cannot be told from here."""
     try:
         where, process, start = maker.rsplit(" ", 2)
-        boot, here = where.split()[0], _here()
-        if boot != here.split()[0]:
-            return False
-        if where != here:
-            return None
-        return _start(int(process)) == start
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, IndexError):
+        if where != _here():
+            return None  # another boot, another machine that has the same engine, or another container
+    except (OSError, ValueError):
         return None
+    try:
+        return _start(int(process)) == start
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _here() -> str:

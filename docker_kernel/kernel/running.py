@@ -147,6 +147,8 @@ def _is_over(state: ContainerState, over: Collection[str]) -> bool:
     """Whether a container ended, or was made and never will start."""
     if _is(state, labels.KIND_STATE) and _dispatch(state) in over:
         return True
+    if labels.MAKER in state.labels and state.status == "created":
+        return _never_starts(state)
     if _is_of_a_build(state):
         idle = _since(max(state.created, state.finished)).total_seconds()
         return not state.running and idle > BUILD_SECONDS

@@ -202,7 +202,8 @@ def test_a_host_killed_at_any_moment_of_a_start_leaves_nothing(
     assert until(nothing_any_more, 20), [one.container for one in of_spec(engine, spec)]
 
 
-def test_what_never_started_is_removed_when_its_maker_has_gone(engine: Engine, python_image: str) -> None:
+@pytest.mark.parametrize("kind", [labels.KIND_KERNEL, labels.KIND_RUN, labels.KIND_BUILD])
+def test_what_never_started_is_removed_when_its_maker_has_gone(engine: Engine, python_image: str, kind: str) -> None:
     own = makers.this_process()
     with subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], stdin=subprocess.PIPE) as other:
         here, _, start = own.rpartition(" ")
@@ -211,13 +212,16 @@ def test_what_never_started_is_removed_when_its_maker_has_gone(engine: Engine, p
         other.kill()
     made = {}
     try:
-        for maker in (own, gone_maker, f"another-boot {own.partition(' ')[2]}", ""):
-            marks = {labels.KIND: labels.KIND_KERNEL, labels.USER: str(os.getuid()), labels.MAKER: maker}
+        elsewhere = f"another-machine {own.partition(' ')[2]}"
+        for maker in (own, gone_maker, elsewhere, ""):
+            marks = {labels.KIND: kind, labels.USER: str(os.getuid()), labels.MAKER: maker}
             name = f"docker-kernel-test-{uuid.uuid4().hex[:8]}"
             made[maker] = run(engine.create(ContainerSpec(python_image, ["true"], name=name, labels=marks)))
+        over = {state.id for state in run(running.leftovers(engine)).containers}
+        assert [maker for maker, container in made.items() if container not in over] == [own, elsewhere, ""]
         run(running.sweep(engine))
-        left = {state.id for state in run(engine.containers({labels.KIND: labels.KIND_KERNEL}))}
-        assert [maker for maker, container in made.items() if container in left] == [own, ""]
+        left = {state.id for state in run(engine.containers({labels.KIND: kind}))}
+        assert [maker for maker, container in made.items() if container in left] == [own, elsewhere, ""]
     finally:
         for container in made.values():
             run(engine.remove(container))
