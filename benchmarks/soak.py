@@ -158,12 +158,14 @@ class Kernel:
                 said.append(message["content"]["text"])
 
         reply = self.client.execute_interactive(code, timeout=PATIENCE, output_hook=hear)["content"]
-        return reply.get("ename", ""), "".join(said)
+        error = "" if reply["status"] == "ok" else reply.get("ename", reply["status"])
+        return error, "".join(said)
 
     def begin(self, code: str) -> None:
         """Run a cell that never ends, and wait until it has begun."""
         path = f"/tmp/begun-{uuid.uuid4().hex}"
-        self.client.execute(f"open({path!r}, 'w').close()\n{code}")
+        # Else the kernel does not run what comes next, for a moment after the interrupt.
+        self.client.execute(f"open({path!r}, 'w').close()\n{code}", stop_on_error=False)
         look = f"import os; print(os.path.exists({path!r}))"
         until(lambda: self.inside(look) == "True\n", PATIENCE, "the cell's begin")
 

@@ -335,7 +335,7 @@ class KernelContainer:
             state = await self.engine.inspect(self.container_id)
             code = None if state.running else state.exit_code
         except NotFound:
-            code = await self._last_exit() or UNKNOWN_EXIT
+            code = await self._last_exit(self.container_id) or UNKNOWN_EXIT
         if code is not None:
             raise KernelStartError(
                 f"The kernel's container ended at once (exit code {code}): {await self._last_words()}"
@@ -700,28 +700,36 @@ class KernelContainer:
 
     async def _look(self) -> None:
         """The link is gone: find out whether the container is, and if it is not, open the link again."""
-        try:
-            state = await self.engine.inspect(self.container_id)
-        except NotFound:
-            code = await self._last_exit()
-            self._ended(code or UNKNOWN_EXIT, self._why(code) or "its container is gone")
-            return
-        except EngineError as error:
-            self._ended(UNKNOWN_EXIT, str(error))
-            return
-        if state.running:
+        container = self.container_id
+        end = await self._end(container)
+        if end is None:
             # Where no process can be started in the container, trying again at once would only burden the engine.
             await asyncio.sleep(min(LINK_PAUSE * (2 ** min(self._links_lost, 9) - 1), LINK_SECONDS))
             self._links_lost += 1
-            if not self._removed:
-                self._linking = self._spawn(self._open_link())
-            return
-        why = self._why(state.exit_code) or state.error or await self._last_words() or "its container ended"
-        self._ended(state.exit_code or UNKNOWN_EXIT, why)
+        if self._removed or self.container_id != container:
+            return  # a restart has replaced it meanwhile
+        if end is None:
+            self._linking = self._spawn(self._open_link())
+        else:
+            self._ended(*end)
 
-    async def _last_exit(self) -> int | None:
+    async def _end(self, container: str) -> tuple[int, str] | None:
+        """A container's exit code and why it ended; None while it runs."""
+        try:
+            state = await self.engine.inspect(container)
+        except NotFound:
+            code = await self._last_exit(container)
+            return code or UNKNOWN_EXIT, self._why(code) or "its container is gone"
+        except EngineError as error:
+            return UNKNOWN_EXIT, str(error)
+        if state.running:
+            return None
+        why = self._why(state.exit_code) or state.error or await self._last_words() or "its container ended"
+        return state.exit_code or UNKNOWN_EXIT, why
+
+    async def _last_exit(self, container: str) -> int | None:
         with contextlib.suppress(EngineError):
-            return await self.engine.last_exit(self.container_id)
+            return await self.engine.last_exit(container)
         return None
 
     def _why(self, code: int | None) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from docker_kernel import background, labels
-from docker_kernel.engine import ContainerSpec, Engine
+from docker_kernel.engine import ContainerSpec, ContainerState, Engine
 from docker_kernel.guest.link import LEASE_EXIT
 from docker_kernel.kernel import makers, running
 from docker_kernel.kernel.container import KernelContainer
@@ -128,6 +128,39 @@ def test_an_end_by_lease_says_so(
         run(kernel.remove())
     assert kernel.reason.startswith("no server had been connected to its container for 1 seconds")
     assert "`grace`" in kernel.reason and kernel.reason in caplog.text
+
+
+def test_a_late_look_at_a_container_that_has_gone_ends_no_restarted_kernel(
+    engine: Engine, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = KernelContainer(engine, pattern(make_spec()))
+    run(kernel.start())
+    try:
+        first = kernel.container_id
+        run(engine.remove(first))
+        run(kernel.wait())
+
+        async def replaced() -> None:
+            restarted = asyncio.Event()
+            real = Engine.inspect
+
+            async def late(self: Engine, container: str) -> ContainerState:
+                if container == first:
+                    await restarted.wait()
+                return await real(self, container)
+
+            monkeypatch.setattr(Engine, "inspect", late)
+            look = asyncio.ensure_future(kernel._look())  # as each of the two ends of its link tells of the end
+            await asyncio.sleep(0)
+            await kernel.restart()
+            restarted.set()
+            await look
+
+        run(replaced())
+        assert kernel.container_id not in ("", first)
+        assert (kernel.exit_code, kernel.reason) == (None, "") and answers(kernel)
+    finally:
+        run(kernel.remove())
 
 
 def test_a_kernels_processes_have_an_empty_standard_input(engine: Engine, make_spec: SpecMaker) -> None:
