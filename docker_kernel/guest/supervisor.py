@@ -512,6 +512,8 @@ class Supervisor:
             for peer in list(self.peers.values()):
                 if peer.role == "kernel":
                     self.send(peer, message)
+        if "confirm" in message:
+            self.tell_host({"type": "confirmed", "number": message["confirm"]})
 
     # Life
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -38,7 +39,7 @@ from docker_kernel.images import how_to_bring
 from docker_kernel.kernel import accounts, bytecode, claims, guest_files, makers
 from docker_kernel.kernel.connection import CONTAINER_PORTS, Keys, container_info, host_info
 from docker_kernel.kernel.environment import kernel_env
-from docker_kernel.kernel.link import Event, Exited, Hello, HostLink, Started, Warm, greeting
+from docker_kernel.kernel.link import Confirmed, Event, Exited, Hello, HostLink, Started, Warm, greeting
 from docker_kernel.kernel.locality import check_local
 from docker_kernel.kernel.sockets import SocketFolder, check_shared_kernel
 from docker_kernel.kernel.user import ContainerUser, container_user
@@ -52,6 +53,9 @@ LINK_SECONDS = 30
 LINK_DELAY = 20.0
 """Seconds that a new container's link waits at most while nobody needs it: the engine's exec takes from the CPUs what
 this kernel's start and those of others are after."""
+
+CONFIRM_SECONDS = 10
+"""How long a supervisor may take to confirm a signal."""
 
 LINK_PAUSE = 0.1
 """Seconds before a link that was lost at once is opened again; twice as long each further time."""
@@ -161,6 +165,9 @@ class KernelContainer:
         self._attached: ExecStream | None = None
         """The main process's streams, from before its start to its end: to hold its standard input is to be there."""
         self._heard = b""
+        self._numbers = itertools.count(1)
+        self._unconfirmed: dict[int, asyncio.Future[bool]] = {}
+        """What the supervisor has not confirmed yet; False when the link breaks."""
         self._changed = asyncio.Event()
         self._service: Service | None = None
         self._removed = False
@@ -555,14 +562,45 @@ class KernelContainer:
         }
 
     async def signal(self, number: int) -> None:
-        """Send a signal to the kernel process; no-op when it has ended."""
-        if self.exit_code is None:
-            await self._send({"type": "signal", "number": number})
+        """Send a signal to the kernel process; no-op when it has ended.
+
+        Raises:
+            LinkError: it could not be delivered to a kernel that may still run.
+        """
+        what = "interrupt" if number == signal.SIGINT else f"signal {number}"
+        await self._deliver({"type": "signal", "number": number}, what)
 
     async def expect_exit(self) -> None:
-        """Say that the kernel process is about to end because it was asked to."""
-        if self.exit_code is None:
-            await self._send({"type": "expect"})
+        """Say that the kernel process is about to end because it was asked to; errors as of `signal`."""
+        await self._deliver({"type": "expect"}, "announcement of its end")
+
+    async def _deliver(self, message: dict[str, Any], what: str) -> None:
+        """Send what the supervisor is to confirm; no-op when there is no kernel process any more."""
+        if self.exit_code is not None:
+            return
+        number = next(self._numbers)
+        confirmed = self._unconfirmed[number] = asyncio.get_running_loop().create_future()
+        try:
+            await self._send({**message, "confirm": number})
+            if not await asyncio.wait_for(confirmed, CONFIRM_SECONDS):
+                raise LinkError("The link to the kernel's container broke.")
+        except (LinkError, asyncio.TimeoutError) as error:
+            if not await self._is_over():
+                reason = str(error) or "The kernel's container does not answer."
+                raise LinkError(
+                    f"The {what} did not reach the kernel. {reason} Try it again, or restart the kernel."
+                ) from None
+        finally:
+            del self._unconfirmed[number]
+
+    async def _is_over(self) -> bool:
+        """Whether there is no kernel process any more, as far as the engine knows."""
+        if self.exit_code is not None or self._removed:
+            return True
+        try:
+            return not (await self.engine.inspect(self.container_id)).running
+        except EngineError as error:
+            return isinstance(error, NotFound)
 
     async def restart(self, launch_env: Mapping[str, str] | None = None) -> None:
         """Start the kernel process again: in place, or where the container has gone, in a new one on the same ports.
@@ -679,6 +717,10 @@ class KernelContainer:
 
     def _on_message(self, message: Event) -> None:
         self._links_lost = 0
+        if isinstance(message, Confirmed):
+            if message.number in self._unconfirmed:
+                self._confirm(message.number, True)
+            return
         if isinstance(message, Warm) or (isinstance(message, Hello) and message.warm):
             self._warm.set()
         if isinstance(message, Warm):
@@ -691,7 +733,13 @@ class KernelContainer:
             self._ended(UNKNOWN_EXIT if message.code is None else message.code, "out of memory" if message.oom else "")
         self._changed.set()
 
+    def _confirm(self, number: int, arrived: bool) -> None:
+        if not self._unconfirmed[number].done():
+            self._unconfirmed[number].set_result(arrived)
+
     def _on_closed(self) -> None:
+        for number in self._unconfirmed:
+            self._confirm(number, False)
         if self.when_lost is not None:
             self.when_lost()
         elif not self._removed:

@@ -107,7 +107,7 @@ async def run(launch: KernelLaunch) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     # The supervisor's kernel may not be up yet when the first interrupt comes: it is passed on, not obeyed here.
-    loop.add_signal_handler(signal.SIGINT, lambda: _spawn(container.signal(signal.SIGINT)))
+    loop.add_signal_handler(signal.SIGINT, lambda: _spawn(_interrupt(container)))
     parent = _watch_parent(loop, stop)
     try:
         await container.start()
@@ -120,6 +120,13 @@ async def run(launch: KernelLaunch) -> int:
         await container.remove()
         if parent is not None:
             os.close(parent)
+
+
+async def _interrupt(container: KernelContainer) -> None:
+    try:
+        await container.signal(signal.SIGINT)
+    except DockerKernelError as error:
+        print(f"docker-kernel: {error}", file=sys.stderr, flush=True)
 
 
 _tasks: set[asyncio.Task[None]] = set()

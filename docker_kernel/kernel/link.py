@@ -59,6 +59,13 @@ class Exited(_Message):
     oom: bool
 
 
+class Confirmed(_Message):
+    """What the host side asked to have confirmed has arrived."""
+
+    type: Literal["confirmed"]
+    number: int
+
+
 class Request(_Message):
     type: Literal["request"]
     id: Annotated[str, Field(max_length=64)]
@@ -66,7 +73,7 @@ class Request(_Message):
     params: dict[str, Any]
 
 
-Event = Hello | Started | Warm | Exited
+Event = Hello | Started | Warm | Exited | Confirmed
 Message = Event | Request
 _messages: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 

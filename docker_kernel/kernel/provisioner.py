@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import textwrap
 import uuid
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,15 +64,29 @@ class DockerKernelProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         return code
 
     async def send_signal(self, signum: int) -> None:
-        if self._container is not None and signum:
-            await self._tolerate_the_end(self._container.signal(signum))
+        """Send a signal to the kernel process; no-op when it has ended.
+
+        Raises:
+            LinkError, HTTPError: it could not be delivered. The latter in a server, whose frontends are told its
+                message. While the kernel is being ended nothing is raised: its end must go on.
+        """
+        if self._container is None or not signum:
+            return
+        try:
+            await background.run(self._container.signal(signum))
+        except DockerKernelError as error:
+            self.log.error("kernel %s: %s", self.kernel_id, error)
+            if not getattr(self.parent, "shutting_down", False):
+                raise self._for_frontends(error) from None
 
     async def kill(self, restart: bool = False) -> None:
         """Kill the kernel process; the container stays until `cleanup`, as kill is also a part of restarts."""
-        await self.send_signal(9)
+        if self._container is not None:
+            await self._try(self._container.signal(signal.SIGKILL))
 
     async def terminate(self, restart: bool = False) -> None:
-        await self.send_signal(15)
+        if self._container is not None:
+            await self._try(self._container.signal(signal.SIGTERM))
 
     async def shutdown_requested(self, restart: bool = False) -> None:
         if self._container is not None:
@@ -79,7 +95,7 @@ class DockerKernelProvisioner(KernelProvisionerBase):  # type: ignore[misc]
                 # The manager closes it when the kernel is dead. What that did not get would reach the next one, which
                 # is there before jupyter_client's linger of 0.1 s is over, and end it.
                 control.linger = 0
-            await self._tolerate_the_end(self._container.expect_exit())
+            await self._try(self._container.expect_exit())
 
     async def cleanup(self, restart: bool = False) -> None:
         if self._container is not None and not restart:
@@ -146,11 +162,20 @@ class DockerKernelProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         connection_file = os.path.realpath(manager.connection_file)
         return [part.replace(connection_file, "{connection_file}") for part in manager.format_kernel_cmd()]
 
-    async def _tolerate_the_end(self, action: Any) -> None:
+    async def _try(self, action: Coroutine[Any, Any, None]) -> None:
+        """Do a part of ending the kernel, which goes on where that fails: at last the container is removed."""
         try:
             await background.run(action)
-        except (DockerKernelError, TimeoutError) as error:
-            self.log.debug("kernel %s has ended meanwhile: %s", self.kernel_id, error)
+        except DockerKernelError as error:
+            self.log.warning("kernel %s: %s", self.kernel_id, error)
+
+    def _for_frontends(self, error: DockerKernelError) -> Exception:
+        """An error whose message reaches the user: a server tells its frontends no other one's than an HTTPError's."""
+        if not self._in_server():
+            return error
+        from tornado.web import HTTPError
+
+        return HTTPError(503, str(error))
 
     def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
         return recommended

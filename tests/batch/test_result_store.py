@@ -26,7 +26,7 @@ from docker_kernel.batch.result_store import RegistryStore, ResultFolder, Result
 from docker_kernel.errors import ConfigError, JobError
 from docker_kernel.guest import snapshot
 from docker_kernel.guest.deliver import DeliveryFailed, deliver
-from tests.engines import answers
+from tests.engines import answers, free_port
 from tests.patience import patient, until
 
 JOB = "0123456789ab"

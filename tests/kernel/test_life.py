@@ -26,7 +26,8 @@ from jupyter_client.session import Session
 
 from docker_kernel import background, labels
 from docker_kernel.engine import Engine
-from docker_kernel.errors import DockerKernelError, NotFound
+from docker_kernel.errors import DockerKernelError, LinkError, NotFound
+from docker_kernel.kernel import container as kernel_container
 from tests.conftest import NotebookMaker, SpecMaker
 from tests.environment import environments, write_wheel
 from tests.notebook import Notebook
@@ -63,6 +64,53 @@ def test_an_interrupt_ends_the_cell_and_not_the_kernel(notebook: Notebook, code:
     begun = f"print('begun', flush=True)\n{code}"
     assert notebook.run(begun, 20, on_text=notebook.manager.interrupt_kernel).name == "KeyboardInterrupt"
     assert notebook.value("alive") == "still"
+
+
+@contextlib.contextmanager
+def paused(container: str) -> Iterator[None]:
+    """While the engine has stopped all processes of a container, and starts none in it."""
+    subprocess.run(["docker", "pause", container], check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["docker", "unpause", container], check=False, capture_output=True)
+
+
+@pytest.mark.parametrize("linked", [True, False], ids=["over a link", "without a link"])
+def test_an_interrupt_that_cannot_be_delivered_is_told(
+    start: NotebookMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, linked: bool
+) -> None:
+    monkeypatch.setattr(kernel_container, "LINK_SECONDS", 2)
+    monkeypatch.setattr(kernel_container, "LINK_DELAY", 300)
+    one = start()
+    if linked:
+        one.run("%jobs")
+    assert (one.container._link is not None) == linked
+    with (
+        paused(one.container.container_id),
+        pytest.raises(LinkError, match="The interrupt did not reach the kernel"),
+    ):
+        one.manager.interrupt_kernel()
+    assert "The interrupt did not reach the kernel" in caplog.text
+
+
+def test_a_kernel_that_nothing_reaches_is_shut_down_all_the_same(
+    start: NotebookMaker, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kernel_container, "LINK_SECONDS", 2)
+    monkeypatch.setattr(kernel_container, "CONFIRM_SECONDS", 2)
+    one = start()
+    container = one.container.container_id
+    with paused(container):
+        one.manager.shutdown_kernel(now=True)
+        assert gone(engine, container)
+    assert "The signal 9 did not reach the kernel" in caplog.text
+
+
+def test_an_interrupt_of_a_kernel_that_has_ended_is_no_error(start: NotebookMaker, engine: Engine) -> None:
+    one = start()
+    background.run_blocking(engine.remove(one.container.container_id))
+    one.manager.interrupt_kernel()
 
 
 def test_a_restart_keeps_container_ports_and_what_was_installed(start: NotebookMaker) -> None:
@@ -445,6 +493,20 @@ def test_the_launcher_gives_the_same_kernel_on_the_clients_ports(spec: str, tmp_
         container = launched_container(engine, tmp_path)
         one.client.execute("import os; os._exit(5)")
         assert one.process.wait(patient(20)) == 5
+        assert gone(engine, container)
+
+
+def test_the_launcher_says_that_an_interrupt_cannot_be_delivered(spec: str, tmp_path: Path, engine: Engine) -> None:
+    with Launched(spec, tmp_path) as one:
+        assert one.run("1") == "ok"
+        container = launched_container(engine, tmp_path)
+        with paused(container):
+            os.kill(one.process.pid, signal.SIGINT)
+            assert one.process.stderr is not None
+            said = one.process.stderr.readline()
+        assert said.startswith("docker-kernel: The interrupt did not reach the kernel."), said
+        one.process.terminate()
+        one.process.wait(20)
         assert gone(engine, container)
 
 

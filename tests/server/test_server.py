@@ -263,6 +263,19 @@ def test_an_authorizer_decides(spectated: Server) -> None:
     assert spectated.ask(f"docker-kernel/builds/{'0' * 32}", method="DELETE").status_code == 403
 
 
+def test_a_frontend_is_told_that_an_interrupt_cannot_be_delivered(server: Server, make_spec: SpecMaker) -> None:
+    kernel = server.ask("api/kernels", {"name": make_spec()}).json()["id"]
+    container = f"docker-kernel-{kernel}"
+    subprocess.run(["docker", "pause", container], check=True, capture_output=True)
+    try:
+        answer = server.ask(f"api/kernels/{kernel}/interrupt", method="POST")
+        assert answer.status_code == 503
+        assert answer.json()["message"].startswith("The interrupt did not reach the kernel.")
+    finally:
+        subprocess.run(["docker", "unpause", container], check=True, capture_output=True)
+        server.ask(f"api/kernels/{kernel}", method="DELETE")
+
+
 def test_a_running_kernels_own_environment_is_taken(server: Server, notebook: str, name: Name) -> None:
     spec = json.loads((server.root / notebook).read_text())["metadata"]["kernelspec"]["name"]
     kernel = server.ask("api/kernels", {"name": spec}).json()["id"]
