@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -351,6 +352,57 @@ def test_runs_are_compared(notebook: Notebook) -> None:
     assert [row["param.rate"] for row in rows] == [0.1, 0.2] and [row["metric.loss"] for row in rows] == [0.1, 0.2]
     assert len({row["code"] for row in rows}) == 1 and all(row["image"].startswith("sha256:") for row in rows)
     assert "has no pandas" in notebook.run("%jobs compare runs").value
+
+
+@pytest.fixture
+def lasting(notebook: Notebook) -> Iterator[Notebook]:
+    """A kernel whose `sent` are two jobs that last; they are cancelled at the end."""
+    send(notebook, "%%dispatch --sweep x=1,2\nimport time\ntime.sleep(600)")
+    yield notebook
+    notebook.run("sent.cancel(); sent.wait(60)", timeout=90)
+
+
+def test_who_stops_following_a_job_leaves_nothing_behind(lasting: Notebook) -> None:
+    cell = """
+import asyncio
+job, called = sent[0], []
+before = len(job._listeners)
+job.add_done_callback(lambda job: 1 / 0)
+job.add_done_callback(called.append)
+for piece in job.logs(follow=True):
+    break
+kept = job.logs(follow=True); next(kept)
+try:
+    for piece in job.logs(follow=True): raise ValueError
+except ValueError: pass
+try: await asyncio.wait_for(job, 0.2)
+except asyncio.TimeoutError: pass
+print(len(job._listeners) - before)"""
+    assert lasting.run(cell).text == "2\n"  # the callbacks
+    # What comes faster than it is read is bounded, and said to be missing.
+    come = "for number in range(40): job._receive({'event': 'output', 'text': '%d' % number + 'x' * 99_999})"
+    assert lasting.run(come).status == "ok"
+    assert lasting.run("text = next(kept)").status == "ok"
+    gap, length = lasting.value("[text[:60], len(text)]")
+    assert gap.startswith("\n… (") and "characters came faster than they were read" in gap and length < 1_100_000
+    assert lasting.run("job.cancel(); job.wait(60)", timeout=90).status == "ok"
+    assert lasting.run("for piece in kept: pass").status == "ok"
+    assert lasting.value("[len(called), len(job._listeners) - before]") == [1, 0]
+
+
+def test_many_jobs_are_awaited_without_a_thread_each(lasting: Notebook) -> None:
+    cell = """
+import asyncio
+async def ended(job):
+    try: await job
+    except Exception as error: return type(error).__name__
+waiting = [asyncio.ensure_future(ended(job)) for job in sent for _ in range(40)]
+await asyncio.sleep(0)
+print(await asyncio.wait_for(asyncio.to_thread(int), 20), any(one.done() for one in waiting))
+sent.cancel()
+print(set(await asyncio.gather(*waiting)))"""
+    reply = lasting.run(cell, timeout=90)
+    assert reply.text == "0 False\n{'JobCancelled'}\n", reply.traceback
 
 
 def test_replicas_find_each_other(notebook: Notebook) -> None:

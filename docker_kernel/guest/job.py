@@ -130,10 +130,13 @@ class Job:
         self._session = session
         self._text: list[str] = []
         self._size = 0
+        self._printed = 0
+        """Characters that have come, of which the last are in `_text`."""
+        self._arrived = threading.Condition()
         self._over = threading.Event()
         self._delivery = threading.Lock()
         self._past: collections.deque[dict[str, Any]] = collections.deque(maxlen=1000)
-        self._listeners: list[Callable[[Job, dict[str, Any]], None]] = []
+        self._listeners: list[Listener] = []
         self._bindings: dict[str, Any] | None = None
         self._value: Any = None
         self._fetched = False
@@ -204,10 +207,11 @@ class Job:
         return self
 
     def add_done_callback(self, callback: Callable[[Job], object]) -> None:
-        """Call a function with this job when it has ended: at once if it has, else from a thread of ours."""
+        """Call a function once with this job when it has ended: at once if it has, else from a thread of ours."""
 
         def listener(job: Job, event: dict[str, Any]) -> None:
-            if event.get("event") == "state" and event["state"] in FINAL:
+            if _is_end(event):
+                self._unlisten(listener)
                 callback(job)
 
         with self._delivery:
@@ -216,6 +220,10 @@ class Job:
                 self._listeners.append(listener)
         if over:
             callback(self)
+
+    def _unlisten(self, listener: Listener) -> None:
+        with self._delivery:
+            self._listeners.remove(listener)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What `result` would raise, or None."""
@@ -255,8 +263,26 @@ class Job:
         return self._value
 
     def __await__(self) -> Generator[Any, None, Any]:
-        yield from asyncio.get_running_loop().run_in_executor(None, self.wait).__await__()
+        yield from self._until_over().__await__()
         return self.result()
+
+    async def _until_over(self) -> None:
+        """Wait for the end without a thread: many jobs may be awaited at once."""
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        await loop.run_in_executor(None, self._session.follow, self)
+
+        def listener(job: Job, event: dict[str, Any]) -> None:
+            if _is_end(event):
+                loop.call_soon_threadsafe(ended.set)
+
+        with self._delivery:
+            over = self.over
+            self._listeners.append(listener)
+        try:
+            if not over:
+                await ended.wait()
+        finally:
+            self._unlisten(listener)
 
     def _ended(self, timeout: float | None) -> None:
         if not self.wait(timeout):
@@ -312,17 +338,31 @@ class Job:
         return self._stream() if follow else str(self._session.request("job.logs", {"job": self.id})["text"])
 
     def _stream(self) -> Iterator[str]:
-        events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        # Nothing is kept for this iterator, which may be left at any time.
         self._session.follow(self)
-        with self._delivery:
-            over = self.over
-            self._listeners.append(lambda job, event: events.put(event))
+        seen, over = self._printed, self.over
         yield self.logs()
         while not over:
-            event = events.get()
-            if event.get("event") == "output":
-                yield event["text"]
-            over = event.get("event") == "state" and event["state"] in FINAL
+            with self._arrived:
+                while self._printed == seen and not self.over:
+                    self._arrived.wait()
+                text, over = self._text_since(seen), self.over
+                seen = self._printed
+            if text:
+                yield text
+
+    def _text_since(self, seen: int) -> str:
+        """What was printed after so many characters; where that is not all here any more, the gap is named."""
+        missing, pieces = self._printed - seen, []
+        for piece in reversed(self._text):
+            if missing <= 0:
+                break
+            pieces.append(piece)
+            missing -= len(piece)
+        gap = (
+            ["\n… (%d characters came faster than they were read, and are not kept)\n" % missing] if missing > 0 else []
+        )
+        return "".join([*gap, *reversed(pieces)])
 
     def _events(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._session.request("job.events", {"job": self.id})["events"]
@@ -397,21 +437,28 @@ class Job:
         """
         events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._session.follow(self)
+
+        def listener(job: Job, event: dict[str, Any]) -> None:
+            events.put(event)
+
         with self._delivery:
             past, over = list(self._past), self.over
-            self._listeners.append(lambda job, event: events.put(event))
-        for event in past:
-            self._show(event)
+            self._listeners.append(listener)
         interrupted = False
-        while not over:
-            try:
-                event = events.get()
+        try:
+            for event in past:
                 self._show(event)
-            except KeyboardInterrupt:
-                interrupted = True
-                self.cancel()
-                continue
-            over = event.get("event") == "state" and event["state"] in FINAL
+            while not over:
+                try:
+                    event = events.get()
+                    self._show(event)
+                except KeyboardInterrupt:
+                    interrupted = True
+                    self.cancel()
+                    continue
+                over = _is_end(event)
+        finally:
+            self._unlisten(listener)
         if interrupted:
             raise KeyboardInterrupt
         return self.result()
@@ -432,21 +479,29 @@ class Job:
     def _receive(self, event: dict[str, Any]) -> None:
         kind = event.get("event")
         if kind == "output":
-            self._text.append(event["text"])
-            self._size += len(event["text"])
-            while self._size > KEPT_OUTPUT and len(self._text) > 1:
-                self._size -= len(self._text.pop(0))
+            with self._arrived:
+                self._text.append(event["text"])
+                self._size += len(event["text"])
+                self._printed += len(event["text"])
+                while self._size > KEPT_OUTPUT and len(self._text) > 1:
+                    self._size -= len(self._text.pop(0))
+                self._arrived.notify_all()
         elif kind == "progress":
             self.progress, self.remaining = event["value"], event.get("remaining")
         elif kind == "metrics":
             self.last_metrics.update(event["values"])
         elif kind == "state":
-            self._take({name: value for name, value in event.items() if name not in ("type", "event", "job")})
+            with self._arrived:
+                self._take({name: value for name, value in event.items() if name not in ("type", "event", "job")})
+                self._arrived.notify_all()
         with self._delivery:
             self._past.append(event)
             listeners = list(self._listeners)
         for listener in listeners:
-            listener(self, event)
+            try:
+                listener(self, event)
+            except Exception as error:  # of a user's callback, which must not keep the event from the others
+                print("docker-kernel: a job's callback failed: %r" % error, file=sys.__stderr__)
 
     @property
     def seconds(self) -> float:
@@ -471,6 +526,13 @@ class Job:
         """The last lines of its output, with lines that were written over (a progress bar's) as they ended."""
         lines = "".join(self._text).split("\n")
         return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines[-TAIL_LINES:]).strip("\n")
+
+
+Listener = Callable[[Job, "dict[str, Any]"], None]
+
+
+def _is_end(event: dict[str, Any]) -> bool:
+    return event.get("event") == "state" and event["state"] in FINAL
 
 
 def _original(error: dict[str, Any], value: Any, job_id: str) -> BaseException:
