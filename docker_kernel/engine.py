@@ -60,6 +60,9 @@ log = logging.getLogger(__name__)
 POOL = 64
 """How many connections to an engine are kept."""
 
+NEVER_RAN = ("created", "configured", "initialized")
+"""A container's states before its start; the last two are Podman's."""
+
 STREAM_STDOUT = 1
 STREAM_STDERR = 2
 
@@ -639,6 +642,24 @@ class Engine:
             else:
                 return
 
+    async def remove_unstarted(self, container: str) -> bool:
+        """Remove a container and its anonymous volumes, unless it runs or ever ran: then False. No-op if it is gone."""
+        try:
+            if (await self.inspect(container)).status not in NEVER_RAN:
+                return False
+            await self._call(self._client.remove_container, container, v=True)
+        except NotFound:
+            return True
+        except EngineError as error:
+            if "already in progress" in str(error):
+                await self.remove(container)
+                return True
+            # Its start was under way.
+            if "running container" not in str(error):
+                raise
+            return False
+        return True
+
     async def rename(self, container: str, name: str) -> None:
         """Give a container another name; atomic, and it fails if the name is taken."""
         await self._call(self._client.rename, container, name)
@@ -977,16 +998,22 @@ class Engine:
             raise
         return True
 
-    async def create_network(self, name: str, internal: bool = False) -> str:
-        """Make a bridge network of ours and return its id."""
+    async def create_network(self, name: str, marks: Mapping[str, str]) -> str:
+        """Make a bridge network of ours with some labels, and return its id."""
         made = await self._call(
-            self._client.create_network, name, driver="bridge", internal=internal, labels={labels.KIND: "network"}
+            self._client.create_network, name, driver="bridge", labels={labels.KIND: labels.KIND_NETWORK, **marks}
         )
         return str(made["Id"])
 
-    async def remove_network(self, name: str) -> None:
+    async def networks(self, having: Mapping[str, str]) -> dict[str, str]:
+        """The networks whose labels have the given values: id to name."""
+        found = await self._call(self._client.networks, filters=_having(having))
+        return {str(raw["Id"]): str(raw["Name"]) for raw in found}
+
+    async def remove_network(self, network: str) -> None:
+        """Remove a network; no-op if it is gone."""
         try:
-            await self._call(self._client.remove_network, name)
+            await self._call(self._client.remove_network, network)
         except NotFound:
             return
 
@@ -1435,6 +1462,10 @@ class Swarm:
             await self._call(self._client.remove_secret, secret)
         except NotFound:
             return
+
+    async def networks(self, having: Mapping[str, str]) -> dict[str, str]:
+        """The networks whose labels have the given values: id to name."""
+        return await self._engine.networks(having)
 
     async def create_network(self, name: str, marks: dict[str, str]) -> str:
         """Make an overlay network of ours and return its id."""

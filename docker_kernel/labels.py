@@ -23,7 +23,11 @@ KERNEL_NAME = "docker-kernel-"
 
 KIND_JOB = "job"
 JOB_NAME = "docker-kernel-job-"
-"""What the name of a job's container begins with; the job's id follows, or "spare-" where it waits for a job."""
+"""What the name of a job's container begins with; the job's id and the number of its attempt follow, and with several
+replicas the rank, or "spare-" where it waits for a job."""
+
+KIND_NETWORK = "network"
+"""The network of a job's replicas."""
 
 KIND_STATE = "state"
 """A container that never runs: it keeps a kernel volume for jobs that have yet to start."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import ipaddress
 import json
 import os
 import shutil
@@ -47,6 +48,13 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def bridge_address() -> str:
+    """This machine's address, as the containers of the engine that `docker` reaches see it."""
+    command = ["docker", "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Subnet}}"]
+    subnet = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return str(next(ipaddress.ip_network(subnet).hosts()))
+
+
 def answers(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
@@ -66,7 +74,8 @@ class SecondEngine:
     """A dockerd with its own network, data and socket.
 
     Attributes:
-        url: its socket's address; tcp: its TLS address, with the certificates in `tls`.
+        url: its socket's address; tcp: its TLS address, with the certificates in `tls`; here: this machine's address,
+            as its network sees it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,11 +91,11 @@ class SecondEngine:
             fcntl.flock(lock, fcntl.LOCK_EX)
             taken = subprocess.run(["ip", "-4", "-o", "addr"], capture_output=True, text=True, check=True).stdout
             subnet = next(f"10.98.{third}" for third in range(1, 255) if f" 10.98.{third}." not in taken)
-            self._here, self.address = f"{subnet}.1", f"{subnet}.2"
+            self.here, self.address = f"{subnet}.1", f"{subnet}.2"
             for command in (
                 ["ip", "netns", "add", self.namespace],
                 ["ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", self.namespace],
-                ["ip", "addr", "add", f"{self._here}/24", "dev", here],
+                ["ip", "addr", "add", f"{self.here}/24", "dev", here],
             ):
                 subprocess.run(command, check=True)
         self.tcp = f"tcp://{self.address}:2376"
@@ -105,7 +114,7 @@ class SecondEngine:
             [*self.inside, "ip", "addr", "add", f"{self.address}/24", "dev", there],
             [*self.inside, "ip", "link", "set", there, "up"],
             [*self.inside, "ip", "link", "set", "lo", "up"],
-            [*self.inside, "ip", "route", "add", "default", "via", self._here],
+            [*self.inside, "ip", "route", "add", "default", "via", self.here],
         ):
             subprocess.run(command, check=True)
         self.start()
@@ -306,6 +315,13 @@ class Relay:
 def second_engine() -> Iterator[SecondEngine]:
     """Another engine for the whole run."""
     need("dockerd", "ip", "openssl")
+    with running_engine() as engine:
+        yield engine
+
+
+@contextlib.contextmanager
+def running_engine() -> Iterator[SecondEngine]:
+    """Another engine, taken down at the end also on failure."""
     # Sockets have short names.
     engine = SecondEngine(Path(tempfile.mkdtemp(prefix="e", dir=leftovers.folder())))
     try:

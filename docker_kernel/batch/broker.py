@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import json
 import logging
 import os
 import re
 import secrets
 import tarfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from docker_kernel import background, checkout, labels
-from docker_kernel.batch.job_folder import DispatchFolder, JobFolder
+from docker_kernel.batch.job_folder import DispatchFolder, JobFolder, root
 from docker_kernel.batch.manager import manager
 from docker_kernel.batch.manifest import ResultManifest, checked_digest, parse
 from docker_kernel.batch.package import (
@@ -240,13 +241,13 @@ class Broker:
         digest = checked_digest(request.manifest)
         environment = await self._environment(request.environment)
         image = environment.image
-        package, held_back = await self._package(request, digest, image, live)
+        group = secrets.token_hex(6)
         commit = await checkout.commit(Path(kernel.workspace)) if kernel.workspace else ""
         source_digest = digest_of(request.source)
         jobs = []
         for params in request.params:
             record = JobRecord(
-                group=package.package_id,
+                group=group,
                 owner=self._owner,
                 kernel_id=kernel.kernel_id,
                 notebook=kernel.env.get("JPY_SESSION_NAME", ""),
@@ -281,11 +282,13 @@ class Broker:
                 inputs=mounts,
             )
             jobs.append((record, task))
-        try:
-            await self._manager.submit(kernel, target, package, jobs)
-        except BaseException:
-            await asyncio.shield(self._discard(package))
-            raise
+        async with _locked(group, live):
+            package, held_back = await self._package(request, digest, image, live, group)
+            try:
+                await self._manager.submit(kernel, target, package, jobs)
+            except BaseException:
+                await asyncio.shield(self._discard(package))
+                raise
         if not live:
             await self._manager.forget_old_dispatches(self._owner, request.target)
         return {
@@ -300,9 +303,11 @@ class Broker:
             raise JobError(f"The target {name!r} cannot work on the workspace itself: use %%dispatch --on {name}.")
         return config, self._manager.target(name, config)
 
-    async def _package(self, request: PlanRequest, digest: str, image: str, live: bool) -> tuple[Package, list[str]]:
+    async def _package(
+        self, request: PlanRequest, digest: str, image: str, live: bool, group: str
+    ) -> tuple[Package, list[str]]:
         """What the jobs start from, kept apart from the kernel and its workspace; and which files are held back."""
-        kernel, group = self._kernel, secrets.token_hex(6)
+        kernel = self._kernel
         if live:
             return Package(group, image, request.manifest, digest, live_workspace=True), []
         archive: Path | None = None
@@ -348,11 +353,13 @@ class Broker:
             found = await background.in_own_thread(workspace_files, kernel.workspace)
             files, size, held_back = len(found.names), found.size, found.held_back
         environment = await self._environment(request.environment)
-        package, _ = await self._package(request, digest, environment.image, live)
-        try:
-            new = await target.missing(kernel, package)
-        finally:
-            await asyncio.shield(self._discard(package))
+        group = secrets.token_hex(6)
+        async with _locked(group, live):
+            package, _ = await self._package(request, digest, environment.image, live, group)
+            try:
+                new = await target.missing(kernel, package)
+            finally:
+                await asyncio.shield(self._discard(package))
         return {
             "packages": packages[:1000],
             "files": files,
@@ -541,6 +548,20 @@ class Broker:
                 break
             records.append(public)
         return {"jobs": records, "more": len(records) < len(found) or len(found) == MAX_LISTED}
+
+
+@contextlib.asynccontextmanager
+async def _locked(group: str, live: bool) -> AsyncIterator[None]:
+    """Make a dispatch in here: others take what it has by then for a killed process's, unless it is locked."""
+    try:
+        lock = None if live else await asyncio.to_thread(DispatchFolder(group).lock)
+    except OSError as error:
+        raise JobError(f"The job cannot be kept in {root()}: {error.strerror or error}.") from None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.close()
 
 
 def _memory(text: str | None) -> int | None:

@@ -65,12 +65,33 @@ class Folder:
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
+    def lock(self) -> Lock | None:
+        """Become the one who is at this folder: until the returned lock is closed, or the process ends.
+
+        None if another process is, or another part of this one.
+        """
+        root().mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = Lock.take(self.path.name)
+        if lock is not None:
+            # Only now: others take a folder that is not locked for one that was left.
+            self.make()
+        return lock
+
 
 class DispatchFolder(Folder):
-    """What the jobs of one dispatch start from, for as long as one of them may start."""
+    """What the jobs of one dispatch start from, for as long as one of them may start.
+
+    It is locked from before anything is made for them until the ledger knows them.
+    """
 
     def __init__(self, group: str) -> None:
         super().__init__(root() / "dispatches" / group)
+
+    def forget_holder(self) -> None:
+        """Keep that the container has gone which kept the kernel volume for jobs that have yet to start."""
+        sent = self.read("dispatch.json")
+        if sent is not None and sent["holder"]:
+            self.write("dispatch.json", {**sent, "holder": ""})
 
     @property
     def workspace(self) -> Path:
@@ -79,7 +100,7 @@ class DispatchFolder(Folder):
 
 
 class JobFolder(Folder):
-    """One job's folder.
+    """One job's folder. Who holds its lock follows the job.
 
     Output is written to `output.1` until it has MAX_OUTPUT / 2 bytes, and then becomes `output.0`: what a job prints
     costs a bounded part of the disk.
@@ -100,16 +121,17 @@ class JobFolder(Folder):
             (self.path / name).unlink(missing_ok=True)
 
     def ask_to_cancel(self, why: str) -> None:
-        """Ask the process that follows this job to stop it."""
+        """Ask the process that follows this job to stop it, or the one that does after it."""
         self.write("cancel.json", {"why": why})
 
     def asked_to_cancel(self) -> str:
-        """Why the job is to be stopped, "" if nobody asked; an answer is given once."""
+        """Why the job is to be stopped, "" if nobody asked."""
         asked = self.read("cancel.json")
-        if asked is None:
-            return ""
+        return "" if asked is None else str(asked["why"])
+
+    def forget_cancel(self) -> None:
+        """Nobody has to stop this job any more."""
         (self.path / "cancel.json").unlink(missing_ok=True)
-        return str(asked["why"])
 
     def add_output(self, data: bytes) -> None:
         """Keep output. A disk that refuses is logged, never the job's problem."""
@@ -151,17 +173,9 @@ class JobFolder(Folder):
                 if event.get("event") in kinds:
                     yield event
 
-    def lock(self) -> Lock | None:
-        """Become the one process that follows this job: until the returned lock is closed, or the process ends.
-
-        None if another process does, or another part of this one.
-        """
-        self.make()
-        return Lock.take(self.path.name)
-
 
 class Lock:
-    """A byte of one file that all jobs share, locked by this process: jobs that wait in a queue cost no descriptor.
+    """A byte of a file that all jobs and dispatches share, locked by this process: one that waits costs no descriptor.
 
     Such a lock (POSIX, fcntl(2)) is a process's, not a descriptor's: it goes when the process closes any descriptor of
     the file. So the file is opened once, and its descriptor is not given out.
@@ -175,9 +189,9 @@ class Lock:
         self._key = (os.getpid(), descriptor, offset)
 
     @classmethod
-    def take(cls, job_id: str) -> Lock | None:
-        """Lock a job's byte; None if it is locked."""
-        offset = int(job_id, 16)
+    def take(cls, name: str) -> Lock | None:
+        """Lock the byte of a job's or dispatch's id; None if it is locked."""
+        offset = int(name, 16)
         with cls._guard:
             lock = cls(cls._file(), offset)
             if lock._key in cls._held:
@@ -202,7 +216,7 @@ class Lock:
         return known
 
     def close(self) -> None:
-        """Let go of the job; no-op if that was done."""
+        """Let go; no-op if that was done."""
         with self._guard:
             if self._key in self._held:
                 self._held.discard(self._key)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -153,6 +154,17 @@ class Ledger:
         except (OSError, sqlite3.Error) as error:
             log.warning("the ledger %s cannot be read: %s", self.path, error)
             return []
+
+    def of_ids(self, jobs: Sequence[str]) -> list[JobRecord] | None:
+        """Those of some jobs that there are; None where the ledger cannot be read."""
+        query = "SELECT record FROM jobs WHERE job_id IN (SELECT value FROM json_each(?))"
+        try:
+            with self._open() as connection:
+                rows = connection.execute(query, (json.dumps(list(jobs)),)).fetchall()
+            return [JobRecord.model_validate_json(text) for (text,) in rows]
+        except (OSError, sqlite3.Error, ValidationError) as error:
+            log.warning("the ledger %s cannot be read: %s", self.path, error)
+            return None
 
     def get(self, job: str) -> JobRecord:
         """One job by its id, or an unambiguous beginning of it; raises JobError."""

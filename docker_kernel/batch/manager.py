@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -36,10 +38,10 @@ from docker_kernel.batch.job_log import (
 from docker_kernel.batch.ledger import Ledger
 from docker_kernel.batch.record import JobRecord, State
 from docker_kernel.batch.result_store import ResultFolder
-from docker_kernel.batch.targets.base import JobTask, Outcome, Package, Record, Target
+from docker_kernel.batch.targets.base import JobTask, JobUnknown, Outcome, Package, Record, Target
 from docker_kernel.config import TargetConfig, format_size, read_target
 from docker_kernel.engine import Engine
-from docker_kernel.errors import DockerKernelError, EngineError, EngineUnavailable, JobError
+from docker_kernel.errors import DockerKernelError, EngineError, EngineUnavailable, JobError, NotFound
 from docker_kernel.free_memory import give_back_memory
 from docker_kernel.kernel.handle import KernelHandle
 
@@ -98,6 +100,7 @@ class Dispatch:
     prepared: asyncio.Future[Record]
     holder: str = ""
     volume: str = ""
+    jobs: list[str] = field(default_factory=list)
     under_way: set[str] = field(default_factory=set)
     shared: Record | None = None
     """What the tasks of its jobs have in common, once it was read from what is kept."""
@@ -111,7 +114,13 @@ class Dispatch:
 
 @dataclass
 class Running:
-    """A job under way."""
+    """A job under way.
+
+    Args:
+        interrupted: the process that started it was killed over it: nobody knows whether it did.
+        unknown: it cannot be told, and so it is not tried again.
+        why_not: why it cannot be started here, where it has to have been.
+    """
 
     record: JobRecord
     dispatch: Dispatch
@@ -125,6 +134,9 @@ class Running:
     runner: asyncio.Task[None] | None = None
     said_end: End | None = None
     raised: str = ""
+    interrupted: bool = False
+    unknown: bool = False
+    why_not: str = ""
 
     @property
     def cancelled(self) -> bool:
@@ -229,6 +241,7 @@ class JobManager:
         self._dispatches[dispatch.group] = dispatch
         self._engine = kernel.engine
         started = list(jobs)
+        dispatch.jobs = [record.id for record, _ in started]
         try:
             if not package.live_workspace:
                 await asyncio.to_thread(self._keep, dispatch, None)
@@ -265,7 +278,7 @@ class JobManager:
         target = dispatch.target
         config = {**target.given.model_dump(mode="json", exclude_defaults=True), "kind": target.given.kind}
         kept = {"target": target.name, "config": config, "volume": dispatch.volume, "holder": dispatch.holder}
-        dispatch.folder.write("dispatch.json", {**kept, "prepared": prepared})
+        dispatch.folder.write("dispatch.json", {**kept, "jobs": dispatch.jobs, "prepared": prepared})
 
     async def _take(self, running: Running) -> None:
         record = running.record
@@ -328,6 +341,7 @@ class JobManager:
                 if lock is not None:
                     collecting.add_done_callback(lambda _: lock.close())
             await self._change(record, state, reason)
+            await asyncio.to_thread(running.folder.forget_cancel)
             if record.live or not record.kept:
                 await self._clean(running)
         except _OutOfReach as error:
@@ -337,7 +351,8 @@ class JobManager:
         finally:
             self._running.pop(record.id, None)
             running.dispatch.under_way.discard(record.id)
-            running.dispatch.ended.add(record.id)
+            if record.over:
+                running.dispatch.ended.add(record.id)
             if running.lock is not None:
                 running.lock.close()
             if not running.dispatch.under_way:
@@ -350,11 +365,12 @@ class JobManager:
         record = running.record
         while True:
             state, reason = await self._attempt(running)
-            if state not in ("failed", "lost") or running.end or record.attempt > record.retries:
+            if state not in ("failed", "lost") or running.end or running.unknown or record.attempt > record.retries:
                 return state, reason
-            await self._clean(running)
+            if not await self._clean(running):
+                return state, f"{reason}; it is not tried again, as what it left could not be removed"
             record.begin_again()
-            running.task = _with_spec(running.task, nonce=record.nonce)
+            running.task = _of_attempt(running.task, record)
             running.said_end, running.raised = None, ""
             await asyncio.to_thread(running.folder.restart)
             if running.cancelled:
@@ -365,10 +381,14 @@ class JobManager:
     async def _attempt(self, running: Running) -> tuple[State, str]:
         """Start a job, unless it runs already, and follow it: how it ended, and why."""
         record, dispatch = running.record, running.dispatch
-        taken_over = record.placed is not None
+        taken_over = record.placed is not None or running.interrupted
         try:
-            if taken_over:
+            if running.interrupted and (why := await self._find(running)):
+                return "lost", why
+            if record.placed is not None:
                 return await self._follow(running)
+            if running.cancelled:
+                return "cancelled", running.why
             prepared = await asyncio.shield(dispatch.prepared)
             if record.live:
                 await self._start(running, prepared)
@@ -387,6 +407,28 @@ class JobManager:
         except Exception:
             log.exception("the job %s failed on the host side", record.id)
             return "lost", "its host side failed, whose log has the details"
+
+    async def _find(self, running: Running) -> str:
+        """Look for an attempt whose start a killed process may have come to; why it is lost, "" where it is not.
+
+        Raises:
+            _OutOfReach: its target does not answer.
+        """
+        record, dispatch = running.record, running.dispatch
+        prepared = dispatch.prepared.result() if dispatch.prepared.done() else {}
+        try:
+            record.placed = await dispatch.target.find(running.task, prepared)
+        except EngineError as error:
+            raise _OutOfReach(str(error)) from None
+        except DockerKernelError as error:
+            running.unknown, running.interrupted = isinstance(error, JobUnknown), False
+            return str(error)
+        running.interrupted = False
+        if record.placed is None:
+            return running.why_not
+        record.started = time.time()
+        await self._change(record, "running")
+        return ""
 
     async def _start(self, running: Running, prepared: Record) -> None:
         record = running.record
@@ -502,15 +544,17 @@ class JobManager:
             return "failed", f"out of memory: it used more than {limit}; raise it with --memory"
         return "failed", outcome.reason or f"its container ended with exit code {outcome.exit_code}"
 
-    async def _clean(self, running: Running) -> None:
+    async def _clean(self, running: Running) -> bool:
+        """Remove what an attempt left on its target; returns whether that is gone."""
         if running.record.placed is not None:
             try:
                 await running.dispatch.target.clean(running.record.placed)
             except DockerKernelError as error:
                 log.error("the job %s left something behind: %s", running.record.id, error)
-                return
+                return False
         if running.record.over:
             await self._settled(running.record)
+        return True
 
     async def _over(self, dispatch: Dispatch) -> None:
         """No job of a dispatch is under way: what kept its state from going with its kernel goes."""
@@ -523,12 +567,19 @@ class JobManager:
             return  # one of them is tried again, or waits for a process that starts it
         self._dispatches.pop(dispatch.group, None)
         try:
+            if not dispatch.prepared.done():
+                await asyncio.to_thread(dispatch.folder.workspace.unlink, missing_ok=True)
+                await dispatch.target.abandon(dispatch.group)
+        except (DockerKernelError, OSError) as error:
+            log.error("the dispatch %s left something on %s: %s", dispatch.group, dispatch.target.name, error)
+        try:
             engine = await self._kernels_engine()
             if dispatch.holder:
                 await engine.remove(dispatch.holder)
             if dispatch.volume:
                 await engine.remove_volume(dispatch.volume)  # stays while its kernel, or another job, has it
-        except EngineError as error:
+            await asyncio.to_thread(dispatch.folder.forget_holder)
+        except (EngineError, OSError) as error:
             log.error("the dispatch %s left something behind: %s", dispatch.group, error)
         if dispatch.holder:
             await asyncio.to_thread(give_back_memory)
@@ -620,11 +671,14 @@ class JobManager:
         if running.record.over or running.end:
             return False
         running.end, running.why = "cancelled", why
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(running.folder.ask_to_cancel, why)  # for who takes over, if we end over this
         if running.record.placed is not None:
             try:
                 await running.dispatch.target.cancel(running.record.placed)
             except BaseException:
                 running.end = ""  # it can be asked again
+                await asyncio.to_thread(running.folder.forget_cancel)
                 raise
         elif running.record.state == "queued" and running.runner is not None:
             running.runner.cancel()
@@ -682,9 +736,9 @@ class JobManager:
             if record.placed is not None:
                 await running.dispatch.target.clean(record.placed)
             record.begin_again()
-            running.task = _with_spec(running.task, nonce=record.nonce)
+            running.task = _of_attempt(running.task, record)
             await asyncio.to_thread(running.folder.restart)
-            await asyncio.to_thread(running.folder.asked_to_cancel)  # what was too late for the last attempt
+            await asyncio.to_thread(running.folder.forget_cancel)  # what was too late for the last attempt
             await self._take(running)
         except BaseException:
             lock.close()
@@ -750,6 +804,7 @@ class JobManager:
                 prepared,
                 sent.get("holder", ""),
                 sent.get("volume", record.volume),
+                sent.get("jobs", []),
             )
             self._dispatches[record.group] = known
         return known
@@ -766,11 +821,13 @@ class JobManager:
             if record.id in self._running or record.id in self._watching:
                 continue
             sent = await asyncio.to_thread(DispatchFolder(record.group).read, "dispatch.json")
-            if start or record.placed is not None or sent is None or sent["prepared"] is None:
+            begun = record.placed is not None or record.state == "starting"
+            if start or begun or sent is None or sent["prepared"] is None:
                 try:
                     await self._take_over(record)
                 except (DockerKernelError, OSError) as error:
                     log.info("the job %s cannot be followed: %s", record.id, error)
+        await self._sweep()
 
     async def catch_up(self, seconds: float) -> None:
         """Conclude the jobs that ended while no process followed them: for a process that does not stay itself.
@@ -807,17 +864,23 @@ class JobManager:
             return
         try:
             running = await self._kept(record, {})
-        except JobError:
+        except JobError as error:
             dispatch = self._known_dispatch(record, sent)
-            if record.placed is None:
+            if record.placed is None and record.state != "starting":
                 why = "its Jupyter server ended before its state was sent: run its cell again"
+                if dispatch.prepared.done():
+                    why = f"its Jupyter server ended before it was started. {error}"
                 record.settled = True
                 await self._change(record, "lost", why)
                 await self._over(dispatch)
                 return
             record.retries = 0
-            running = Running(record, dispatch, JobTask(record.id, record.name, {}), folder)
-        if record.placed is not None:
+            why = f"its Jupyter server ended while it was started. {error}"
+            running = Running(record, dispatch, targets.attempted_task(record), folder, why_not=why)
+        if why := await asyncio.to_thread(folder.asked_to_cancel):
+            running.end, running.why = "cancelled", why
+        running.interrupted = record.placed is None and record.state == "starting"
+        if record.placed is not None or running.interrupted:
             await asyncio.to_thread(folder.restart)
         running.lock = lock
         running.dispatch.under_way.add(record.id)
@@ -885,21 +948,68 @@ class JobManager:
                 with contextlib.suppress(DockerKernelError):
                     await (await self._target_for(record)).clean(record.placed)
             await asyncio.to_thread(JobFolder(record.id).remove)
-        await asyncio.to_thread(self.ledger.delete, *(record.id for record in gone))
-        for group in {record.group for record in gone}:
+        # The ledger last: of what it does not know nobody would ask again.
+        ids = {record.id for record in gone}
+        left = {record.group for record in await asyncio.to_thread(self.jobs) if record.id not in ids}
+        for group in {record.group for record in gone} - left:
             await self._release(group)
+        await asyncio.to_thread(self.ledger.delete, *(record.id for record in gone))
         return gone
 
     async def _release(self, group: str) -> None:
-        """Remove what a dispatch's jobs started from, if none of them is left."""
-        left = await asyncio.to_thread(self.jobs)
-        if any(record.group == group for record in left):
-            return
+        """Remove what a dispatch's jobs started from."""
         folder = DispatchFolder(group)
         sent = await asyncio.to_thread(folder.read, "dispatch.json")
         if sent is not None:
-            with contextlib.suppress(DockerKernelError):
-                await self._target_of(sent["target"], sent).release(sent["prepared"])
+            await self._let_go(sent["target"], sent)
+        await asyncio.to_thread(folder.remove)
+
+    async def _let_go(self, target: str, sent: Record) -> None:
+        """Remove from a target what a dispatch's jobs started from."""
+        with contextlib.suppress(DockerKernelError):
+            if sent["prepared"] is not None:
+                await self._target_of(target, sent).release(sent["prepared"])
+
+    async def _sweep(self) -> None:
+        """Do what processes were killed over: remove dispatches that the ledger had not come to know, and let go of
+        what kept the state of those whose jobs are over."""
+        for folder in await asyncio.to_thread(_unfinished_dispatches):
+            group = folder.path.name
+            lock = None if group in self._dispatches else await asyncio.to_thread(folder.lock)
+            if lock is None:
+                continue
+            try:
+                await self._sweep_locked(folder)
+            except (DockerKernelError, OSError) as error:
+                log.info("the dispatch %s cannot be removed: %s", group, error)
+            finally:
+                lock.close()
+
+    async def _sweep_locked(self, folder: DispatchFolder) -> None:
+        group = folder.path.name
+        sent = await asyncio.to_thread(folder.read, "dispatch.json") or {"jobs": [], "prepared": None}
+        known = await asyncio.to_thread(self.ledger.of_ids, sent["jobs"]) if "jobs" in sent else None
+        if known is None:
+            return
+        if known:
+            if sent["holder"] and all(one.over and one.settled for one in known):
+                await self._over(self._known_dispatch(known[0], sent))
+                self._dispatches.pop(group, None)
+            return
+        if sent["prepared"] is not None:
+            return  # the ledger was lost
+        for job in sent["jobs"]:
+            lock = await asyncio.to_thread(Lock.take, job)
+            if lock is None:
+                return  # so it was, and the process that follows this job goes on
+            lock.close()
+            await asyncio.to_thread(JobFolder(job).remove)
+        engine = await self._kernels_engine()
+        with contextlib.suppress(NotFound):
+            holder = await engine.inspect(labels.STATE_NAME + group)
+            await engine.remove(holder.id)
+            for volume in holder.volumes.values():
+                await engine.remove_volume(volume)
         await asyncio.to_thread(folder.remove)
 
     async def forget_old_dispatches(self, owner: str, target: str) -> None:
@@ -912,8 +1022,7 @@ class JobManager:
             folder = DispatchFolder(group)
             sent = await asyncio.to_thread(folder.read, "dispatch.json")
             if sent is not None:
-                with contextlib.suppress(DockerKernelError):
-                    await self._target_of(target, sent).release(sent["prepared"])
+                await self._let_go(target, sent)
                 await asyncio.to_thread(folder.remove)
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
@@ -923,9 +1032,16 @@ class JobManager:
         return task
 
 
-def _with_spec(task: JobTask, **changes: Any) -> JobTask:
-    """A task whose spec has some values changed."""
-    return JobTask(**{**vars(task), "spec": {**task.spec, **changes}})
+def _of_attempt(task: JobTask, record: JobRecord) -> JobTask:
+    """A job's task for the attempt that its record is at."""
+    return dataclasses.replace(task, spec={**task.spec, "nonce": record.nonce}, attempt=record.attempt)
+
+
+def _unfinished_dispatches() -> list[DispatchFolder]:
+    """Those that were not sent, or whose state is kept from going with its kernel."""
+    names = [path.name for path in (root() / "dispatches").glob("*") if re.fullmatch("[0-9a-f]+", path.name)]
+    found = [(folder, folder.read("dispatch.json")) for folder in map(DispatchFolder, names)]
+    return [folder for folder, sent in found if sent is None or sent["prepared"] is None or sent["holder"]]
 
 
 def _asked_to_cancel(folders: list[JobFolder]) -> list[tuple[str, str]]:

@@ -62,8 +62,13 @@ def kept_parts(shared: dict[str, Any], own: dict[str, Any] | None) -> dict[str, 
     return kept if "inputs" in kept and "source" in kept["spec"] else None
 
 
+def attempted_task(record: JobRecord) -> JobTask:
+    """What of a job's task is always known: enough to find the attempt that its record is at."""
+    return JobTask(record.id, record.name, {"nonce": record.nonce}, replicas=record.replicas, attempt=record.attempt)
+
+
 def kept_task(record: JobRecord, kept: dict[str, Any], secrets: dict[str, str]) -> JobTask:
-    """A job's task, from what is kept of it."""
+    """A job's task, from what is kept of it, for the attempt that its record is at."""
     return JobTask(
         job_id=record.id,
         name=record.name,
@@ -74,4 +79,5 @@ def kept_task(record: JobRecord, kept: dict[str, Any], secrets: dict[str, str]) 
         gpus=record.gpus,
         replicas=record.replicas,
         inputs=[InputMount(*one) for one in kept["inputs"]],
+        attempt=record.attempt,
     )

@@ -1,8 +1,9 @@
 """What every target is: a place where jobs run, behind one small class.
 
 The order of calls, for a dispatch with one or more jobs: `prepare` once, then for each job `start`, `output` and
-`outcome`, `result`, `clean`; `release` when nobody will start one again. What `prepare` and `start` return is JSON that
-is kept: a host process that starts later goes on with it, on another instance of the class.
+`outcome`, `result`, `clean`; `release` when nobody will start one again. What `prepare` and `start` return is JSON
+that is kept: a host process that starts later goes on with it, on another instance of the class. Where the process was
+killed before it had kept that, the next one calls `abandon`, and before it starts the job `find`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from docker_kernel import labels
 from docker_kernel.config import TargetConfig
+from docker_kernel.errors import JobError
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
 
@@ -70,11 +73,16 @@ class InputMount:
         return f"{ALLOWED_INPUTS}/{self.name}" if self.path else f"/inputs/{self.name}"
 
 
+class JobUnknown(JobError):
+    """Nobody can tell whether an attempt of a job was started, or whether it still runs: so it is not tried again."""
+
+
 @dataclass(frozen=True)
 class JobTask:
-    """A job as a target sees it.
+    """One attempt of a job, as a target sees it.
 
     Args:
+        attempt: its number, from 1. It and the job's id are kept before anything of the attempt is made.
         spec: what the runner reads (guest/run_job.py), JSON; it has the job's nonce: keep it private.
         secrets: values the runner gives to the job's process, by name: never in an image, a label or a log.
         memory: limit in bytes; cpus: limit, fractions allowed; gpus: as in a kernelspec; None for none.
@@ -90,6 +98,16 @@ class JobTask:
     gpus: str | None = None
     replicas: int = 1
     inputs: Sequence[InputMount] = ()
+    attempt: int = 1
+
+    @property
+    def label(self) -> str:
+        """What everything is called that is made for this attempt; what there are several of is numbered."""
+        return f"{labels.JOB_NAME}{self.job_id}-{self.attempt}"
+
+    def names(self) -> list[str]:
+        """What its tasks are called, by rank."""
+        return [self.label] if self.replicas == 1 else [f"{self.label}-{rank}" for rank in range(self.replicas)]
 
 
 @dataclass(frozen=True)
@@ -157,7 +175,31 @@ class Target(ABC):
 
     @abstractmethod
     async def start(self, task: JobTask, prepared: Record) -> Record:
-        """Start a job; returns what the other methods find it by. When it raises, nothing is left behind."""
+        """Start a job; returns what the other methods find it by. When it raises, nothing is left behind.
+
+        What an earlier attempt left goes first.
+        """
+
+    async def find(self, task: JobTask, prepared: Record) -> Record | None:
+        """Look for an attempt whose process was killed while it started it: it may have come to that, or not.
+
+        What was made for it and never ran is removed.
+
+        Args:
+            task: without the values of its secrets, and maybe without most of its spec.
+
+        Returns:
+            What `start` would have returned; None where nothing runs or ran, so that it can be started.
+
+        Raises:
+            JobUnknown: this cannot be told.
+            JobError: only some of its tasks were started; they have been ended and removed.
+            EngineError: nobody could look; it is looked for again.
+        """
+        raise JobUnknown(
+            f"its Jupyter server ended while it was started, and a target of the kind {self.kind!r} cannot be asked "
+            "whether it runs: look there before you run its cell again"
+        )
 
     @abstractmethod
     def output(self, job: Record) -> AsyncIterator[tuple[int, bytes]]:
@@ -188,6 +230,10 @@ class Target(ABC):
     @abstractmethod
     async def clean(self, job: Record) -> None:
         """Remove all that the job left on the target; no-op if done already."""
+
+    async def abandon(self, package_id: str) -> None:
+        """Remove what a `prepare` made whose process was killed in it; no-op if there is nothing."""
+        return
 
     @abstractmethod
     async def release(self, prepared: Record) -> None:

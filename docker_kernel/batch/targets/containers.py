@@ -65,9 +65,11 @@ class EngineTarget(Target):
     async def start(self, task: JobTask, prepared: Record) -> Record:
         engine = await self.engine()
         made: dict[str, Any] = {"containers": [], "network": ""}
+        if task.attempt > 1:
+            await self._remove_earlier(engine, task)
         try:
             if task.replicas > 1:
-                made["network"] = await engine.create_network(labels.JOB_NAME + task.job_id)
+                made["network"] = await engine.create_network(task.label, {labels.JOB_ID: task.job_id})
             for rank in range(task.replicas):
                 made["containers"].append(await self._create(engine, task, prepared, rank, made["network"]))
             for container in made["containers"]:
@@ -80,11 +82,35 @@ class EngineTarget(Target):
             raise
         return made
 
+    async def _remove_earlier(self, engine: Engine, task: JobTask) -> None:
+        """Remove what earlier attempts left, as they do where their engine did not answer at their end."""
+        having = {labels.JOB_ID: task.job_id}
+        for container in await engine.containers(having):
+            await engine.remove(container.id)
+        for network in await engine.networks(having):
+            await engine.remove_network(network)
+
+    async def find(self, task: JobTask, prepared: Record) -> Record | None:
+        engine = await self.engine()
+        found: list[str] = []
+        for name in task.names():
+            with contextlib.suppress(NotFound):
+                if not await engine.remove_unstarted(name):
+                    found.append((await engine.inspect(name)).id)
+        known = {} if task.replicas == 1 else await engine.networks({labels.JOB_ID: task.job_id})
+        networks = [network for network, name in known.items() if name == task.label]
+        made = {"containers": found, "network": networks[0] if networks else ""}
+        if len(found) == task.replicas:
+            return made
+        await self.clean(made)
+        if found:
+            raise JobError(partly_started(len(found), task))
+        return None
+
     async def _create(self, engine: Engine, task: JobTask, prepared: Record, rank: int, network: str) -> str:
         spec = self._spec(task, prepared)
-        several = task.replicas > 1
-        names = [labels.JOB_NAME + task.job_id + (f"-{number}" if several else "") for number in (0, rank)]
-        spec.name = names[1]
+        several, names = task.replicas > 1, task.names()
+        spec.name = names[rank]
         spec.labels = {labels.JOB_ID: task.job_id}
         spec.network = network or spec.network
         inputs: list[BindMount | VolumeMount] = [
@@ -283,22 +309,25 @@ def content_of(task: JobTask) -> dict[str, Any]:
     return {**task.spec, "secrets": dict(task.secrets)}
 
 
+def partly_started(count: int, task: JobTask) -> str:
+    """Why an attempt is lost of which not all tasks were started."""
+    begun = f"{count} of its {task.replicas} replicas had begun, and were ended"
+    return f"its Jupyter server ended while it was started: {begun}"
+
+
 async def _create_anew(engine: Engine, spec: ContainerSpec) -> str:
-    """Create a container; one of its name, which a start that was cut off left, goes first."""
-    try:
-        return await engine.create(spec)
-    except EngineError as error:
-        if "already in use" not in str(error) or spec.name is None:
-            raise
+    """Create a container; one of its name that never ran, which a start that was cut off left, goes first."""
+    assert spec.name is not None
     end = asyncio.get_running_loop().time() + STOP_SECONDS
     while True:
-        await engine.remove(spec.name)
         try:
             return await engine.create(spec)
         except EngineError as error:
-            # Its removal may be under way.
+            # The engine may still be at that one's creation, or removal.
             if "already in use" not in str(error) or asyncio.get_running_loop().time() > end:
                 raise
+        if not await engine.remove_unstarted(spec.name):
+            raise JobError(f"The engine has a container {spec.name} that ran already: it is left alone.")
         await asyncio.sleep(BACK_PAUSE)
 
 

@@ -136,9 +136,16 @@ class DockerTarget(EngineTarget):
             cap_add=prepared["capabilities"],
         )
 
+    async def abandon(self, package_id: str) -> None:
+        # What came through a registry has no name by which it could be told apart from another dispatch's.
+        if self._settings.registry is None:
+            await self._remove_image(f"{NAME}:{package_id}")
+
     async def release(self, prepared: Record) -> None:
+        await self._remove_image(prepared["image"] if self._settings.registry else f"{NAME}:{prepared['package']}")
+
+    async def _remove_image(self, reference: str) -> None:
         engine = await self.engine()
-        reference = prepared["image"] if self._settings.registry else f"{NAME}:{prepared['package']}"
         try:
             await engine.remove_image(reference)
         except EngineError as error:

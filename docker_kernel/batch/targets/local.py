@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import dataclasses
 import secrets
 from collections.abc import Iterable
@@ -131,13 +130,12 @@ class LocalTarget(EngineTarget):
         if likely is None:
             return await super().start(task, prepared)
         kernel = str(prepared["kernel_id"])
-        spare = await self._spares.take(kernel, likely, content_of(task))
+        spare = await self._spares.take(kernel, likely, content_of(task), task.label)
         if spare is None:
             made = await super().start(task, prepared)
         else:
             made = {"containers": [spare.container], "network": ""}
             self._streams[spare.container] = spare
-            self._spares.spawn(self._rename(spare.container, labels.JOB_NAME + task.job_id))
         self._kernels[made["containers"][0]] = kernel
         return made
 
@@ -178,11 +176,6 @@ class LocalTarget(EngineTarget):
             await asyncio.shield(engine.remove(container))
             raise
         return SpareJob(engine, container, spec, stream)
-
-    async def _rename(self, container: str, name: str) -> None:
-        """Call a spare as a job's container is called; nothing but a reader of `docker ps` relies on it."""
-        with contextlib.suppress(EngineError):
-            await (await self.engine()).rename(container, name)
 
     async def _until_gone(self, container: str) -> None:
         """Wait for the end of a removal that the engine had begun itself: until then the kernel volume is in use."""

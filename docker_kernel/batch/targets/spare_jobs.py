@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from docker_kernel.engine import ContainerSpec, Engine, ExecStream, VolumeMount
-from docker_kernel.errors import DockerKernelError
+from docker_kernel.errors import DockerKernelError, EngineError, JobError
 from docker_kernel.kernel.spares import MAX_AGE, UPKEEP_SECONDS, memory_is_short
 
 log = logging.getLogger(__name__)
@@ -64,17 +64,32 @@ class SpareJob:
     def fresh(self) -> bool:
         return time.monotonic() - self._made < MAX_AGE
 
-    async def take(self, content: Mapping[str, Any]) -> bool:
+    async def take(self, content: Mapping[str, Any], name: str) -> bool:
         """Hand over a job; returns whether the container runs it. If not, it is to be removed, and never will run it,
-        as it waits for our word after it has said that it has the job."""
+        as it waits for our word after it has said that it has the job.
+
+        Args:
+            name: what the job's container is called; it is before the job begins, so that it can be found.
+
+        Raises:
+            JobError: nobody knows whether it runs the job. It is to be removed.
+        """
+        naming = asyncio.ensure_future(self._engine.rename(self.container, name))
         try:
             await asyncio.wait_for(self._hand_over(content), ANSWER_SECONDS)
-            if self._read:
-                await self._stream.write(b"\n")
-        except (asyncio.TimeoutError, OSError) as error:
+            await naming
+        except (asyncio.TimeoutError, OSError, EngineError) as error:
             log.info("the spare job container %s does not take its job: %r", self.container[:12], error)
+            self._read.clear()
+        finally:
+            await asyncio.wait([naming])
+        if not self._read or naming.exception() is not None:
             return False
-        return bool(self._read)
+        try:
+            await self._stream.write(b"\n")
+        except OSError as error:
+            raise JobError(f"Its container's connection broke while it was given the job ({error}).") from None
+        return True
 
     async def _hand_over(self, content: Mapping[str, Any]) -> None:
         await self._stream.write(json.dumps(content).encode() + b"\n")
@@ -124,7 +139,7 @@ class SpareJobs:
         """By kernel: what waits, or is being made."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def take(self, kernel: str, likely: Likely, content: Mapping[str, Any]) -> SpareJob | None:
+    async def take(self, kernel: str, likely: Likely, content: Mapping[str, Any], name: str) -> SpareJob | None:
         """Give a job to the kernel's spare; None where there is none for it, and a fresh container is to be made.
 
         A spare that is being made is waited for: making another container would not be faster.
@@ -138,10 +153,15 @@ class SpareJobs:
             self.spawn(_discard(making))
             return None
         spare = await asyncio.shield(making)
-        if spare is None or (spare.fresh and await spare.take(content)):
-            return spare
-        await spare.remove()
-        return None
+        if spare is None:
+            return None
+        taken = False
+        try:
+            taken = spare.fresh and await spare.take(content, name)
+        finally:
+            if not taken:
+                await asyncio.shield(spare.remove())
+        return spare if taken else None
 
     def prepare(self, kernel: str) -> None:
         """Make a spare for a kernel's next job, soon."""

@@ -14,7 +14,6 @@ import contextlib
 import json
 import logging
 import os
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from docker_kernel.batch.registry import Registry
 from docker_kernel.batch.result_store import ResultFolder, ResultStore, result_store
 from docker_kernel.batch.state_image import ARCHITECTURES, bytes_to_push, check_architecture, push
 from docker_kernel.batch.targets.base import Check, JobTask, Outcome, Package, Progress, Record, Target
+from docker_kernel.batch.targets.containers import partly_started
 from docker_kernel.config import SwarmTargetConfig, TargetConfig, format_size
 from docker_kernel.engine import (
     BindMount,
@@ -85,6 +85,9 @@ log = logging.getLogger(__name__)
 
 REPOSITORY = "docker-kernel-jobs"
 """The repository of all jobs' images, below the registry's prefix."""
+
+NAME_TAKEN = ("already exists", "name conflicts with an existing object")
+"""What a manager says of a network, a secret or a service whose name another one has."""
 
 MASTER_PORT = 29500
 CANCELLED = 143
@@ -549,10 +552,59 @@ class SwarmTarget(Target):
     # A job
 
     async def start(self, task: JobTask, prepared: Record) -> Record:
+        if task.attempt > 1:
+            await self._remove_earlier(task)
+        try:
+            return await self._create(task, prepared)
+        except EngineError as error:
+            if not any(what in str(error) for what in NAME_TAKEN):
+                raise
+        # What a killed process had asked for comes late: a manager that is busy was still at it when it was looked for.
+        found = await self.find(task, prepared)
+        return found if found is not None else await self._create(task, prepared)
+
+    async def _remove_earlier(self, task: JobTask) -> None:
+        """Remove what earlier attempts left, as they do where the manager did not answer at their end."""
+        swarm, having = await self._swarm(), {labels.JOB_ID: task.job_id}
+        record = self._record(task, {})
+        record["services"], record["secrets"] = [*await swarm.services(having)], [*await swarm.secrets(having)]
+        networks: list[str | None] = [*await swarm.networks(having)]
+        for network in networks or [None]:
+            await self._remove({**record, "network": network})
+
+    async def find(self, task: JobTask, prepared: Record) -> Record | None:
+        swarm, having = await self._swarm(), {labels.JOB_ID: task.job_id}
+        services = {name: service for service, name in (await swarm.services(having)).items()}
+        kept = {name: secret for secret, name in (await swarm.secrets(having)).items()}
+        networks = {name: network for network, name in (await swarm.networks(having)).items()}
+        record = self._record(task, prepared)
+        record["services"] = [services[name] for name in task.names() if name in services]
+        record["secrets"] = [kept[name] for name in task.names() if name in kept]
+        record["network"] = networks.get(task.label)
+        if len(record["services"]) == task.replicas:
+            return record
+        await self._remove(record)
+        if record["services"]:
+            raise JobError(partly_started(len(record["services"]), task))
+        return None
+
+    @staticmethod
+    def _record(task: JobTask, prepared: Record) -> Record:
+        return {
+            "job": task.job_id,
+            "name": task.label,
+            "nonce": str(task.spec["nonce"]),
+            "image": prepared.get("image", ""),
+            "services": [],
+            "secrets": [],
+            "network": None,
+        }
+
+    async def _create(self, task: JobTask, prepared: Record) -> Record:
         swarm = await self._swarm()
         generic = await self._fits(task)
         uid, _, gid = str(prepared["user"]).partition(":")
-        name = f"docker-kernel-job-{task.job_id}-{secrets.token_hex(2)}"
+        name, names = task.label, task.names()
         marks = {
             labels.KIND: labels.KIND_JOB,
             labels.JOB_ID: task.job_id,
@@ -560,15 +612,7 @@ class SwarmTarget(Target):
             labels.USER: str(os.getuid()),
         }
         spec = {**task.spec, "secrets": dict(task.secrets), "result": await self._result_settings(task, name)}
-        record: Record = {
-            "job": task.job_id,
-            "name": name,
-            "nonce": str(task.spec["nonce"]),
-            "image": prepared["image"],
-            "services": [],
-            "secrets": [],
-            "network": None,
-        }
+        record = self._record(task, prepared)
         mounts: list[BindMount | VolumeMount] = [
             VolumeMount(one.source, one.at, read_only=True)
             if one.volume
@@ -579,9 +623,9 @@ class SwarmTarget(Target):
             if task.replicas > 1:
                 record["network"] = await swarm.create_network(name, marks)
             for rank in range(task.replicas):
-                service = name if task.replicas == 1 else f"{name}-{rank}"
+                service = names[rank]
                 if task.replicas > 1:
-                    spec.update(rank=rank, world_size=task.replicas, master_addr=f"{name}-0", master_port=MASTER_PORT)
+                    spec.update(rank=rank, world_size=task.replicas, master_addr=names[0], master_port=MASTER_PORT)
                 if rank:
                     spec["result"] = None  # only rank 0's is asked for
                 secret = await swarm.create_secret(service, _checked(spec), marks)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from docker_kernel import labels
-from tests.engines import OwnRegistry, SecondEngine
+from tests.engines import OwnRegistry, SecondEngine, bridge_address
 from tests.patience import patient
 from tests.swarm import TwoNodes
 
@@ -22,12 +22,14 @@ class Place:
 
     Args:
         settings: its table in the config file.
+        host: this machine's address, as jobs there see it.
         engines: the engines it runs jobs on, as `docker -H` names them; "" for the kernel's own.
         sends: whether state has to be sent there.
         services: whether jobs are Swarm services.
     """
 
     settings: str
+    host: str
     engines: list[str] = field(default_factory=lambda: [""])
     sends: bool = True
     services: bool = False
@@ -68,7 +70,7 @@ class Place:
 
 @contextlib.contextmanager
 def local(request: pytest.FixtureRequest) -> Iterator[Place]:
-    yield Place('kind = "local"\nmax_jobs = 4', sends=False)
+    yield Place('kind = "local"\nmax_jobs = 4', bridge_address(), sends=False)
 
 
 @contextlib.contextmanager
@@ -78,13 +80,13 @@ def swarm(request: pytest.FixtureRequest) -> Iterator[Place]:
         f'kind = "swarm"\nregistry = "{nodes.registry}/team"\n'
         f'result_url = "oci+http://{nodes.address}:{nodes.port}/team"'
     )
-    yield Place(settings, ["", nodes.worker_url], services=True)
+    yield Place(settings, nodes.address, ["", nodes.worker_url], services=True)
 
 
 @contextlib.contextmanager
 def docker(request: pytest.FixtureRequest) -> Iterator[Place]:
     engine: SecondEngine = request.getfixturevalue("second_engine")
-    yield Place(f'kind = "docker"\nengine = "{engine.url}"', [engine.url])
+    yield Place(f'kind = "docker"\nengine = "{engine.url}"', engine.here, [engine.url])
 
 
 @contextlib.contextmanager
@@ -93,7 +95,7 @@ def docker_registry(request: pytest.FixtureRequest) -> Iterator[Place]:
     registry: OwnRegistry = request.getfixturevalue("own_registry")
     registry.serve_to(engine)
     settings = f'kind = "docker"\nengine = "{engine.tcp}"\ntls = "{engine.tls}"\nregistry = "{registry.address}/team"'
-    yield Place(settings, [engine.url])
+    yield Place(settings, engine.here, [engine.url])
 
 
 NEEDS = {

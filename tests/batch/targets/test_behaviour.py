@@ -13,24 +13,11 @@ import pytest
 from docker_kernel import background
 from docker_kernel.batch.job_folder import JobFolder
 from docker_kernel.batch.manager import manager
-from tests.batch.targets.places import NEEDS, PLACES, Place
+from tests.batch.targets.places import Place
 from tests.notebook import HOLD, Notebook, let_go
 from tests.patience import patient, until
 
 run = background.run_blocking
-
-
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=NEEDS[name]) for name in sorted(PLACES)])
-def place(request: pytest.FixtureRequest, own_folders: Path) -> Iterator[Place]:
-    """A target of each kind, in the config file under the name `there`."""
-    config = own_folders / "config.toml"
-    before = config.read_text()
-    with PLACES[request.param](request) as found:
-        config.write_text(f"{before}\n[targets.there]\n{found.settings}\n")
-        try:
-            yield found
-        finally:
-            config.write_text(before)
 
 
 @pytest.fixture(scope="module")
