@@ -357,7 +357,7 @@ while not os.path.exists("/tmp/go"):
     print(last, flush=True)
     last += 1
     time.sleep(.05)"""
-"""Counts until it is let go (places.py)."""
+"""Counts until `let_go`."""
 
 
 def followed(kernel: Notebook, place: DockerTarget, folder: Path, meanwhile: Callable[[str], Awaitable[None]]) -> Done:
