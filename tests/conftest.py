@@ -59,11 +59,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
             print(f"removed what the run had left: {one}")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Say what each test needs, and keep together what shares that."""
+    schedule.mark(item)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what each test needs, keep together what shares that, and begin with what takes longest."""
-    for item in items:
-        schedule.mark(item)
+    """Begin with what takes longest."""
     items.sort(key=schedule.order)
 
 

@@ -21,12 +21,16 @@ NEEDS = {
 }
 """By marker: the fixtures whose tests need it. What a test needs without a fixture, its own markers say."""
 
+GROUP = pytest.StashKey[str]()
 _taken: collections.Counter[str] = collections.Counter()
 _group_of: dict[str, str] = {}
 
 
 def mark(item: pytest.Item) -> None:
-    """Mark a test with what it needs, and with its group: what shares a kernel, a second engine, a Swarm, a Lab."""
+    """Mark a test with what it needs, and with its group: what shares a kernel, a second engine, a Swarm, a Lab.
+
+    As soon as it is collected: pytest-xdist's workers read the groups before any conftest may change the collection.
+    """
     fixtures = set(getattr(item, "fixturenames", ()))
     for marker, names in NEEDS.items():
         if fixtures & names:
@@ -41,13 +45,13 @@ def mark(item: pytest.Item) -> None:
         group = "swarm"
     elif cluster is not None:
         group = "second engine"
-    _group_of[item.nodeid] = group
+    item.stash[GROUP] = _group_of[item.nodeid] = group
     item.add_marker(pytest.mark.xdist_group(group))
 
 
 def order(item: pytest.Item) -> tuple[float, str]:
     """Sorts tests: those of the group that takes longest come first; within a group, as they stand."""
-    group = _group_of[item.nodeid]
+    group = item.stash[GROUP]
     return -_known().get(group, 0.0), group
 
 
