@@ -21,7 +21,7 @@ from tests.conftest import SpecMaker
 from tests.notebook import KERNEL_IDS
 from tests.patience import patient
 
-KERNELS = 12
+KERNELS = 20
 CALLS = 12
 """Engine calls that a start may make: its own, and those that look for a spare."""
 
@@ -73,7 +73,7 @@ def test_kernels_that_start_together_answer_and_leave_nothing(
 ) -> None:
     runtime = own_folders / "runtime"
     files = set(runtime.glob("*"))
-    spec = make_spec(warm_spares=1)
+    spec = make_spec(warm_spares=1, grace=0)  # which runs for none of them, however late its link is
 
     before = threads()
 
