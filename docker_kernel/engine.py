@@ -51,7 +51,15 @@ from docker.types import (
 from docker.utils.build import exclude_paths
 
 from docker_kernel import background, labels
-from docker_kernel.errors import BuildFailed, ConfigError, EngineError, EngineUnavailable, ImageMissing, NotFound
+from docker_kernel.errors import (
+    BuildFailed,
+    ConfigError,
+    DockerKernelError,
+    EngineError,
+    EngineUnavailable,
+    ImageMissing,
+    NotFound,
+)
 
 T = TypeVar("T")
 
@@ -440,21 +448,25 @@ class Engine:
         Raises:
             EngineUnavailable: nothing answers there, or we may not talk to it.
         """
-        try:
-            if url is None:
-                url, secured = default_url()
-            elif "://" in url:
-                secured = tls_config(tls) if tls is not None else False
-            else:
-                url, secured = context_url(url)
-            target = url
-            client = await background.in_own_thread(_client, target, timeout, secured)
-        except ConfigError:
-            raise
-        except Exception as error:
-            log.debug("the engine cannot be reached", exc_info=error)
-            raise explain(error, url or "the default address") from None
-        return cls(client, url)
+
+        def reach() -> tuple[docker.APIClient, str]:
+            target = url or "the default address"
+            secured: TLSConfig | bool = False
+            try:
+                if url is None:
+                    target, secured = default_url()
+                elif "://" not in url:
+                    target, secured = context_url(url)
+                elif tls is not None:
+                    secured = tls_config(tls)
+                return _client(target, timeout, secured), target
+            except ConfigError:
+                raise
+            except Exception as error:
+                log.debug("the engine cannot be reached", exc_info=error)
+                raise explain(error, target) from None
+
+        return cls(*await background.in_own_thread(reach))
 
     async def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call what takes an engine milliseconds, in one of the threads for it."""

@@ -1,16 +1,26 @@
-"""The threads for blocking calls, while much is under way."""
+"""The background loop, and the threads for what would block it."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from docker_kernel import background
-from tests.conftest import NotebookMaker
+from docker_kernel.engine import Engine
+from tests.conftest import NotebookMaker, SpecMaker
 from tests.notebook import Notebook
+
+ROOT = Path(__file__).parent.parent
 
 
 def all_are_free(call: Callable[..., Awaitable[Any]]) -> bool:
@@ -57,3 +67,27 @@ def test_jobs_of_many_replicas_leave_the_threads_to_others(start: NotebookMaker)
         cancelled = one.run("print([job.cancel() for job in sent], all([job.wait(60) for job in sent]))", timeout=150)
     assert cancelled.text == "[True, True] True\n", cancelled.traceback
     assert one.value("[job.state for job in sent]") == ["cancelled", "cancelled"]
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+def test_nothing_blocks_the_loop(
+    make_spec: SpecMaker, engine: Engine, own_folders: Path, tmp_path: Path, transport: str
+) -> None:
+    folder = tmp_path / "workspace"
+    folder.mkdir()
+    (folder / "data.csv").write_text("a,b\n")
+    settings = (
+        own_folders / "config.toml"
+    ).read_text() + f'[targets.other]\nkind = "docker"\nengine = "{engine.url}"\n'
+    (tmp_path / "config.toml").write_text(settings)
+    # Nothing is remembered, so that all that is remembered is written, too.
+    env = {
+        **os.environ,
+        "DOCKER_KERNEL_CONFIG": str(tmp_path / "config.toml"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    command = [sys.executable, "-m", "tests.loop_audit", make_spec(transport=transport), str(folder)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert not found, "\n".join(f"{what} {argument}" for what, argument in sorted(found.items()))

@@ -93,7 +93,7 @@ async def job_layers(kernel: KernelHandle, package: Package) -> list[Layer]:
     state = _StateFolder(kernel, package.holder or kernel.container_id)
     manifest = parse(Manifest, package.manifest)
     own, buckets = _partition(manifest)
-    layers = [await asyncio.to_thread(_layer_of_files, [*kernel.guest_files(), *state.folders()])]
+    layers = [await asyncio.to_thread(lambda: _layer_of_files([*kernel.guest_files(), *state.folders()]))]
     for blobs in own:
         layers.append(await background.in_own_thread(state.layer, blobs))
     if package.workspace is not None:

@@ -558,7 +558,11 @@ class JobManager:
 
     async def _over(self, dispatch: Dispatch) -> None:
         """No job of a dispatch is under way: what kept its state from going with its kernel goes."""
-        collecting = [self._collecting[job] for job in list(self._collecting) if self._group_of(job) == dispatch.group]
+        collecting = [
+            task
+            for job, task in list(self._collecting.items())
+            if await asyncio.to_thread(self._group_of, job) == dispatch.group
+        ]
         await asyncio.gather(*collecting, return_exceptions=True)
         known = await asyncio.to_thread(self.ledger.find, unsettled=True)
         if dispatch.under_way or any(
@@ -730,7 +734,8 @@ class JobManager:
             record = await asyncio.to_thread(self.ledger.get, record.id)
             if not record.over:
                 raise JobError(f"The job {record.id} is {record.state}: only one that has ended can be retried.")
-            configuration.load().target(record.target)  # a target that was taken out of the config gets no more work
+            # A target that was taken out of the config gets no more work.
+            (await asyncio.to_thread(configuration.load)).target(record.target)
             running = await self._kept(record, secrets or {})
             running.lock = lock
             if record.placed is not None:

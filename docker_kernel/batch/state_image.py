@@ -7,6 +7,7 @@ engine without a registry gets an archive for `docker load` that has only the la
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import json
@@ -15,7 +16,7 @@ import os
 import tarfile
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -23,7 +24,7 @@ from weakref import WeakValueDictionary
 
 import platformdirs
 
-from docker_kernel import background, labels
+from docker_kernel import background, labels, whole_file
 from docker_kernel.batch.layers import CHUNK, Layer, file_pieces
 from docker_kernel.batch.registry import Pulled, Registry
 from docker_kernel.config import format_size
@@ -253,15 +254,14 @@ async def load(
     config = _config(base, layers, finish)
     diff_ids: list[str] = json.loads(config)["rootfs"]["diff_ids"]
     base_count = len(base["rootfs"]["diff_ids"])
-    spool = SPOOL if os.access(SPOOL, os.W_OK) else None
     sent = 0
     for last in (False, True):
         there = await _layers_there(destination, diff_ids)
-        with tempfile.TemporaryDirectory(prefix="docker-kernel-", dir=spool) as folder:
+        async with _spool() as folder:
             files: dict[int, Path] = {}
             if there < base_count:
                 progress("reads the environment's image")
-                files = await _saved_layers(source, image, there, base_count, Path(folder))
+                files = await _saved_layers(source, image, there, base_count, folder)
             load = functools.partial(_load, destination, config, layers, base_count, there, files, name)
             try:
                 sent = await stoppable(load, progress)
@@ -279,6 +279,20 @@ async def load(
     except ImageMissing:
         raise JobError(f"The engine at {destination.url} did not take the job's image.") from None
     return Loaded(digest, sent)
+
+
+@contextlib.asynccontextmanager
+async def _spool() -> AsyncIterator[Path]:
+    """A folder for what is sent on; removed at the end."""
+
+    def make() -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix="docker-kernel-", dir=SPOOL if os.access(SPOOL, os.W_OK) else None)
+
+    folder = await asyncio.to_thread(make)
+    try:
+        yield Path(folder.name)
+    finally:
+        await background.in_own_thread(folder.cleanup)
 
 
 async def bytes_to_load(source: Engine, image: str, layers: Sequence[Layer], destination: Engine) -> int:
@@ -310,13 +324,13 @@ async def _base_config(engine: Engine, image: str) -> dict[str, Any]:
     digest = str((await engine.image(image))["Id"])
     kept = platformdirs.user_cache_path("docker-kernel") / "configs" / digest.removeprefix("sha256:")
     try:
-        data = kept.read_bytes()
+        data = await asyncio.to_thread(kept.read_bytes)
     except OSError:
         data = b""
     if hashlib.sha256(data).hexdigest() != digest.removeprefix("sha256:"):
         data = await background.in_own_thread(_config_in, await engine.save(digest), digest)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(data)
+        with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
+            await asyncio.to_thread(whole_file.write, kept, [data])
     found: dict[str, Any] = json.loads(data)
     return found
 
@@ -370,7 +384,7 @@ async def _load(
     total = base_count + len(layers)
     names = [f"{number:03}/layer.tar" for number in range(total)]
     listing = [{"Config": "config.json", "RepoTags": [name], "Layers": names}]
-    sizes = {number: path.stat().st_size for number, path in files.items()}
+    sizes = await asyncio.to_thread(lambda: {number: path.stat().st_size for number, path in files.items()})
     sizes |= {base_count + number: layer.size for number, layer in enumerate(layers) if base_count + number >= there}
     whole, sent = sum(sizes.values()), 0
 

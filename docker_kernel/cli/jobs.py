@@ -319,10 +319,10 @@ async def _follow(jobs: JobManager, record: JobRecord) -> JobRecord:
 async def _leave(jobs: JobManager, job: str) -> None:
     """Let a job go on without this process, which may only end between the steps of its start."""
     for _ in range(int(START_SECONDS / POLL_SECONDS)):
-        if not jobs.follows(job) or jobs.get(job).state not in ("queued", "starting"):
+        if not jobs.follows(job) or (await asyncio.to_thread(jobs.get, job)).state not in ("queued", "starting"):
             break
         await asyncio.sleep(POLL_SECONDS)
-    if not jobs.get(job).over:
+    if not (await asyncio.to_thread(jobs.get, job)).over:
         _say(f"the job {job} goes on; `docker-kernel jobs logs -f {job}` follows it again.")
 
 
@@ -338,7 +338,8 @@ def _cancel(arguments: argparse.Namespace) -> int:
 
 async def _stop(jobs: JobManager, record: JobRecord) -> str:
     if record.over or not await jobs.cancel(record.id):
-        return f"The job {record.id} has ended already: it is {jobs.get(record.id).state}."
+        record = await asyncio.to_thread(jobs.get, record.id)
+        return f"The job {record.id} has ended already: it is {record.state}."
     try:
         record = await asyncio.wait_for(jobs.wait(record.id), CANCEL_SECONDS)
     except asyncio.TimeoutError:

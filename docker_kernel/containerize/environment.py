@@ -71,7 +71,7 @@ async def environment(engine: Engine, notebook: Mapping[str, Any], request: Requ
         locked = lock.load(request.lock)
         image, reference = await rebuild_environment(engine, locked, progress), locked.base.reference
     name, spec = await asyncio.to_thread(_kernelspec, request.kernel, own, notebook)
-    settings = config.load().kernel_config(
+    settings = (await asyncio.to_thread(config.load)).kernel_config(
         (spec.get("metadata", {}).get("kernel_provisioner") or {}).get("config") or {}, f"The kernelspec {name}"
     )
     reference = reference or settings.image

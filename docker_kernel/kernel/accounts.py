@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 from pathlib import Path
@@ -21,7 +22,7 @@ async def of_image(engine: Engine, container: str, image_id: str) -> tuple[bytes
     """An image's /etc/passwd and /etc/group, read through a container of it that has not been changed yet."""
     cached = _cache_file(image_id)
     try:
-        passwd, _, group = cached.read_bytes().partition(b"\0")
+        passwd, _, group = (await asyncio.to_thread(cached.read_bytes)).partition(b"\0")
         return passwd, group
     except OSError:
         pass
@@ -32,5 +33,5 @@ async def of_image(engine: Engine, container: str, image_id: str) -> tuple[bytes
         except NotFound:
             found.append(b"")
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
-        whole_file.write(cached, [b"\0".join(found)])
+        await asyncio.to_thread(whole_file.write, cached, [b"\0".join(found)])
     return found[0], found[1]

@@ -53,8 +53,8 @@ async def make(engine: Engine, image_id: str, python: str) -> None:
     Raises:
         EngineError: the engine could not run it.
     """
-    cached = _cache_file(image_id)
-    if cached.exists():
+    cached = await asyncio.to_thread(_cache_file, image_id)
+    if await asyncio.to_thread(cached.exists):
         return
     compile_all = [python, "-I", "-S", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
     spec = ContainerSpec(
@@ -66,7 +66,7 @@ async def make(engine: Engine, image_id: str, python: str) -> None:
         cap_drop=("ALL",),
     )
     async with throwaway_container(engine, spec) as container:
-        await engine.put(container, guest_files.library())
+        await engine.put(container, await asyncio.to_thread(guest_files.library))
         await engine.start(container)
         await engine.wait(container)
         found = await engine.get(container, guest_files.LIB)

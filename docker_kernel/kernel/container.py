@@ -264,7 +264,7 @@ class KernelContainer:
         """
         launch, config = self.launch, self.config
         info = await check_local(self.engine)
-        self.mounts = kernel_mounts(config, launch.user_config, launch.root, launch.cwd)
+        self.mounts = await asyncio.to_thread(kernel_mounts, config, launch.user_config, launch.root, launch.cwd)
         self.workspace = self.mounts[0].target if config.workspace else None
         try:
             image = await self.engine.image(config.image)
@@ -279,11 +279,13 @@ class KernelContainer:
         self._account = container_user(config, info, [mount.target for mount in self.mounts])
         self._packages = await asyncio.to_thread(host_settings)
         self.env = kernel_env(config, self._account, self._packages, launch.launch_env, launch.spec_env)
-        self.cwd = str(Path(launch.cwd).resolve())
+        self.cwd = str(await asyncio.to_thread(Path(launch.cwd).resolve))
         if not any(Path(self.cwd).is_relative_to(mount.target) for mount in self.mounts):
             self.cwd = self._account.home
         if self._over_sockets:
             check_shared_kernel(info)
+            if self._sockets is None:
+                self._sockets = await asyncio.to_thread(SocketFolder, self._account, config)
 
     async def _run(self, spec: ContainerSpec, start: dict[str, Any]) -> None:
         """Create and start the container, whose supervisor finds `start`."""
@@ -297,8 +299,8 @@ class KernelContainer:
         await self.engine.put(
             self.container_id,
             [
-                *self.guest_files(),
-                *bytecode.of_image(self.image),
+                *await asyncio.to_thread(self.guest_files),
+                *await asyncio.to_thread(bytecode.of_image, self.image),
                 File(START_FILE.lstrip("/"), json.dumps(start).encode(), mode=0o600, uid=user.uid, gid=user.gid),
                 File(COMPLETE_FILE.lstrip("/"), b""),
             ],
@@ -534,7 +536,7 @@ class KernelContainer:
         """Where the kernel's sockets go; None for TCP."""
         if not self._over_sockets:
             return None
-        self._sockets = self._sockets or SocketFolder(self.account, self.config)
+        assert self._sockets is not None, "`resolve` comes first"
         return self._sockets.prefix
 
     @property
@@ -610,7 +612,8 @@ class KernelContainer:
         try:
             if launch_env is not None and self._account is not None:
                 self.launch.launch_env = launch_env
-                self.env = kernel_env(self.config, self._account, host_settings(), launch_env, self.launch.spec_env)
+                settings = await asyncio.to_thread(host_settings)
+                self.env = kernel_env(self.config, self._account, settings, launch_env, self.launch.spec_env)
             if not await self._restart_in_place():
                 await self._replace()
         except (DockerKernelError, OSError) as error:
@@ -676,7 +679,7 @@ class KernelContainer:
         await asyncio.to_thread(claims.forget, self.container_id)
         self.container_id = ""
         if self._sockets is not None and not keep_sockets:
-            self._sockets.remove()
+            await asyncio.to_thread(self._sockets.remove)
             self._sockets = None
 
     # The link

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 from pathlib import Path
@@ -35,7 +36,7 @@ async def _inside(engine: Engine) -> bool:
     if not any(Path(marker).exists() for marker in ("/.dockerenv", "/run/.containerenv")):
         return False
     try:
-        names = own_ids(socket.gethostname(), Path("/proc/self/mountinfo").read_text())
+        names = own_ids(socket.gethostname(), await asyncio.to_thread(Path("/proc/self/mountinfo").read_text))
     except OSError:
         names = own_ids(socket.gethostname(), "")
     for name in names:

@@ -202,7 +202,7 @@ async def _started(
     spec: Any, foreign: list[str], hmac: str | None, facts: dict[str, Any], keep_spares: bool
 ) -> KernelContainer:
     """Start a kernel, and where more are to be expected, have warm containers for them; arguments as of `_launch`."""
-    launch = _launch(spec, foreign, hmac, facts)
+    launch = await asyncio.to_thread(_launch, spec, foreign, hmac, facts)
     return await shared_spares(await shared_engine()).start(launch, keep_spares)
 
 
@@ -223,7 +223,7 @@ async def warm_up(name: str, spec: Any, root: str) -> None:
         "launch_env": dict(os.environ),
         "spec_env": spec.env or {},
     }
-    launch = _launch(spec, list(spec.argv), None, facts)
+    launch = await asyncio.to_thread(_launch, spec, list(spec.argv), None, facts)
     if launch.config.warm_at_once and launch.config.warm_spares:
         await shared_spares(await shared_engine()).warm_up(launch)
 

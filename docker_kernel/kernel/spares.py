@@ -174,7 +174,7 @@ class Spares:
             digest = ""
             if wanted:
                 await kernel.resolve()
-                digest = fit(kernel)
+                digest = await asyncio.to_thread(fit, kernel)
                 claimed = await self._claim(kernel, digest)
                 if claimed is not None:
                     kernel = claimed
@@ -215,7 +215,7 @@ class Spares:
         """Have spares for kernels like this one before the first is asked for; raises as `start` does."""
         kernel = KernelContainer(self._engine, launch)
         await kernel.resolve()
-        self.keep(launch, fit(kernel))
+        self.keep(launch, await asyncio.to_thread(fit, kernel))
 
     async def _claim(self, kernel: KernelContainer, digest: str) -> KernelContainer | None:
         """A spare that has become this kernel; None where there is none."""
@@ -301,7 +301,7 @@ class Spares:
         container = KernelContainer(self._engine, pattern)
         await container.resolve()
         await bytecode.make(self._engine, container.image, container.python)
-        if fit(container) != pool.fit:
+        if await asyncio.to_thread(fit, container) != pool.fit:
             if self._pools.get(pattern.spec_name) is pool:
                 self._drop(pattern.spec_name)  # the image or a setting has changed: the next start tells to what
             return

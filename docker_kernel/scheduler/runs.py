@@ -312,14 +312,14 @@ class Runs:
         if spec not in installed:
             raise ConfigError(f"The kernelspec {spec!r} is not installed any more: `docker-kernel list` shows others.")
         stanza = installed[spec]["spec"]["metadata"]["kernel_provisioner"].get("config") or {}
-        settings = config.load().kernel_config(stanza, f"The kernelspec {spec}")
+        settings = (await asyncio.to_thread(config.load)).kernel_config(stanza, f"The kernelspec {spec}")
         made = await containerize(Request(notebook, tag=_own_image(job.job_id), kernel=spec), engine=engine)
         return made.image_id, settings
 
     async def _create(self, engine: Engine, job: DescribeJob, image: str, settings: KernelConfig) -> str:
         folder = Path(self._paths(job)["input"]).parent / outputs.FOLDER
         info = await engine.info()
-        mounts = _extra_mounts(settings, config.load())
+        mounts = await asyncio.to_thread(lambda: _extra_mounts(settings, config.load()))
         user = container_user(settings, info, [mount.target for mount in mounts])
         await asyncio.to_thread(_make_folder, folder, settings)
         entry = (await engine.image(image))["Config"]["Entrypoint"]
