@@ -98,12 +98,21 @@ Broker._package, JobManager._prepare = counted_package, counted_prepare
 """Has a host kill itself when it has had so many answers of the engine from some moment on. What it goes on to do after
 the steps of that moment is counted, too."""
 
+A_SPARE = "# wait for a spare"
+"""A cell in whose place a sender waits until its kernel's next job has a warm container."""
+
 SENDER = f"""{DOOM}
+import subprocess, time
+
 from tests.notebook import Notebook
 
 one = Notebook(sys.argv[3], Path(sys.argv[4]))
 print(one.container.kernel_id, flush=True)
+mark = "label=io.docker-kernel.kernel-id=" + one.container.kernel_id
+spares = ["docker", "ps", "-q", "--filter", mark, "--filter", "name=docker-kernel-job-spare-"]
 for cell in json.loads(sys.argv[5]):
+    while cell == {A_SPARE!r} and not subprocess.run(spares, capture_output=True, check=True).stdout:
+        time.sleep(0.1)
     assert one.run(cell, timeout=120).status == "ok"
 print("done", flush=True)
 sys.stdin.read()

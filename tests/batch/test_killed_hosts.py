@@ -16,7 +16,7 @@ from docker_kernel.batch.manager import manager
 from docker_kernel.batch.record import JobRecord
 from docker_kernel.engine import Engine
 from tests.conftest import SpecMaker
-from tests.doomed import Counter, Killed, counter, killed_sender
+from tests.doomed import A_SPARE, Counter, Killed, counter, killed_sender
 from tests.engines import SecondEngine, bridge_address
 
 run = background.run_blocking
@@ -145,8 +145,7 @@ def test_a_spares_job_runs_at_most_once(
     engine: Engine, host: str, make_spec: SpecMaker, tmp_path: Path, count: Counter, steps: int
 ) -> None:
     told = count.cell(host, "word")
-    spare = "import time; time.sleep(4); word = 'run'"
-    cells = ["word = 'first'", f"%%local\n{told}", spare, f"%%local\n{told}"]
+    cells = ["word = 'first'", f"%%local\n{told}", A_SPARE, "word = 'run'", f"%%local\n{told}"]
     killed = killed_sender(make_spec(grace=1, warm_spares=1), tmp_path, cells, "spare", steps)
     assert killed.early
     without_kernel(engine, killed)

@@ -50,6 +50,14 @@ class Place:
         networks = self._docker(self.engines[0], "network", "ls", "--format", "{{.Name}}").split()
         return found + [name for name in networks if job in name]
 
+    def rests(self, job: str) -> bool:
+        """Whether nothing of a job runs, or will without anybody's doing."""
+        mark = f"label={labels.JOB_ID}={job}"
+        running = [one for engine in self.engines for one in self._docker(engine, "ps", "-q", "--filter", mark).split()]
+        services = self._docker("", "service", "ls", "-q", "--filter", mark).split() if self.services else []
+        states = [self._docker("", "service", "ps", "--format", "{{.CurrentState}}", one) for one in services]
+        return not running and all(state.startswith(("Complete", "Failed")) for state in states)
+
     def inspect(self, job: str) -> str:
         """All that its engines say of a job: containers and their images, services, logs."""
         found = []

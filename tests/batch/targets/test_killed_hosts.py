@@ -91,7 +91,7 @@ def ended(job: str, seconds: float = 120) -> JobRecord:
 
 
 def killed_at_each_step(
-    jobs: list[JobRecord], begin: str = "start", to_the_end: bool = False
+    place: Place, jobs: list[JobRecord], begin: str = "start", to_the_end: bool = False
 ) -> Iterator[tuple[str, JobRecord]]:
     """Have the host of each job killed one step later than the one before; what became of each, and its number.
 
@@ -102,6 +102,8 @@ def killed_at_each_step(
         early = killed_follower(job.id, begin, number)
         record = kept(job.id)
         begun = record.placed is not None and record.attempt == (2 if begin == "again" else 1)
+        # What was started comes to its end by itself before anybody looks: only so has it run for sure.
+        assert until(lambda job=job: place.rests(job.id))
         yield str(number), ended(job.id)
         if not early or (begun and not to_the_end):
             assert number > 2, "no step was counted"
@@ -110,7 +112,7 @@ def killed_at_each_step(
 
 
 def test_a_job_runs_once(waiting: Callable[[str, str], list[JobRecord]], place: Place, count: Counter) -> None:
-    for number, record in killed_at_each_step(waiting("", count.cell(place.host, "n")), to_the_end=True):
+    for number, record in killed_at_each_step(place, waiting("", count.cell(place.host, "n")), to_the_end=True):
         assert (record.state, record.reason, record.attempt) == ("succeeded", "", 1), number
         assert count.seen[number] == 1, number
         assert (JobFolder(record.id).result / "manifests" / record.result[7:]).exists()
@@ -123,7 +125,7 @@ def test_replicas_of_which_only_some_were_started_are_an_attempt(
     told = count.cell(place.host, "str(n) + ' ' + os.environ['RANK']")
     cell = f"import time\n{told}time.sleep(1)"
     reasons = set()
-    for number, record in killed_at_each_step(waiting("--replicas 2", cell)):
+    for number, record in killed_at_each_step(place, waiting("--replicas 2", cell)):
         runs = [count.seen[f"{number} {rank}"] for rank in (0, 1)]
         reasons.add(record.reason)
         if record.state == "lost":
@@ -140,7 +142,7 @@ def test_a_later_attempt_runs_once_and_is_understood_by_who_takes_it_over(
     waiting: Callable[[str, str], list[JobRecord]], place: Place, count: Counter
 ) -> None:
     cell = f"{count.cell(place.host, 'n')}raise KeyError('again')"
-    for number, record in killed_at_each_step(waiting("--retries 1", cell), "again"):
+    for number, record in killed_at_each_step(place, waiting("--retries 1", cell), "again"):
         assert (record.state, record.attempt) == ("failed", 2), number
         assert record.reason == "its cell raised KeyError: 'again'", number
         assert count.seen[number] == 2, number
