@@ -54,7 +54,6 @@ from docker_kernel import background, labels
 from docker_kernel.errors import (
     BuildFailed,
     ConfigError,
-    DockerKernelError,
     EngineError,
     EngineUnavailable,
     ImageMissing,

@@ -45,7 +45,7 @@ def pytest_run(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     del environment[leftovers.RUN]
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-n", "2"]
     return subprocess.Popen(
-        [*command, f"--rootdir={ROOT}", f"--basetemp={folder / 'base'}", *arguments],
+        [*command, "-c", str(ROOT / "pyproject.toml"), f"--basetemp={folder / 'base'}", *arguments],
         cwd=ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,
