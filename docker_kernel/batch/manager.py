@@ -367,8 +367,7 @@ class JobManager:
             state, reason = await self._attempt(running)
             if state not in ("failed", "lost") or running.end or running.unknown or record.attempt > record.retries:
                 return state, reason
-            if not await self._clean(running):
-                return state, f"{reason}; it is not tried again, as what it left could not be removed"
+            await self._clean(running)
             record.begin_again()
             running.task = _of_attempt(running.task, record)
             running.said_end, running.raised = None, ""
@@ -544,17 +543,16 @@ class JobManager:
             return "failed", f"out of memory: it used more than {limit}; raise it with --memory"
         return "failed", outcome.reason or f"its container ended with exit code {outcome.exit_code}"
 
-    async def _clean(self, running: Running) -> bool:
-        """Remove what an attempt left on its target; returns whether that is gone."""
+    async def _clean(self, running: Running) -> None:
+        """Remove what an attempt left on its target. Where that fails, the next one's start does it, or fails, too."""
         if running.record.placed is not None:
             try:
                 await running.dispatch.target.clean(running.record.placed)
             except DockerKernelError as error:
                 log.error("the job %s left something behind: %s", running.record.id, error)
-                return False
+                return
         if running.record.over:
             await self._settled(running.record)
-        return True
 
     async def _over(self, dispatch: Dispatch) -> None:
         """No job of a dispatch is under way: what kept its state from going with its kernel goes."""

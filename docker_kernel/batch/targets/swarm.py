@@ -568,9 +568,9 @@ class SwarmTarget(Target):
         swarm, having = await self._swarm(), {labels.JOB_ID: task.job_id}
         record = self._record(task, {})
         record["services"], record["secrets"] = [*await swarm.services(having)], [*await swarm.secrets(having)]
-        networks: list[str | None] = [*await swarm.networks(having)]
-        for network in networks or [None]:
-            await self._remove({**record, "network": network})
+        await self._remove(record)
+        for network in await swarm.networks(having):
+            await swarm.remove_network(network)  # one that a dead node's task still has stays until the job's end
 
     async def find(self, task: JobTask, prepared: Record) -> Record | None:
         swarm, having = await self._swarm(), {labels.JOB_ID: task.job_id}
@@ -821,7 +821,8 @@ class SwarmTarget(Target):
         await asyncio.gather(*(swarm.remove_secret(secret) for secret in job["secrets"]))
         if job["network"] is not None:
             for _ in range(2 * STOP_SECONDS + 10):
-                if await swarm.remove_network(job["network"]):
+                left = [*await swarm.networks({labels.JOB_ID: job["job"]})]
+                if all([await swarm.remove_network(network) for network in left]):
                     return
                 await asyncio.sleep(0.5)
             raise JobError(f"The overlay network {job['name']} is still in use, and was left in the Swarm.")
