@@ -31,6 +31,7 @@ from typing import Any
 
 from jupyter_client.multikernelmanager import MultiKernelManager
 
+from benchmarks import soak_jobs
 from benchmarks.contenders import IMAGE, prepare
 from benchmarks.processes import resident
 from benchmarks.table import Row, machine, markdown
@@ -506,6 +507,7 @@ def run(engine: Engine, cycles: int, seed: int) -> Report:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--cycles", type=int, default=300, help="kernels, each with a fault (default 300)")
+    parser.add_argument("--jobs", type=int, default=60, help="jobs whose hosts are killed, after that (default 60)")
     parser.add_argument("--seed", type=int, default=None, help="of the random choices (default: a new one)")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write what was found there, too")
     options = parser.parse_args()
@@ -522,7 +524,10 @@ def main() -> None:
     print(f"\n{about}; seed {seed}.\n\n{markdown(report.rows())}\n")
     for problem in [*report.wrong, *(f"left behind: {name}" for name in report.left)]:
         print(problem)
-    sys.exit(any(row.met is False for row in report.rows()))
+    killed = soak_jobs.run(options.jobs, seed) if options.jobs else None
+    if killed is not None:
+        print(f"\n{killed}")
+    sys.exit(any(row.met is False for row in report.rows()) or not (killed is None or killed.flawless))
 
 
 if __name__ == "__main__":

@@ -322,6 +322,7 @@ def second_engine() -> Iterator[SecondEngine]:
 @contextlib.contextmanager
 def running_engine() -> Iterator[SecondEngine]:
     """Another engine, taken down at the end also on failure."""
+    alone = leftovers.begin()  # in a benchmark, which is no test run
     # Sockets have short names.
     engine = SecondEngine(Path(tempfile.mkdtemp(prefix="e", dir=leftovers.folder())))
     try:
@@ -329,6 +330,8 @@ def running_engine() -> Iterator[SecondEngine]:
         yield engine
     finally:
         engine.down()
+        if alone:
+            leftovers.clean()
 
 
 @pytest.fixture(scope="session")

@@ -69,9 +69,9 @@ def add_homes(basetemp: Path) -> None:
 
 def clean() -> list[str]:
     """Remove all that this run has left; returns what that was, in words."""
-    name = os.environ[RUN]
-    found = _clean(name, folder())
+    found = _clean(os.environ[RUN], folder())
     shutil.rmtree(folder(), ignore_errors=True)
+    del os.environ[RUN]
     return found
 
 
