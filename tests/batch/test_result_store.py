@@ -41,8 +41,8 @@ def registry(folder: Path, **settings: Any) -> Iterator[str]:
     content = {
         "version": 0.1,
         "storage": {"filesystem": {"rootdirectory": str(folder / "store")}, "delete": {"enabled": True}},
-        "http": {"addr": f"127.0.0.1:{port}"},
         **settings,
+        "http": {"addr": f"127.0.0.1:{port}", **settings.get("http", {})},
     }
     (folder / "registry.yml").write_text(json.dumps(content))
     with (folder / "registry.log").open("ab") as log:
@@ -378,8 +378,7 @@ def test_through_a_registry_with_a_ca_of_its_own(
     authority: Path, python_image: str, capture: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     tls = {"certificate": str(authority / "cert.pem"), "key": str(authority / "key.pem")}
-    address = f"127.0.0.1:{free_port()}"
-    with registry(tmp_path, http={"addr": address, "tls": tls}):
+    with registry(tmp_path, http={"tls": tls}) as address:
         url = f"oci+https://{address}/team"
         with pytest.raises(JobError, match=rf"not trusted here .*certs.d/{address}/ca.crt"):
             result_store(url, anonymous).check()
