@@ -57,7 +57,8 @@ async def answer(manager: AsyncMultiKernelManager, kernel_id: str) -> str:
 
 def threads() -> int:
     """How many threads this process has, but for those that wait for the engine's answers."""
-    return sum(not one.name.startswith("docker-kernel-engine") for one in threading.enumerate())
+    waiting = ("docker-kernel-engine", "docker-kernel-lasting")
+    return sum(not one.name.startswith(waiting) for one in threading.enumerate())
 
 
 def left(engine: Engine, kernels: set[str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.engines import bridge_address
 from tests.runner.conftest import Runner
 
 
@@ -43,10 +44,7 @@ def credentials(port: int, gateway: str) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def gateway() -> str:
     """This machine's address on the engine's default bridge."""
-    import subprocess
-
-    command = ["docker", "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return bridge_address()
 
 
 def test_s3(image: str, docker_run: Runner, out: Path, store: Any, gateway: str) -> None:
