@@ -157,8 +157,9 @@ def _server_url(server: subprocess.Popen[bytes], runtime: Path, log: Path) -> st
     return until(url, 30, "JupyterLab's start")
 
 
-@pytest.fixture(scope="session", name="browser")
+@pytest.fixture(scope="module", name="browser")
 def browser_fixture() -> Iterator[Browser]:
+    """Of a module, as no other loop can run in this thread while it is there."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:

@@ -308,7 +308,7 @@ def test_a_full_disk_on_the_host_keeps_a_result_where_it_is(kernel: Notebook, en
     folder = JobFolder(job).result
     folder.mkdir(parents=True)
     with full_disk(folder, "1m"):
-        let_go(job, ("docker", "-H", engines.url))
+        let_go(job, engines.url)
         assert ended(kernel)[0] == "succeeded"
         until(lambda: "No space left on device" in kernel.value("sent.reason"))
         reply = kernel.run("sent.result()")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -86,6 +88,20 @@ class Ledger:
                 connection.executemany("INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?)", rows)
         except (OSError, sqlite3.Error) as error:
             log.warning("the ledger %s cannot be written: %s", self.path, error)
+
+    def keep_source(self, source: str) -> None:
+        """Keep what new jobs run before any of them is taken over: without it, none could be started again.
+
+        Raises:
+            JobError: it cannot be kept.
+        """
+        try:
+            with self._open() as connection:
+                connection.execute("INSERT OR IGNORE INTO sources VALUES (?,?)", (digest_of(source), source))
+        except (OSError, sqlite3.Error) as error:
+            # SQLite has words of its own for this one.
+            why = os.strerror(errno.ENOSPC) if "disk is full" in str(error) else error
+            raise JobError(f"The job cannot be kept in {self.path}: {why}.") from None
 
     def find(
         self,

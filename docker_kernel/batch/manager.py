@@ -242,8 +242,10 @@ class JobManager:
         self._engine = kernel.engine
         started = list(jobs)
         dispatch.jobs = [record.id for record, _ in started]
+        source = started[0][1].spec["source"]
         try:
             if not package.live_workspace:
+                await asyncio.to_thread(self.ledger.keep_source, source)
                 await asyncio.to_thread(self._keep, dispatch, None)
                 await asyncio.to_thread(dispatch.folder.write, "task.json", targets.shared_part(started[0][1]))
             for record, task in started:
@@ -256,7 +258,6 @@ class JobManager:
             if isinstance(error, OSError):
                 raise JobError(f"The job cannot be kept in {root()}: {error.strerror or error}.") from None
             raise
-        source = started[0][1].spec["source"]
         await asyncio.to_thread(self.ledger.save, *(record for record, _ in started), source=source)
         preparing = self._spawn(self._prepare(kernel, dispatch, package))
         for record, _ in started:

@@ -112,6 +112,14 @@ NEEDS = {
     "docker-registry": [pytest.mark.cluster],
     "swarm": [pytest.mark.cluster("swarm")],
 }
+
+
+def at(*names: str) -> pytest.MarkDecorator:
+    """Has a test run on these targets only."""
+    params = [pytest.param(name, marks=NEEDS[name]) for name in names]
+    return pytest.mark.parametrize("place", params, indirect=True, scope="module")
+
+
 PLACES: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Place]]] = {
     "local": local,
     "docker": docker,

@@ -1,12 +1,14 @@
-"""Hosts that are killed while they start a job, at each step of it: it runs once, and nothing is left of the steps."""
+"""Hosts that are killed while they start a job, at each step of it: it runs once, and nothing is left of the steps.
+
+Each step takes seconds. What differs between engines is how a job is made there, which `test_a_job_runs_once` is about;
+replicas and later attempts are the same code on the kernel's own engine, and another on a Swarm.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,9 +17,10 @@ from docker_kernel.batch.job_folder import JobFolder
 from docker_kernel.batch.manager import manager
 from docker_kernel.batch.record import JobRecord
 from docker_kernel.engine import Engine
-from tests.batch.targets.places import Place
+from tests.batch.targets.places import Place, at
 from tests.conftest import SpecMaker
 from tests.doomed import Counter, Killed, counter, killed_follower, killed_sender
+from tests.patience import patient, until
 
 run = background.run_blocking
 
@@ -29,13 +32,6 @@ MOST_STEPS = 24
 def count() -> Iterator[Counter]:
     with counter() as made:
         yield made
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return found
 
 
 @pytest.fixture
@@ -68,7 +64,7 @@ def waiting(
 
     for one in sent:
         run(cancel(one.jobs))
-        assert until(lambda one=one: not left(one)), left(one)
+        until(lambda one=one: not left(one), 60, f"the end of {left(one)}")  # type: ignore[misc]
 
 
 def kept(job: str) -> JobRecord:
@@ -78,11 +74,11 @@ def kept(job: str) -> JobRecord:
     return run(get())
 
 
-def ended(job: str, seconds: float = 120) -> JobRecord:
+def ended(job: str, seconds: float = 60) -> JobRecord:
     """A job's record when whoever comes next has brought it to its end, and has removed what it left."""
 
     async def follow() -> JobRecord:
-        record = await asyncio.wait_for(manager().wait(job), seconds)
+        record = await asyncio.wait_for(manager().wait(job), patient(seconds))
         if not record.settled:
             await manager().catch_up(seconds)
         return manager().get(job)
@@ -103,7 +99,7 @@ def killed_at_each_step(
         record = kept(job.id)
         begun = record.placed is not None and record.attempt == (2 if begin == "again" else 1)
         # What was started comes to its end by itself before anybody looks: only so has it run for sure.
-        assert until(lambda job=job: place.rests(job.id))
+        until(lambda job=job: place.rests(job.id), 60)
         yield str(number), ended(job.id)
         if not early or (begun and not to_the_end):
             assert number > 2, "no step was counted"
@@ -111,14 +107,16 @@ def killed_at_each_step(
     raise AssertionError("the steps do not end")
 
 
+@at("local", "docker", "swarm")
 def test_a_job_runs_once(waiting: Callable[[str, str], list[JobRecord]], place: Place, count: Counter) -> None:
     for number, record in killed_at_each_step(place, waiting("", count.cell(place.host, "n")), to_the_end=True):
         assert (record.state, record.reason, record.attempt) == ("succeeded", "", 1), number
         assert count.seen[number] == 1, number
         assert (JobFolder(record.id).result / "manifests" / record.result[7:]).exists()
-        assert until(lambda record=record: not place.left(record.id)), (number, place.left(record.id))
+        until(lambda record=record: not place.left(record.id), 60, f"the end of {place.left(record.id)}")
 
 
+@at("local", "swarm")
 def test_replicas_of_which_only_some_were_started_are_an_attempt(
     waiting: Callable[[str, str], list[JobRecord]], place: Place, count: Counter
 ) -> None:
@@ -134,10 +132,11 @@ def test_replicas_of_which_only_some_were_started_are_an_attempt(
         else:
             assert (record.state, record.reason, runs) == ("succeeded", "", [1, 1]), number
         assert record.attempt == 1, number
-        assert until(lambda record=record: not place.left(record.id)), (number, place.left(record.id))
+        until(lambda record=record: not place.left(record.id), 60, f"the end of {place.left(record.id)}")
     assert len(reasons) == 2, "none was killed between the two"
 
 
+@at("local", "swarm")
 def test_a_later_attempt_runs_once_and_is_understood_by_who_takes_it_over(
     waiting: Callable[[str, str], list[JobRecord]], place: Place, count: Counter
 ) -> None:
@@ -146,4 +145,4 @@ def test_a_later_attempt_runs_once_and_is_understood_by_who_takes_it_over(
         assert (record.state, record.attempt) == ("failed", 2), number
         assert record.reason == "its cell raised KeyError: 'again'", number
         assert count.seen[number] == 2, number
-        assert until(lambda record=record: not place.left(record.id)), (number, place.left(record.id))
+        until(lambda record=record: not place.left(record.id), 60, f"the end of {place.left(record.id)}")
