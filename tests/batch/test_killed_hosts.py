@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,6 +16,7 @@ from docker_kernel.engine import Engine
 from tests.conftest import SpecMaker
 from tests.doomed import A_SPARE, Counter, Killed, counter, killed_sender
 from tests.engines import SecondEngine, bridge_address
+from tests.patience import patient, until
 
 run = background.run_blocking
 
@@ -34,17 +33,10 @@ def host() -> str:
     return bridge_address()
 
 
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return found
-
-
 def without_kernel(engine: Engine, killed: Killed) -> None:
     """Wait until a killed host's kernel has gone, too."""
     marks = {labels.KIND: labels.KIND_KERNEL, labels.KERNEL_ID: killed.kernel_id}
-    assert until(lambda: not run(engine.containers(marks)))
+    until(lambda: not run(engine.containers(marks)), 60)
 
 
 def concluded(killed: Killed) -> list[JobRecord]:
@@ -53,7 +45,7 @@ def concluded(killed: Killed) -> list[JobRecord]:
     async def follow() -> list[JobRecord]:
         await manager().adopt()
         for job in killed.jobs:
-            await asyncio.wait_for(manager().wait(job.id), 120)
+            await asyncio.wait_for(manager().wait(job.id), patient(60))
         await manager().catch_up(60)
         return [manager().get(job.id) for job in killed.jobs]
 
@@ -65,7 +57,7 @@ def nothing_left(engine: Engine, killed: Killed) -> bool:
         found = [state.name for state in run(engine.containers({labels.KERNEL_ID: killed.kernel_id}))]
         return found + [volume["Name"] for volume in run(engine.volumes(f"{labels.KERNEL_ID}={killed.kernel_id}"))]
 
-    assert until(lambda: not left()), left()
+    until(lambda: not left(), 60, f"the end of {left()}")
     return True
 
 
@@ -94,7 +86,7 @@ def test_an_image_that_was_sent_goes_with_the_jobs_that_cannot_start_from_it(
     config = own_folders / "config.toml"
     before = config.read_text()
     config.write_text(f'{before}\n[targets.there]\nkind = "docker"\nengine = "{second_engine.url}"\n')
-    images = second_engine.docker("images", "-aq")
+    images = set(second_engine.docker("images", "-aq").split())
     try:
         cells = ["%%dispatch --on there\n1", "_.wait(100)"]
         killed = killed_sender(make_spec(grace=1), tmp_path, cells, "prepare", steps)
@@ -103,7 +95,7 @@ def test_an_image_that_was_sent_goes_with_the_jobs_that_cannot_start_from_it(
         (record,) = concluded(killed)
         assert (record.state, record.settled) == ("lost", True)
         assert record.reason == "its Jupyter server ended before its state was sent: run its cell again"
-        assert until(lambda: second_engine.docker("images", "-aq") == images)
+        until(lambda: not set(second_engine.docker("images", "-aq").split()) - images, what="the end of what was sent")
         assert nothing_left(engine, killed)
         assert not (root() / "dispatches" / record.group / "workspace.tar").exists()
     finally:
@@ -189,7 +181,7 @@ def test_a_plugin_that_cannot_be_asked_starts_no_job_twice(
         (record,) = concluded(killed)
         assert (record.state, record.attempt) == ("lost", 1)
         assert "a target of the kind 'plain' cannot be asked whether it runs" in record.reason
-        assert until(lambda: count.seen["run"]) == 1
+        assert until(lambda: count.seen["run"], 60) == 1
     finally:
         config.write_text(before)
         for state in run(engine.containers({labels.KERNEL_ID: killed.kernel_id})):
