@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -526,3 +527,17 @@ def test_an_input_comes_from_a_url_or_from_where_the_target_allows(
     assert b"hunter2" not in (root() / "jobs.sqlite").read_bytes()
     one.run("again = __import__('docker_kernel').jobs['web'].retry(); again.wait()")
     assert one.value("[again.state, again.record['inputs']['web']]") == ["succeeded", told]
+
+
+def test_an_interrupt_while_a_job_is_sent_leaves_none(start: NotebookMaker, tmp_path: Path) -> None:
+    (tmp_path / "large.bin").write_bytes(bytes(300 << 20))  # whose copy takes a while
+    one = start()
+    one.run("%local 1")
+    timer = threading.Timer(0.5, one.manager.interrupt_kernel)
+    timer.start()
+    reply = one.run("%%dispatch\nimport time; time.sleep(600)")
+    assert reply.name == "KeyboardInterrupt", "it was not interrupted while it was sent"
+    one.run("from docker_kernel import jobs")
+    until(lambda: one.value("[job.state for job in jobs if not job.record['live']]") in ([], ["cancelled"]))
+    time.sleep(1)  # nor does one come later
+    assert one.value("[job.state for job in jobs if not job.record['live']]") in ([], ["cancelled"])

@@ -11,6 +11,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 from docker_kernel.guest import environment, snapshot
@@ -188,7 +189,7 @@ class Session:
             "inputs": options.input,
             "pull": options.pull,
         }
-        answer = self.request("job.start", params)
+        answer = self._start(params)
         jobs = [self._known(record) for record in answer["jobs"]]
         names = _names(self.shell, source) if kind == "cell" else set()
         for job in jobs:
@@ -196,6 +197,29 @@ class Session:
             self._secrets[job.id] = list(secrets)
         self._report_held_back(answer["held_back"], [*environment.credentials_in_home(), *answer["held_back_in_home"]])
         return Sweep(jobs) if options.sweep else jobs[0]
+
+    def _start(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Ask for new jobs. Where that is interrupted, they are cancelled when the host side has answered: nobody else
+        would ever know of them."""
+        answer: Future[dict[str, Any]] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(self.request("job.start", params))
+            except BaseException as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, name="docker-kernel-start", daemon=True).start()
+        try:
+            return answer.result()
+        except KeyboardInterrupt:
+            answer.add_done_callback(self._cancel_started)
+            raise
+
+    def _cancel_started(self, answer: Future[dict[str, Any]]) -> None:
+        if answer.exception() is None:
+            for record in answer.result()["jobs"]:
+                self.request("job.cancel", {"job": record["id"]})
 
     def _capture(
         self, found: dict[str, Any], source: str, kind: str, options: Options, sent: set[str]
