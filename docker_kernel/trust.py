@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import ssl
 from pathlib import Path
@@ -28,8 +29,13 @@ def own_cas(host: str = "") -> str:
     """
     named = [path for folder in CERTIFICATES for path in sorted((Path(folder).expanduser() / host).glob("*.crt"))]
     texts = [data.decode("ascii", "ignore") for data in (host_settings().ca or b"", *map(Path.read_bytes, named))]
-    public = set(_certificates(public_cas()))
-    return "".join(map(ssl.DER_cert_to_PEM_cert, (one for one in _certificates("\n".join(texts)) if one not in public)))
+    own = (one for one in _certificates("\n".join(texts)) if one not in _public())
+    return "".join(map(ssl.DER_cert_to_PEM_cert, own))
+
+
+@functools.cache
+def _public() -> frozenset[bytes]:
+    return frozenset(_certificates(public_cas()))
 
 
 def public_cas() -> str:

@@ -284,10 +284,14 @@ class Broker:
             jobs.append((record, task))
         async with _locked(group, live):
             package, held_back = await self._package(request, digest, image, live, group)
+            submitting = asyncio.ensure_future(self._manager.submit(kernel, target, package, jobs))
             try:
-                await self._manager.submit(kernel, target, package, jobs)
+                await asyncio.shield(submitting)
             except BaseException:
-                await asyncio.shield(self._discard(package))
+                # Where the kernel's end came meanwhile, all of its jobs are taken over nonetheless, or none is.
+                await asyncio.wait([submitting])
+                if submitting.cancelled() or submitting.exception() is not None:
+                    await asyncio.shield(self._discard(package))
                 raise
         if not live:
             await self._manager.forget_old_dispatches(self._owner, request.target)

@@ -131,7 +131,8 @@ class JobFolder(Folder):
 
     def forget_cancel(self) -> None:
         """Nobody has to stop this job any more."""
-        (self.path / "cancel.json").unlink(missing_ok=True)
+        with _logged(self.path):
+            (self.path / "cancel.json").unlink(missing_ok=True)
 
     def add_output(self, data: bytes) -> None:
         """Keep output. A disk that refuses is logged, never the job's problem."""

@@ -37,7 +37,10 @@ _FROM_2 = [
 ]
 """In a ledger of version 2, each job's record had its source in it."""
 
-_UNUSED = "DELETE FROM sources WHERE digest NOT IN (SELECT json_extract(record, '$.source_digest') FROM jobs)"
+_UNUSED = (
+    "DELETE FROM sources WHERE digest NOT IN (SELECT json_extract(record, '$.source_digest') FROM jobs "
+    "WHERE json_valid(record) AND json_extract(record, '$.source_digest') IS NOT NULL)"
+)
 
 
 class Ledger:
@@ -98,7 +101,7 @@ class Ledger:
         try:
             with self._open() as connection:
                 connection.execute("INSERT OR IGNORE INTO sources VALUES (?,?)", (digest_of(source), source))
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, ValueError, sqlite3.Error) as error:
             # SQLite has words of its own for this one.
             why = os.strerror(errno.ENOSPC) if "disk is full" in str(error) else error
             raise JobError(f"The job cannot be kept in {self.path}: {why}.") from None

@@ -87,6 +87,10 @@ Listener = Callable[[JobRecord, dict[str, Any]], Awaitable[None]]
 """Gets a job's events, on the background loop."""
 
 
+class _LeftToOthers(Exception):
+    """A job was never started, and is not to be in this process."""
+
+
 class _OutOfReach(Exception):
     """A job was taken over whose target cannot be reached now."""
 
@@ -119,6 +123,7 @@ class Running:
     Args:
         interrupted: the process that started it was killed over it: nobody knows whether it did.
         unknown: it cannot be told, and so it is not tried again.
+        may_start: whether it may be started here, where it has not been.
         why_not: why it cannot be started here, where it has to have been.
     """
 
@@ -136,6 +141,7 @@ class Running:
     raised: str = ""
     interrupted: bool = False
     unknown: bool = False
+    may_start: bool = True
     why_not: str = ""
 
     @property
@@ -345,6 +351,8 @@ class JobManager:
             await asyncio.to_thread(running.folder.forget_cancel)
             if record.live or not record.kept:
                 await self._clean(running)
+        except _LeftToOthers:
+            pass
         except _OutOfReach as error:
             # It may well run, or have a result: nothing is lost before somebody has looked.
             await self._change(record, record.state, str(error))
@@ -389,6 +397,8 @@ class JobManager:
                 return await self._follow(running)
             if running.cancelled:
                 return "cancelled", running.why
+            if not running.may_start:
+                raise _LeftToOthers
             prepared = await asyncio.shield(dispatch.prepared)
             if record.live:
                 await self._start(running, prepared)
@@ -404,6 +414,8 @@ class JobManager:
             if running.end != "cancelled":
                 raise
             return "cancelled", running.why
+        except _LeftToOthers:
+            raise
         except Exception:
             log.exception("the job %s failed on the host side", record.id)
             return "lost", "its host side failed, whose log has the details"
@@ -826,9 +838,9 @@ class JobManager:
                 continue
             sent = await asyncio.to_thread(DispatchFolder(record.group).read, "dispatch.json")
             begun = record.placed is not None or record.state == "starting"
-            if start or begun or sent is None or sent["prepared"] is None:
+            if start or begun or sent is None or sent.get("prepared") is None:
                 try:
-                    await self._take_over(record)
+                    await self._take_over(record, start)
                 except (DockerKernelError, OSError) as error:
                     log.info("the job %s cannot be followed: %s", record.id, error)
         await self._sweep()
@@ -847,7 +859,7 @@ class JobManager:
         if ending := [*self._collecting.values(), *self._closing.values()]:
             await asyncio.wait(ending, timeout=10 * seconds)
 
-    async def _take_over(self, record: JobRecord) -> None:
+    async def _take_over(self, record: JobRecord, start: bool = True) -> None:
         folder = JobFolder(record.id)
         lock = await asyncio.to_thread(folder.lock)
         if lock is None:
@@ -855,12 +867,12 @@ class JobManager:
                 self._watching[record.id] = self._spawn(self._watch(record))
             return
         try:
-            await self._take_over_locked(record, folder, lock)
+            await self._take_over_locked(record, folder, lock, start)
         finally:
             if record.id not in self._running:
                 lock.close()
 
-    async def _take_over_locked(self, record: JobRecord, folder: JobFolder, lock: Lock) -> None:
+    async def _take_over_locked(self, record: JobRecord, folder: JobFolder, lock: Lock, start: bool) -> None:
         record = await asyncio.to_thread(self.ledger.get, record.id)
         sent = await asyncio.to_thread(DispatchFolder(record.group).read, "dispatch.json")
         if record.over:
@@ -883,6 +895,7 @@ class JobManager:
             running = Running(record, dispatch, targets.attempted_task(record), folder, why_not=why)
         if why := await asyncio.to_thread(folder.asked_to_cancel):
             running.end, running.why = "cancelled", why
+        running.may_start = start
         running.interrupted = record.placed is None and record.state == "starting"
         if record.placed is not None or running.interrupted:
             await asyncio.to_thread(folder.restart)
@@ -1045,7 +1058,7 @@ def _unfinished_dispatches() -> list[DispatchFolder]:
     """Those that were not sent, or whose state is kept from going with its kernel."""
     names = [path.name for path in (root() / "dispatches").glob("*") if re.fullmatch("[0-9a-f]+", path.name)]
     found = [(folder, folder.read("dispatch.json")) for folder in map(DispatchFolder, names)]
-    return [folder for folder, sent in found if sent is None or sent["prepared"] is None or sent["holder"]]
+    return [folder for folder, sent in found if sent is None or sent.get("prepared") is None or sent.get("holder")]
 
 
 def _asked_to_cancel(folders: list[JobFolder]) -> list[tuple[str, str]]:

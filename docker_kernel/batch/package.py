@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import io
 import json
@@ -360,12 +361,24 @@ def workspace_files(folder: str, budget: int = WORKSPACE_BUDGET) -> Workspace:
         for _, path, status in _entries(root, wanted - held_back, None)
         if stat.S_ISREG(status.st_mode) and status.st_size <= KEY_FILE and _is_private_key(path)
     }
-    if held_back and any(rule.lstrip().startswith("!") for rule in rules):
-        # The rules have the last word: of what is left out at first, those go that a rule brings back.
-        held_back -= paths_not_ignored(root, ["**", *rules])
+    named = [
+        rule.strip().rstrip("/").rpartition("/")[2].lstrip("!").lower() for rule in rules if rule.strip()[:1] == "!"
+    ]
+    if held_back and named:
+        # The rules have the last word: of what is left out at first, those go that a rule brings back by their names.
+        brought = paths_not_ignored(root, ["**", *rules])
+        held_back -= {path for path in brought if _is_named(path, named)}
     copied = sorted(wanted - held_back)
     size = sum(status.st_size for _, _, status in _entries(root, copied, budget))
     return Workspace(copied, size, sorted(held_back))
+
+
+def _is_named(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a credential's file, or the folder that makes it one, matches a pattern that says more than `**`."""
+    *folders, name = path.lower().split("/")
+    above = ["/".join(folders[: depth + 1]) for depth in range(len(folders))]
+    parts = [name, *(folder for folder, place in zip(folders, above, strict=True) if names_credentials(f"{place}/x"))]
+    return any(fnmatch.fnmatchcase(part, one) for one in patterns if one.strip("*") for part in parts)
 
 
 def _is_private_key(path: Path) -> bool:

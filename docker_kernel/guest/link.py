@@ -35,7 +35,7 @@ and hardly a kernel."""
 LISTENING_FILE = RUN + "/listening.json"
 """The descriptors of the sockets that kernel processes inherit (listening.py), by port."""
 
-VERSION = 1
+VERSION = 2
 MAX_LINE = 16 << 20
 """Bytes one message may have; a longer one breaks the link."""
 

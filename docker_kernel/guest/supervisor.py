@@ -481,7 +481,7 @@ class Supervisor:
     def from_host(self, message: dict[str, object]) -> None:
         kind = message["type"]
         if kind == "hello":
-            if not message["attached"]:
+            if not message.get("attached"):
                 self.drop_stdin()  # if somebody holds it still, it is not the host side
         elif kind == "signal":
             self.signal_kernel(int(message["number"]))  # type: ignore[call-overload]

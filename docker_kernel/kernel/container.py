@@ -779,7 +779,8 @@ class KernelContainer:
         return state.exit_code or UNKNOWN_EXIT, why
 
     async def _last_exit(self, container: str) -> int | None:
-        with contextlib.suppress(EngineError):
+        # That it has ended is known in any case.
+        with contextlib.suppress(EngineError, KeyError, ValueError):
             return await self.engine.last_exit(container)
         return None
 

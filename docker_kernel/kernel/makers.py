@@ -26,8 +26,8 @@ def lives(maker: str) -> bool | None:
         return None
     try:
         return _start(int(process)) == start
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False  # or its number is another user's process by now
 
 
 def _here() -> str:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from docker_kernel import labels
-from docker_kernel.engine import ContainerState, Engine
+from docker_kernel.engine import NEVER_RAN, ContainerState, Engine
 from docker_kernel.errors import EngineError, NotFound
 from docker_kernel.kernel import claims, makers, sockets
 
@@ -147,13 +147,13 @@ def _is_over(state: ContainerState, over: Collection[str]) -> bool:
     """Whether a container ended, or was made and never will start."""
     if _is(state, labels.KIND_STATE) and _dispatch(state) in over:
         return True
-    if labels.MAKER in state.labels and state.status == "created":
+    if labels.MAKER in state.labels and state.status in NEVER_RAN:
         return _never_starts(state)
     if _is_of_a_build(state):
         idle = _since(max(state.created, state.finished)).total_seconds()
         return not state.running and idle > BUILD_SECONDS
     ours = _is(state, labels.KIND_KERNEL, labels.KIND_JOB, labels.KIND_STATE)
-    return ours and not state.running and (state.status != "created" or _never_starts(state))
+    return ours and not state.running and (state.status not in NEVER_RAN or _never_starts(state))
 
 
 def _never_starts(state: ContainerState) -> bool:
@@ -166,9 +166,9 @@ async def sweep(engine: Engine) -> None:
     """Remove what processes of this user made and never started, as they were killed; trouble is logged."""
     try:
         filters = {labels.MAKER: "", labels.USER: str(os.getuid())}
-        for state in await engine.containers(filters, status="created"):
-            if _never_starts(state):
-                await engine.remove(state.id)
+        for state in await engine.containers(filters):
+            if state.status in NEVER_RAN and _never_starts(state):
+                await engine.remove_unstarted(state.id)
     except EngineError as error:
         log.debug("what killed starts left could not be removed: %s", error)
 

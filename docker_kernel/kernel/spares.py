@@ -272,7 +272,7 @@ class Spares:
             self._filling = self._spawn(self._fill())
 
     def _keep_up_soon(self) -> None:
-        if self._keeping is None:
+        if self._keeping is None or self._keeping.done():
             self._keeping = self._spawn(self._keep_up())
 
     async def _fill(self) -> None:

@@ -115,6 +115,16 @@ def test_what_looks_like_a_credential_is_held_back_unless_it_is_named(folder: Pa
     assert "id_rsa.pub" in more.names
 
 
+def test_a_folder_that_is_brought_back_brings_no_credential_of_it(folder: Path) -> None:
+    (folder / ".dockerignore").write_text("*\n!src\n!.aws\n")
+    for path in ("src/.env", "src/code.py", ".aws/credentials", "other.py"):
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text("x")
+    found = workspace_files(str(folder))
+    assert "src/code.py" in found.names and ".aws/credentials" in found.names, "one of them was named"
+    assert found.held_back == ["src/.env"]
+
+
 def test_jobs_and_images_leave_out_the_same_files(folder: Path) -> None:
     patterns = [pattern for patterns in FILES.values() for pattern in patterns]
     made = [re.sub(r"\[.*\]", "-", pattern).replace("*", "x") for pattern in patterns]

@@ -326,9 +326,17 @@ async def _create_anew(engine: Engine, spec: ContainerSpec) -> str:
             # The engine may still be at that one's creation, or removal.
             if "already in use" not in str(error) or asyncio.get_running_loop().time() > end:
                 raise
-        if not await engine.remove_unstarted(spec.name):
+        if not await engine.remove_unstarted(spec.name) and not await _is_going(engine, spec.name):
             raise JobError(f"The engine has a container {spec.name} that ran already: it is left alone.")
         await asyncio.sleep(BACK_PAUSE)
+
+
+async def _is_going(engine: Engine, container: str) -> bool:
+    """Whether a container's removal is under way, or over."""
+    try:
+        return (await engine.inspect(container)).status in ("removing", "dead", "stopping")
+    except NotFound:
+        return True
 
 
 async def _fetch(engine: Engine, container: str, kind: str, digest: str, result: ResultFolder) -> None:

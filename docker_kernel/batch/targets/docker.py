@@ -62,7 +62,7 @@ class DockerTarget(EngineTarget):
         machine = await engine.architecture()
         found.append(Check("architecture", ARCHITECTURES.get(machine, machine), True))
         found.append(Check("memory", format_size(info.memory), True))
-        registry = self._registry()
+        registry = await asyncio.to_thread(self._registry)
         if registry is None:
             found.append(Check("registry", "none: images go straight to the engine", True))
             return found
@@ -86,13 +86,14 @@ class DockerTarget(EngineTarget):
         return await job_layers(kernel, package)
 
     async def missing(self, kernel: KernelHandle, package: Package) -> int:
-        layers, registry = await self._layers(kernel, package), self._registry()
+        layers, registry = await self._layers(kernel, package), await asyncio.to_thread(self._registry)
         if registry is not None:
             return await bytes_to_push(kernel.engine, package.image, layers, registry, NAME)
         return await bytes_to_load(kernel.engine, package.image, layers, await self.engine())
 
     async def prepare(self, kernel: KernelHandle, package: Package, progress: Progress) -> Record:
-        layers, registry, engine = await self._layers(kernel, package), self._registry(), await self.engine()
+        layers, engine = await self._layers(kernel, package), await self.engine()
+        registry = await asyncio.to_thread(self._registry)
         if registry is not None:
             pushed = await push(kernel.engine, package.image, layers, registry, NAME, progress)
             try:

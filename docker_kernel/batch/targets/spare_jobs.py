@@ -83,7 +83,7 @@ class SpareJob:
             self._read.clear()
         finally:
             await asyncio.wait([naming])
-        if not self._read or naming.exception() is not None:
+        if naming.exception() is not None or not self._read:
             return False
         try:
             await self._stream.write(b"\n")

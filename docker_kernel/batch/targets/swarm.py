@@ -484,9 +484,8 @@ class SwarmTarget(Target):
         ]
         registry = self._settings.registry
         try:
-            found.append(
-                Check("registry", f"{registry} {await background.in_own_thread(self._registry().check)}", True)
-            )
+            said = await background.in_own_thread(lambda: self._registry().check())
+            found.append(Check("registry", f"{registry} {said}", True))
         except DockerKernelError as error:
             found.append(Check("registry", registry, False, str(error)))
         if self._settings.result_url is None:
@@ -520,11 +519,13 @@ class SwarmTarget(Target):
 
     async def missing(self, kernel: KernelHandle, package: Package) -> int:
         layers, _ = await self._layers(kernel, package)
-        return await bytes_to_push(kernel.engine, package.image, layers, self._registry(), REPOSITORY)
+        registry = await asyncio.to_thread(self._registry)
+        return await bytes_to_push(kernel.engine, package.image, layers, registry, REPOSITORY)
 
     async def prepare(self, kernel: KernelHandle, package: Package, progress: Progress) -> Record:
         layers, constraints = await self._layers(kernel, package)
-        pushed = await push(kernel.engine, package.image, layers, self._registry(), REPOSITORY, progress)
+        registry = await asyncio.to_thread(self._registry)
+        pushed = await push(kernel.engine, package.image, layers, registry, REPOSITORY, progress)
         config = kernel.config
         return {
             "image": pushed.reference,
