@@ -428,14 +428,18 @@ def _client(url: str, timeout: int, tls: TLSConfig | bool) -> docker.APIClient:
     return made
 
 
+def _workers() -> background.Workers:
+    """Threads of one engine's own: one that does not answer keeps nobody from another."""
+    return background.Workers(background.WORKERS, thread_name_prefix="docker-kernel-engine")
+
+
 class Engine:
     """One engine. Make it with `await Engine.connect()`; it is safe to use from several tasks at once."""
 
     def __init__(self, client: docker.APIClient, url: str) -> None:
         self._client = client
         self.url = url
-        # Its own: an engine that does not answer keeps nobody from another one.
-        self._workers = background.Workers(background.WORKERS, thread_name_prefix="docker-kernel-engine")
+        self._workers, self._pid = _workers(), os.getpid()
         self._info: asyncio.Future[EngineInfo] | None = None
 
     @classmethod
@@ -472,6 +476,8 @@ class Engine:
 
     async def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call what takes an engine milliseconds, in one of the threads for it."""
+        if self._pid != os.getpid():  # threads do not survive a fork
+            self._workers, self._pid = _workers(), os.getpid()
         call = functools.partial(function, *args, **kwargs)
         return await self._answer(asyncio.get_running_loop().run_in_executor(self._workers, call))
 
@@ -492,6 +498,7 @@ class Engine:
         return Swarm(self)
 
     def close(self) -> None:
+        self._workers.shutdown(wait=False)
         self._client.close()
 
     async def info(self) -> EngineInfo:

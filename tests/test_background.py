@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from docker_kernel import background
 from docker_kernel.engine import Engine
 from tests.conftest import NotebookMaker, SpecMaker
 from tests.notebook import Notebook
+from tests.patience import patient
 
 ROOT = Path(__file__).parent.parent
 
@@ -91,3 +93,20 @@ def test_nothing_blocks_the_loop(
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert not found, "\n".join(f"{what} {argument}" for what, argument in sorted(found.items()))
+
+
+def test_an_engine_answers_also_in_a_forked_process(engine: Engine) -> None:
+    """As jupyter_client's users start kernels from processes of multiprocessing's."""
+    background.run_blocking(engine.containers({}))
+    answers = multiprocessing.get_context("fork").SimpleQueue()
+
+    def ask() -> None:
+        answers.put(len(background.run_blocking(engine.all_images())))
+
+    child = multiprocessing.get_context("fork").Process(target=ask)
+    child.start()
+    child.join(patient(20))
+    try:
+        assert child.exitcode == 0 and answers.get() > 0
+    finally:
+        child.kill()
