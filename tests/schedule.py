@@ -21,6 +21,10 @@ NEEDS = {
 }
 """By marker: the fixtures whose tests need it. What a test needs without a fixture, its own markers say."""
 
+BEHIND = {"tests/test_layers.py": "tests/test_jupyter_client_suite.py"}
+"""Quick modules that go with a long test. A worker is given its next group when it has two tests left: one that comes
+behind a group of a single test would wait for that."""
+
 GROUP = pytest.StashKey[str]()
 _taken: collections.Counter[str] = collections.Counter()
 _group_of: dict[str, str] = {}
@@ -37,7 +41,8 @@ def mark(item: pytest.Item) -> None:
             item.add_marker(marker)
     if item.get_closest_marker("cluster") or item.get_closest_marker("browser"):
         item.add_marker("engine")
-    group = item.nodeid.partition("::")[0]
+    module = item.nodeid.partition("::")[0]
+    group = BEHIND.get(module, module)
     cluster = item.get_closest_marker("cluster")
     if item.get_closest_marker("browser"):
         group = "browser"
