@@ -538,6 +538,6 @@ def test_an_interrupt_while_a_job_is_sent_leaves_none(start: NotebookMaker, tmp_
     reply = one.run("%%dispatch\nimport time; time.sleep(600)")
     assert reply.name == "KeyboardInterrupt", "it was not interrupted while it was sent"
     one.run("from docker_kernel import jobs")
+    asking = "[one.name for one in __import__('threading').enumerate() if one.name == 'docker-kernel-start']"
+    until(lambda: one.value(asking) == [], what="the answer that nobody waits for")
     until(lambda: one.value("[job.state for job in jobs if not job.record['live']]") in ([], ["cancelled"]))
-    time.sleep(1)  # nor does one come later
-    assert one.value("[job.state for job in jobs if not job.record['live']]") in ([], ["cancelled"])

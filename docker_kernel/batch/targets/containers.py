@@ -181,9 +181,9 @@ class EngineTarget(Target):
                     yield data
             finally:
                 attached.close()
-            if await self._over(container):
-                return
-        # A stream also ends with its engine's connection: then the log has what it gave, and what came since.
+        # A stream also ends with its engine's connection, and the job may then end before anybody looks: the log has
+        # what it gave, and what came since.
+        over = False
         while True:
             skip = given
             try:
@@ -198,7 +198,8 @@ class EngineTarget(Target):
                         yield data
             finally:
                 stream.close()
-            if await self._over(container):
+            was_over, over = over, await self._over(container)
+            if over and (was_over or not stream.error):
                 return
 
     async def _over(self, container: str) -> bool:

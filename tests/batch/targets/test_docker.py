@@ -82,7 +82,7 @@ async def follow(
             for part in log.feed(data):
                 if isinstance(part, bytes):
                     text += part
-                    if heard is not None and text.count(b"\n") >= lines:
+                    if heard is not None and text.count(b"\n") + 1 >= lines:
                         heard.set()
                 elif part["event"] == "end":
                     digest = part.get("result") or ""

@@ -377,7 +377,7 @@ def test_a_job_is_cancelled_while_it_waits_for_a_place(cluster: Cluster) -> None
         begun = time.monotonic()
         jobs = [await place.start(cluster.task(SLEEP, cpus=cpus), cluster.prepared) for _ in range(3)]
         following = [asyncio.ensure_future(cluster.follow(place, job, begun)) for job in jobs]
-        await asyncio.sleep(2)
+        await asyncio.sleep(patient(2))  # two of them have begun, and have an ear for SIGTERM
         for job in reversed(jobs):
             await place.cancel(job)
         return list(await asyncio.gather(*following))
