@@ -322,6 +322,8 @@ def explain(error: Exception, url: str) -> EngineError:
         if "No such image" in text:
             return ImageMissing(f"The engine has no such image: {text}.")
         return NotFound(text)
+    if isinstance(error, docker.errors.APIError) and "marked for removal" in text:
+        return NotFound(text)
     if isinstance(error, docker.errors.APIError):
         if "no space left on device" in text:
             return EngineError(

@@ -419,7 +419,8 @@ def test_a_job_whose_container_its_engine_ended_says_so(
 
     done = followed(kernel, target(second_engine.url), tmp_path, away)
     assert done.outcome.exit_code != 0 or done.outcome.lost, done
-    assert not done.variables
+    # What it had when it was told to end is what an interrupted cell leaves, where there was time for that.
+    assert not done.variables or isinstance(done.variables["__docker_kernel_error__"], KeyboardInterrupt), done
 
 
 @pytest.mark.usefixtures("based")
