@@ -21,6 +21,7 @@ import requests
 from docker_kernel import background
 from docker_kernel.engine import Engine
 from docker_kernel.errors import EngineError
+from tests.engines import answers
 from tests.patience import patient
 
 ROOT = Path(__file__).parent.parent.parent
@@ -71,7 +72,9 @@ class Server:
         while time.monotonic() < deadline and self._process.poll() is None:
             for path in (self.folder / "runtime").glob("jpserver-*.json"):
                 with contextlib.suppress(ValueError):
-                    return str(json.loads(path.read_text())["url"])
+                    found = json.loads(path.read_text())
+                    if answers(found["port"]):  # the file is there first
+                        return str(found["url"])
             time.sleep(0.1)
         raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
 
