@@ -166,8 +166,8 @@ async def sweep(engine: Engine) -> None:
     """Remove what processes of this user made and never started, as they were killed; trouble is logged."""
     try:
         filters = {labels.MAKER: "", labels.USER: str(os.getuid())}
-        for state in await engine.containers(filters):
-            if state.status in NEVER_RAN and _never_starts(state):
+        for state in await engine.containers(filters, status="created"):
+            if _never_starts(state):
                 await engine.remove_unstarted(state.id)
     except EngineError as error:
         log.debug("what killed starts left could not be removed: %s", error)
