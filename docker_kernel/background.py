@@ -11,9 +11,13 @@ import asyncio
 import concurrent.futures
 import functools
 import os
+import selectors
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -84,19 +88,46 @@ async def in_own_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.
     return await asyncio.get_running_loop().run_in_executor(_own_threads, call)
 
 
+class _Selector(selectors.DefaultSelector):
+    """The selector of a process's loop, which its forked children leave alone.
+
+    They have the same epoll object (epoll(7)): a stream that is collected in a child, and so unregistered, would never
+    be read in the parent again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pid = os.getpid()
+
+    def unregister(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
+        return super().unregister(fileobj) if os.getpid() == self._pid else self.get_key(fileobj)
+
+    def modify(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> selectors.SelectorKey:
+        return super().modify(fileobj, events, data) if os.getpid() == self._pid else self.get_key(fileobj)
+
+
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
-_pid: int | None = None
+_inherited: list[asyncio.AbstractEventLoop | None] = []
+
+
+def _begin_again() -> None:
+    """In a forked child: no thread runs the loop there, and whoever held the lock is gone."""
+    global _lock, _loop
+    _inherited.append(_loop)  # what is on it belongs to the parent, and is not ended here
+    _lock, _loop = threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=_begin_again)
 
 
 def loop() -> asyncio.AbstractEventLoop:
-    """The background loop, started at its first use (and again in a forked child, where threads do not survive)."""
-    global _loop, _pid
+    """The background loop, started at its first use."""
+    global _loop
     with _lock:
-        if _loop is None or _pid != os.getpid():
-            _loop = asyncio.new_event_loop()
+        if _loop is None:
+            _loop = asyncio.SelectorEventLoop(_Selector())
             _loop.set_default_executor(Workers(WORKERS, thread_name_prefix="docker-kernel-engine"))
-            _pid = os.getpid()
             threading.Thread(target=_loop.run_forever, name="docker-kernel", daemon=True).start()
         return _loop
 

@@ -411,7 +411,8 @@ class _SocketAdapter(UnixHTTPAdapter):
         return super().get_connection("http+docker://localhost", proxies)
 
 
-def _client(url: str, timeout: int, tls: TLSConfig | bool) -> docker.APIClient:
+def _client(url: str, timeout: int, tls: TLSConfig | bool, version: str | None = None) -> docker.APIClient:
+    """Connections to an engine, which is asked for the version of its API unless that is given."""
     client: Any = docker.APIClient(
         base_url=url,
         version=docker.constants.MINIMUM_DOCKER_API_VERSION,
@@ -425,7 +426,7 @@ def _client(url: str, timeout: int, tls: TLSConfig | bool) -> docker.APIClient:
         client.mount("http+docker://", _SocketAdapter(adapter.socket_path, timeout, max_pool_size=POOL))
     # requests lets REQUESTS_CA_BUNDLE win over the CA that an engine's own certificates name (requests issue 3829).
     client.trust_env = False
-    client._version = client._retrieve_server_version()
+    client._version = version or client._retrieve_server_version()
     made: docker.APIClient = client
     return made
 
@@ -436,12 +437,14 @@ def _workers() -> background.Workers:
 
 
 class Engine:
-    """One engine. Make it with `await Engine.connect()`; it is safe to use from several tasks at once."""
+    """One engine. Make it with `await Engine.connect()`; it is safe to use from several tasks at once, and in a process
+    that was forked from the one that made it."""
 
-    def __init__(self, client: docker.APIClient, url: str) -> None:
-        self._client = client
+    def __init__(self, client: docker.APIClient, url: str, again: Callable[..., docker.APIClient]) -> None:
         self.url = url
+        self._made, self._again = client, again
         self._workers, self._pid = _workers(), os.getpid()
+        self._inherited: list[docker.APIClient] = []
         self._info: asyncio.Future[EngineInfo] | None = None
 
     @classmethod
@@ -457,7 +460,7 @@ class Engine:
             EngineUnavailable: nothing answers there, or we may not talk to it.
         """
 
-        def reach() -> tuple[docker.APIClient, str]:
+        def reach() -> tuple[docker.APIClient, str, Callable[..., docker.APIClient]]:
             target = url or "the default address"
             secured: TLSConfig | bool = False
             try:
@@ -467,7 +470,8 @@ class Engine:
                     target, secured = context_url(url)
                 elif tls is not None:
                     secured = tls_config(tls)
-                return _client(target, timeout, secured), target
+                again = functools.partial(_client, target, timeout, secured)
+                return again(), target, again
             except ConfigError:
                 raise
             except Exception as error:
@@ -476,10 +480,20 @@ class Engine:
 
         return cls(*await background.in_own_thread(reach))
 
+    @property
+    def _client(self) -> docker.APIClient:
+        """This process's connections: a forked child that used its parent's would take the parent's answers.
+
+        Those that it has inherited are kept, as their end would end an `ssh` that the parent uses.
+        """
+        if self._pid != os.getpid():
+            self._inherited.append(self._made)
+            self._made = self._again(version=self._made.api_version)
+            self._workers, self._pid = _workers(), os.getpid()  # threads do not survive a fork
+        return self._made
+
     async def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call what takes an engine milliseconds, in one of the threads for it."""
-        if self._pid != os.getpid():  # threads do not survive a fork
-            self._workers, self._pid = _workers(), os.getpid()
         call = functools.partial(function, *args, **kwargs)
         return await self._answer(asyncio.get_running_loop().run_in_executor(self._workers, call))
 
@@ -1336,9 +1350,12 @@ class Swarm:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._client: Any = engine._client
         self._call = engine._call
         self._lasting = engine._lasting
+
+    @property
+    def _client(self) -> Any:
+        return self._engine._client
 
     async def manager(self) -> str:
         """The id of this engine's node.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import multiprocessing
+import multiprocessing.process
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -95,18 +98,61 @@ def test_nothing_blocks_the_loop(
     assert not found, "\n".join(f"{what} {argument}" for what, argument in sorted(found.items()))
 
 
-def test_an_engine_answers_also_in_a_forked_process(engine: Engine) -> None:
-    """As jupyter_client's users start kernels from processes of multiprocessing's."""
+def forked(target: Callable[[], None]) -> multiprocessing.process.BaseProcess:
+    """A forked child that runs a function, as jupyter_client's users start kernels from processes of theirs."""
+    child = multiprocessing.get_context("fork").Process(target=target)
+    child.start()
+    return child
+
+
+def test_an_engine_answers_in_a_forked_process_and_its_parent_at_the_same_time(engine: Engine) -> None:
+    """Each has connections of its own: on one that both used, they would get each other's answers."""
     background.run_blocking(engine.containers({}))
     answers = multiprocessing.get_context("fork").SimpleQueue()
 
-    def ask() -> None:
-        answers.put(len(background.run_blocking(engine.all_images())))
+    async def ask() -> int:
+        images = [len(await engine.all_images()) for _ in range(100)]
+        for _ in range(100):
+            assert isinstance(await engine.containers({}), list)
+        return min(images)
 
-    child = multiprocessing.get_context("fork").Process(target=ask)
-    child.start()
-    child.join(patient(20))
+    child = forked(lambda: answers.put(background.run_blocking(ask())))
     try:
+        assert background.run_blocking(ask()) > 0
+        child.join(patient(20))
         assert child.exitcode == 0 and answers.get() > 0
+    finally:
+        child.kill()
+
+
+def test_a_stream_is_read_on_when_a_forked_child_has_dropped_its_copy() -> None:
+    near, far = socket.socketpair()
+
+    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_unix_connection(sock=near)
+
+    streams = [background.run_blocking(connect())]
+    waits = background.submit(streams[0][0].readline())
+
+    def drop() -> None:
+        streams.clear()
+        gc.collect()
+
+    child = forked(drop)
+    child.join(patient(20))
+    assert child.exitcode == 0
+    far.sendall(b"still here\n")
+    assert waits.result(patient(5)) == b"still here\n"
+    _, writer = streams.pop()
+    background.loop().call_soon_threadsafe(writer.close)
+    far.close()
+
+
+def test_a_process_that_is_forked_while_a_thread_asks_for_the_loop_has_one() -> None:
+    with background._lock:
+        child = forked(lambda: background.run_blocking(asyncio.sleep(0)))
+        child.join(patient(20))
+    try:
+        assert child.exitcode == 0
     finally:
         child.kill()
