@@ -18,7 +18,7 @@ from docker_kernel import kernelspec, labels
 from docker_kernel.engine import ContainerState
 from tests.lab import ABSENT, CHROMIUM, START_MS, Lab, keep
 
-__all__ = ["ABSENT", "START_MS", "Lab", "Notebook", "keep", "kernel_of", "needs_chromium"]
+__all__ = ["ABSENT", "START_MS", "Lab", "Notebook", "keep", "kernel_of", "needs_chromium", "show_in"]
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
@@ -31,8 +31,9 @@ class Notebook:
         self.count = 0
 
     @classmethod
-    def open(cls, page: Page, kernel: str = "Docker Python") -> Notebook:
+    def open(cls, lab: Lab, page: Page, kernel: str = "Docker Python") -> Notebook:
         """Pick a kernel from the launcher."""
+        page.goto(lab.address())
         card = page.locator(".jp-LauncherCard[data-category=Notebook]")
         label = page.locator(".jp-LauncherCard-label", has_text=re.compile(f"^{re.escape(kernel)}$"))
         card.filter(has=label).click()
@@ -52,7 +53,7 @@ class Notebook:
         }
         content = {"metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5, "cells": [cell]}
         (lab.workspace / name).write_text(json.dumps(content))
-        page.goto(f"{lab.url}lab/tree/{name}?reset")
+        page.goto(lab.address(f"lab/tree/{name}"))
         return cls(page)
 
     def ready(self) -> Notebook:
@@ -74,6 +75,13 @@ class Notebook:
 
     def button(self, title: str) -> None:
         self.page.locator(".jp-NotebookPanel-toolbar").get_by_title(title, exact=True).click()
+
+
+def show_in(page: Page, theme: str) -> None:
+    """Have the Lab on a page change its theme to Light or Dark."""
+    change = "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})"
+    page.evaluate(change, f"JupyterLab {theme}")
+    expect(page.locator("body")).to_have_attribute("data-jp-theme-name", f"JupyterLab {theme}", timeout=START_MS)
 
 
 def kernel_of(lab: Lab) -> ContainerState:

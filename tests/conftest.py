@@ -21,12 +21,20 @@ from docker_kernel.errors import EngineError
 from docker_kernel.kernel.running import RunningKernel
 from tests import leftovers, schedule
 from tests.engines import own_registry, second_engine
-from tests.lab import browser_fixture, lab_fixture, page_fixture
+from tests.lab import browser_fixture, lab_fixture, page_fixture, window_fixture
 from tests.notebook import KERNEL_IDS, Notebook
 from tests.patience import factor, patient, until
 from tests.swarm import two_nodes
 
-__all__ = ["browser_fixture", "lab_fixture", "own_registry", "page_fixture", "second_engine", "two_nodes"]
+__all__ = [
+    "browser_fixture",
+    "lab_fixture",
+    "own_registry",
+    "page_fixture",
+    "second_engine",
+    "two_nodes",
+    "window_fixture",
+]
 
 ImageMaker = Callable[..., str]
 SpecMaker = Callable[..., str]

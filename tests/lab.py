@@ -22,7 +22,7 @@ from docker_kernel.engine import ContainerState, Engine
 from tests.patience import patient, until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize
 
 run = background.run_blocking
 
@@ -47,6 +47,10 @@ IN_DOCS = (
 START_MS = 1000 * patient(20)
 """Milliseconds for a kernel's start, or a cell's end."""
 
+WINDOW: ViewportSize = {"width": 1100, "height": 760}
+SCALE = 1.5 if "DOCKER_KERNEL_SCREENSHOTS" in os.environ else 1
+"""Pixels are drawn by the processor: more of them only where the docs show them."""
+
 
 class Lab:
     """A running JupyterLab server with folders of its own."""
@@ -66,6 +70,10 @@ class Lab:
         with urllib.request.urlopen(request, timeout=patient(20)) as answer:
             text = answer.read()
         return json.loads(text) if text else None
+
+    def address(self, path: str = "lab") -> str:
+        """The address of one of its pages, as it is without what earlier pages had open."""
+        return f"{self.url}{path}?token={self.token}&reset"
 
     def containers(self) -> list[ContainerState]:
         """The containers of this server's kernels."""
@@ -103,7 +111,7 @@ def lab_fixture(engine: Engine, python_image: str, tmp_path_factory: pytest.Temp
     }
     command = [
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root"),
-        "--LabApp.extension_manager=readonly",
+        *("--LabApp.extension_manager=readonly", "--LabApp.expose_app_in_browser=True"),
     ]
     log = folder / "server.log"
     with log.open("wb") as output:
@@ -168,22 +176,28 @@ def browser_fixture() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(name="page")
-def page_fixture(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """A fresh Lab in a browser window; what it shows at the test's end is kept as a picture."""
-    from playwright.sync_api import expect
+@pytest.fixture(scope="module", name="window")
+def window_fixture(browser: Browser) -> Iterator[BrowserContext]:
+    """A browser window whose pages share a cache: what JupyterLab loads, they load once."""
+    context = browser.new_context(viewport=WINDOW, device_scale_factor=SCALE, reduced_motion="reduce")
+    context.set_default_timeout(START_MS)
+    yield context
+    context.close()
 
-    page = browser.new_page(viewport={"width": 1100, "height": 760}, device_scale_factor=1.5)
-    page.set_default_timeout(START_MS)
+
+@pytest.fixture(name="page")
+def page_fixture(lab: Lab, window: BrowserContext, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """An empty page in the browser's window; what it shows at the test's end is kept as a picture."""
+    page = window.new_page()
     try:
-        page.goto(f"{lab.url}lab?token={lab.token}&reset")
-        expect(page.locator(".jp-LauncherCard").first).to_be_visible(timeout=START_MS)
         yield page
     finally:
         keep(page, request.node.name.removeprefix("test_"))
+        if page.url.startswith(lab.url):
+            page.evaluate("localStorage.clear()")
         page.close()
         lab.end_sessions()
-        for path in lab.workspace.glob("[!.]*"):
+        for path in (*lab.workspace.glob("[!.]*"), *lab.folder.glob("settings/**/themes.jupyterlab-settings")):
             path.unlink()
 
 

@@ -15,7 +15,7 @@ import pytest
 SECONDS = Path(__file__).with_name("seconds.json")
 
 NEEDS = {
-    "browser": {"browser", "lab", "page"},
+    "browser": {"browser", "lab", "page", "window"},
     "cluster": {"two_nodes", "second_engine", "own_registry"},
     "engine": {"engine"},
 }

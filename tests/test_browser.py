@@ -24,7 +24,7 @@ pytestmark = needs_chromium
 
 
 def test_a_notebook_runs_in_a_container_on_the_files_beside_it(lab: Lab, page: Page) -> None:
-    notebook = Notebook.open(page).ready()
+    notebook = Notebook.open(lab, page).ready()
     state = kernel_of(lab)
     output = notebook.cell("import os, socket\nprint(socket.gethostname(), os.getcwd())")
     expect(output).to_contain_text(f"{state.id[:12]} {lab.workspace}", timeout=START_MS)
@@ -75,7 +75,7 @@ def test_a_tour_of_plots_local_cells_and_jobs(lab: Lab, page: Page) -> None:
 
 
 def test_interrupting_a_cell_keeps_the_kernel(lab: Lab, page: Page) -> None:
-    notebook = Notebook.open(page).ready()
+    notebook = Notebook.open(lab, page).ready()
     expect(notebook.cell("kept = 41 + 1\nkept")).to_contain_text("42", timeout=START_MS)
     output = notebook.cell("import time\nprint('sleeping')\ntime.sleep(600)")
     expect(output).to_contain_text("sleeping", timeout=START_MS)
@@ -85,7 +85,7 @@ def test_interrupting_a_cell_keeps_the_kernel(lab: Lab, page: Page) -> None:
 
 
 def test_a_restart_keeps_the_container(lab: Lab, page: Page) -> None:
-    notebook = Notebook.open(page).ready()
+    notebook = Notebook.open(lab, page).ready()
     before = kernel_of(lab)
     expect(notebook.cell("gone = 1; print('made')")).to_contain_text("made", timeout=START_MS)
     notebook.button("Restart the kernel")
@@ -98,7 +98,7 @@ def test_a_restart_keeps_the_container(lab: Lab, page: Page) -> None:
 
 
 def test_a_kernel_out_of_memory_says_so_in_its_cell(lab: Lab, page: Page) -> None:
-    notebook = Notebook.open(page, "Docker Python, small").ready()
+    notebook = Notebook.open(lab, page, "Docker Python, small").ready()
     output = notebook.cell("print('filling')\nblob = bytearray(1 << 30)")
     expect(output).to_contain_text("out of memory: the kernel used more than its 256 MiB", timeout=START_MS)
     expect(output).to_contain_text("raise `memory` in the kernelspec")
@@ -109,7 +109,7 @@ def test_a_kernel_out_of_memory_says_so_in_its_cell(lab: Lab, page: Page) -> Non
 
 
 def test_a_missing_image_is_told_in_one_sentence(lab: Lab, page: Page) -> None:
-    Notebook.open(page, "Docker Python, absent")
+    Notebook.open(lab, page, "Docker Python, absent")
     dialog = page.locator(".jp-Dialog-content")
     message = dialog.locator("pre").first
     expect(message).to_contain_text(f"The kernel image {ABSENT} is not on this engine", timeout=START_MS)

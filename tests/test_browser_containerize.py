@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("playwright.sync_api")
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from docker_kernel import background
 from docker_kernel.engine import Engine
@@ -25,6 +25,7 @@ from tests.browser import (
     Notebook,
     keep,
     needs_chromium,
+    show_in,
 )
 
 pytestmark = needs_chromium
@@ -87,7 +88,7 @@ def write_report(lab: Lab, name: str) -> None:
 
 def opened(lab: Lab, page: Page, name: str = "sales report.ipynb") -> None:
     write_report(lab, name)
-    page.goto(f"{lab.url}lab/tree/{name}?reset")
+    page.goto(lab.address(f"lab/tree/{name}"))
     Notebook(page).ready()
 
 
@@ -383,72 +384,60 @@ def test_a_failure_is_one_sentence_and_can_be_mended(lab: Lab, page: Page, image
     subprocess.run(["docker", "rmi", f"{REGISTRY}/team/{image}:latest"], capture_output=True, check=True)
 
 
-@pytest.mark.parametrize("theme", ["Light", "Dark"])
-def test_axe_finds_nothing(lab: Lab, page: Page, image: str, theme: str) -> None:
-    """The rules of axe-core for WCAG 2.1 A and AA, for what is ours on each page."""
+def test_axe_finds_nothing(lab: Lab, page: Page, image: str) -> None:
+    """The rules of axe-core for WCAG 2.1 A and AA, for what is ours on each page, in both themes."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    folder = lab.folder / "settings" / "@jupyterlab" / "apputils-extension"
-    chosen = folder / "themes.jupyterlab-settings"
-    chosen.write_text(json.dumps({"theme": f"JupyterLab {theme}"}))
     rules = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
 
-    def check() -> None:
-        found = axe.run(page, context=".jp-dockerKernel-Modal", options=rules).response["violations"]
-        told = [(one["id"], one["help"], [node["html"] for node in one["nodes"]]) for one in found]
-        assert not told, json.dumps(told, indent=1)
+    def check(picture: str = "") -> None:
+        for theme in ("Dark", "Light"):
+            show_in(page, theme)
+            if picture:
+                keep(page, f"containerize-{picture}-{theme.lower()}")
+            found = axe.run(page, context=".jp-dockerKernel-Modal", options=rules).response["violations"]
+            told = [(one["id"], one["help"], [node["html"] for node in one["nodes"]]) for one in found]
+            assert not told, theme + json.dumps(told, indent=1)
 
-    try:
-        opened(lab, page)
-        button(page).click()
-        shown = wizard(page)
-        shown.get_by_label("Name", exact=True).fill("Wrong")
-        expect(shown.get_by_role("alert").first).to_contain_text("cannot be")
-        shown.get_by_label("Registry").select_option("team")
-        check()
-        shown.get_by_label("Name", exact=True).fill(image)
-        press(shown, "Next")
-        at(shown, "Parameters")
-        shown.get_by_label("Default of alpha").fill("lots")
-        expect(shown.get_by_text("must be a number")).to_be_visible()
-        check()
-        shown.get_by_label("Default of alpha").fill("1")
-        press(shown, "Next")
-        expect(shown.get_by_text("One thing may be a secret")).to_be_visible(timeout=BUILD_MS)
-        for section in shown.locator("summary").all():
-            section.click()
-        keep(page, f"containerize-review-{theme.lower()}")
-        check()
-        press(shown, "Back")
-        press(shown, "Back")
-        shown.get_by_label("Registry").select_option("")
-        press(shown, "Next")
-        at(shown, "Parameters")
-        press(shown, "Next")
-        press(shown, "Build")
-        at(shown, "Build")
-        check()
-        expect(shown.get_by_role("button", name="Copy")).to_be_visible(timeout=BUILD_MS)
-        keep(page, f"containerize-build-{theme.lower()}")
-        check()
-    finally:
-        chosen.unlink()
+    opened(lab, page)
+    button(page).click()
+    shown = wizard(page)
+    shown.get_by_label("Name", exact=True).fill("Wrong")
+    expect(shown.get_by_role("alert").first).to_contain_text("cannot be")
+    shown.get_by_label("Registry").select_option("team")
+    check()
+    shown.get_by_label("Name", exact=True).fill(image)
+    press(shown, "Next")
+    at(shown, "Parameters")
+    shown.get_by_label("Default of alpha").fill("lots")
+    expect(shown.get_by_text("must be a number")).to_be_visible()
+    check()
+    shown.get_by_label("Default of alpha").fill("1")
+    press(shown, "Next")
+    expect(shown.get_by_text("One thing may be a secret")).to_be_visible(timeout=BUILD_MS)
+    for section in shown.locator("summary").all():
+        section.click()
+    check("review")
+    press(shown, "Back")
+    press(shown, "Back")
+    shown.get_by_label("Registry").select_option("")
+    press(shown, "Next")
+    at(shown, "Parameters")
+    press(shown, "Next")
+    press(shown, "Build")
+    at(shown, "Build")
+    check()
+    expect(shown.get_by_role("button", name="Copy")).to_be_visible(timeout=BUILD_MS)
+    check("build")
 
 
-def test_in_notebook_7(lab: Lab, browser: Browser, image: str) -> None:
+def test_in_notebook_7(lab: Lab, page: Page, image: str) -> None:
     write_report(lab, "seven.ipynb")
-    page = browser.new_page(viewport={"width": 1100, "height": 760})
-    page.set_default_timeout(START_MS)
-    try:
-        page.goto(f"{lab.url}notebooks/seven.ipynb?token={lab.token}")
-        expect(button(page)).to_be_visible(timeout=START_MS)
-        shown = go(page, image)
-        expect(shown.get_by_role("button", name="Copy")).to_be_visible(timeout=BUILD_MS)
-        keep(page, "containerize-notebook-7")
-        press(shown, "Close")
-        page.get_by_role("menuitem", name="File", exact=True).click()
-        page.locator(".lm-Menu").get_by_text("Notebook Images…").click()
-        expect(page.get_by_role("dialog", name="Notebook images")).to_contain_text(f"Made {image}:latest")
-    finally:
-        keep(page, "containerize-in-notebook-7")
-        page.close()
-        lab.end_sessions()
+    page.goto(lab.address("notebooks/seven.ipynb"))
+    expect(button(page)).to_be_visible(timeout=START_MS)
+    shown = go(page, image)
+    expect(shown.get_by_role("button", name="Copy")).to_be_visible(timeout=BUILD_MS)
+    keep(page, "containerize-notebook-7")
+    press(shown, "Close")
+    page.get_by_role("menuitem", name="File", exact=True).click()
+    page.locator(".lm-Menu").get_by_text("Notebook Images…").click()
+    expect(page.get_by_role("dialog", name="Notebook images")).to_contain_text(f"Made {image}:latest")

@@ -9,21 +9,18 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("playwright.sync_api")
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from docker_kernel import background, images
 from docker_kernel.engine import Engine
 from docker_kernel.kernelspec import install
-from tests.browser import keep, needs_chromium
+from tests.browser import START_MS, keep, needs_chromium
 from tests.scheduler.server import SECONDS, Server, needs_scheduler
 from tests.scheduler.test_backend import printed, written
 
 pytestmark = [needs_chromium, needs_scheduler]
 
 run = background.run_blocking
-
-PATIENCE = 60_000
-"""Milliseconds, on a busy machine."""
 
 
 @pytest.fixture
@@ -47,12 +44,11 @@ def server(engine: Engine, python_image: str, tmp_path: Path) -> Iterator[Server
 
 
 @pytest.fixture
-def page(server: Server, browser: Browser) -> Iterator[Page]:
+def page(server: Server, window: BrowserContext) -> Iterator[Page]:
     """The notebook, opened."""
-    page = browser.new_page(viewport={"width": 1100, "height": 760}, device_scale_factor=1.5)
-    page.set_default_timeout(PATIENCE)
+    page = window.new_page()
     page.goto(f"{server.url}lab/tree/report.ipynb?token={server.token}&reset")
-    expect(page.locator(".jp-Notebook-cell").first).to_be_visible(timeout=PATIENCE)
+    expect(page.locator(".jp-Notebook-cell").first).to_be_visible(timeout=START_MS)
     yield page
     keep(page, "scheduled-run-end")
     page.close()
@@ -79,7 +75,7 @@ def test_a_job_is_created_seen_complete_and_downloaded(server: Server, page: Pag
         page.get_by_role("button", name="Reload").click()
     expect(row).to_contain_text("Completed")
     row.get_by_title("Download").click()
-    expect(row.get_by_text("Notebook")).to_be_visible(timeout=PATIENCE)  # it looks again after 5 s
+    expect(row.get_by_text("Notebook")).to_be_visible(timeout=START_MS)  # it looks again after 5 s
     keep(page, "scheduled-run")
 
     (job,) = server.api("jobs")["jobs"]

@@ -7,6 +7,7 @@ replicas and later attempts are the same code on the kernel's own engine, and an
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,9 @@ run = background.run_blocking
 
 MOST_STEPS = 24
 """More answers than the engine gives from a job's start to its removal."""
+
+AT_ONCE = 4
+"""How many hosts are killed at the same time, each with a job of its own: a step is mostly waiting."""
 
 
 @pytest.fixture
@@ -52,10 +56,8 @@ def waiting(
 
     async def cancel(jobs: list[JobRecord]) -> None:
         await manager().adopt()
-        for job in jobs:
-            await manager().cancel(job.id)
-        for job in jobs:
-            await manager().wait(job.id)
+        await asyncio.gather(*(manager().cancel(job.id) for job in jobs))
+        await asyncio.gather(*(manager().wait(job.id) for job in jobs))
 
     def left(one: Killed) -> list[str]:
         found = [state.name for state in run(engine.containers({labels.KERNEL_ID: one.kernel_id}))]
@@ -94,16 +96,25 @@ def killed_at_each_step(
     Args:
         to_the_end: go on to the job's end, not only until it is kept that it was started.
     """
-    for number, job in enumerate(jobs):
-        early = killed_follower(job.id, begin, number)
-        record = kept(job.id)
+
+    def killed(number: int) -> tuple[str, JobRecord, bool]:
+        job = jobs[number].id
+        early = killed_follower(job, begin, number)
+        record = kept(job)
         begun = record.placed is not None and record.attempt == (2 if begin == "again" else 1)
         # What was started comes to its end by itself before anybody looks: only so has it run for sure.
-        until(lambda job=job: place.rests(job.id), 60)
-        yield str(number), ended(job.id)
-        if not early or (begun and not to_the_end):
-            assert number > 2, "no step was counted"
-            return
+        until(lambda: place.rests(job), 60)
+        return str(number), ended(job), not early or (begun and not to_the_end)
+
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        for first in range(0, len(jobs), AT_ONCE):
+            last = False
+            for number, record, over in pool.map(killed, range(first, first + AT_ONCE)):
+                yield number, record
+                last |= over
+            if last:
+                assert first, "no step was counted"
+                return
     raise AssertionError("the steps do not end")
 
 
