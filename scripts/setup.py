@@ -81,8 +81,9 @@ class Environment:
         STAMP.write_text(" ".join([self._wanted, *sorted(self._extras)]))
 
     async def _pip(self, title: str, *what: str) -> None:
-        # Python writes the bytecode of what is used when it is.
-        options = ["--disable-pip-version-check", "--no-compile"]
+        options = ["--disable-pip-version-check"]
+        if not sys.dont_write_bytecode:
+            options.append("--no-compile")  # Python writes the bytecode of what is used when it is
         await step(self._display, f"{title} into {VENV}", f"{VENV}/bin/python", "-m", "pip", "install", *options, *what)
 
 

@@ -21,6 +21,9 @@ NEEDS = {
 }
 """By marker: the fixtures whose tests need it. What a test needs without a fixture, its own markers say."""
 
+SHARED = {"two_nodes": "swarm", "second_engine": "second engine"}
+"""The group of the tests that have a fixture which is dear to make. A registry of its own costs a worker nothing."""
+
 BEHIND = {"tests/test_layers.py": "tests/test_jupyter_client_suite.py"}
 """Quick modules that go with a long test. A worker is given its next group when it has two tests left: one that comes
 behind a group of a single test would wait for that."""
@@ -44,12 +47,11 @@ def mark(item: pytest.Item) -> None:
     module = item.nodeid.partition("::")[0]
     group = BEHIND.get(module, module)
     cluster = item.get_closest_marker("cluster")
+    shared = {SHARED[name] for name in fixtures & set(SHARED)} | set(cluster.args if cluster else ())
     if item.get_closest_marker("browser"):
         group = "browser"
-    elif "two_nodes" in fixtures or (cluster is not None and "swarm" in cluster.args):
-        group = "swarm"
-    elif cluster is not None:
-        group = "second engine"
+    elif shared:
+        group = max(shared)  # the Swarm's, where a test has a second engine, too
     item.stash[GROUP] = _group_of[item.nodeid] = group
     item.add_marker(pytest.mark.xdist_group(group))
 

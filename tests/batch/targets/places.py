@@ -108,8 +108,8 @@ def docker_registry(request: pytest.FixtureRequest) -> Iterator[Place]:
 
 NEEDS = {
     "local": [pytest.mark.engine],
-    "docker": [pytest.mark.cluster],
-    "docker-registry": [pytest.mark.cluster],
+    "docker": [pytest.mark.cluster("second engine")],
+    "docker-registry": [pytest.mark.cluster("second engine")],
     "swarm": [pytest.mark.cluster("swarm")],
 }
 
