@@ -234,16 +234,14 @@ def make_image(engine: Engine, used_images: list[str]) -> ImageMaker:
 
     def make(dockerfile: str, files: Mapping[str, str] | None = None) -> str:
         settings = host_settings()
-        tag = f"docker-kernel-test/{uuid.uuid4().hex[:12]}:latest"
+        # Not `latest`: of several images with the same layers, a lock names one that people call so.
+        tag = f"docker-kernel-test/{uuid.uuid4().hex[:12]}:throwaway"
         context = [File("Dockerfile", dockerfile.encode()), File("host/env", settings.script("/host/ca.pem").encode())]
         context += [File("host/ca.pem", settings.ca or b"")]
         context += [File(path, text.encode()) for path, text in (files or {}).items()]
         used_images.append(tag)
-        background.run_blocking(
-            engine.build(
-                archive(context), tag, {}, {labels.KIND: labels.KIND_BUILD}, lambda event: None, network="host"
-            )
-        )
+        marks = {labels.KIND: labels.KIND_BUILD, leftovers.IMAGE_LABEL: os.environ[leftovers.RUN]}
+        background.run_blocking(engine.build(archive(context), tag, {}, marks, lambda event: None, network="host"))
         return tag
 
     return make

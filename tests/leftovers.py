@@ -27,6 +27,9 @@ from docker_kernel import labels
 RUN = "DOCKER_KERNEL_TEST_RUN"
 """Names the variable with the run's name, which all its processes inherit."""
 
+IMAGE_LABEL = "io.docker-kernel.test-run"
+"""The label that says of an image which run made it, or what it is built on."""
+
 PREFIX = "dk-run-"
 
 
@@ -101,7 +104,19 @@ def _clean(name: str, run: Path) -> list[str]:
     if containers:
         subprocess.run(["docker", "rm", "--force", "--volumes", *containers], capture_output=True, check=False)
         found += [f"container {one}" for one in containers]
-    return found
+    return found + [f"image {one}" for one in _remove_images(name)]
+
+
+def _remove_images(name: str) -> list[str]:
+    """Remove the throwaway images of a run, and what was built on them."""
+
+    def docker(*arguments: str) -> list[str]:
+        return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False).stdout.split()
+
+    images = docker("images", "--quiet", "--no-trunc", "--filter", f"label={IMAGE_LABEL}={name}")
+    if images:
+        docker("rmi", "--force", *images)
+    return images
 
 
 def _end_processes(name: str) -> Iterator[tuple[int, str]]:

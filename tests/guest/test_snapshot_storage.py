@@ -131,7 +131,8 @@ print(json.dumps([*found, sizes, memory('VmHWM') - before]))
 
 def measured(source: str, folder: Path) -> list[int]:
     """MiB by which memory grew at most in a first capture and in a second, that were stored, and for a restore."""
-    argv = [sys.executable, "-c", MEASURE, str(folder)]
+    # All is compiled anew, whatever an earlier process has kept: what that has taken and given back is there for both.
+    argv = [sys.executable, "-B", "-X", f"pycache_prefix={folder}/none", "-c", MEASURE, str(folder)]
     done = subprocess.run(argv, input=textwrap.dedent(source), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found: list[int] = json.loads(done.stdout)

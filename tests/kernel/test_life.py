@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pwd
+import queue
 import shutil
 import signal
 import socket
@@ -472,12 +473,21 @@ class Launched:
 
     def interrupt(self, code: str) -> str:
         """Run a cell, and interrupt its launcher as soon as the cell prints something."""
+        until(self._is_subscribed, 30, "the client's connection to what the kernel publishes")
         self.client.execute(code)
         while self.client.get_iopub_msg(timeout=patient(30))["msg_type"] != "stream":
             pass
         os.killpg(self.process.pid, signal.SIGINT)
         status: str = self.client.get_shell_msg(timeout=patient(30))["content"]["status"]
         return status
+
+    def _is_subscribed(self) -> bool:
+        """Whether what the kernel publishes comes: who connects a moment too late never gets what was before."""
+        self.client.kernel_info()
+        self.client.get_shell_msg(timeout=patient(30))
+        with contextlib.suppress(queue.Empty):
+            return bool(self.client.get_iopub_msg(timeout=1))
+        return False
 
 
 def launched_container(engine: Engine, cwd: Path) -> str:

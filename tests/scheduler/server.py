@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 import docker_kernel
-from tests.patience import patient
+from tests.patience import patient, until
 
 SECONDS = patient(100)
 """For a job."""
@@ -80,17 +81,23 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + patient(60)
-        while not self.url:
-            assert self._process.poll() is None and time.monotonic() < deadline, self.log()
-            for path in (self.folder / "runtime").glob("jpserver-*.json"):
-                try:
-                    found = json.loads(path.read_text())
-                except ValueError:
-                    continue
+        self.url = until(self._address, 60, "the server's start")
+        until(self._answers, 60, "the server's first answer")
+
+    def _address(self) -> str:
+        """Where the process says that it is; it may say so before it listens there."""
+        assert self._process is not None and self._process.poll() is None, self.log()
+        for path in (self.folder / "runtime").glob("jpserver-*.json"):
+            with contextlib.suppress(ValueError):
+                found = json.loads(path.read_text())
                 if found["pid"] == self._process.pid:
-                    self.url = found["url"]
-            time.sleep(0.1)
+                    return str(found["url"])
+        return ""
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            return isinstance(self.api("jobs"), dict)
+        return False
 
     @property
     def running(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -167,7 +168,7 @@ def test_a_run_has_its_kernelspecs_limits_network_and_mounts(server: Server) -> 
 
 def test_a_timeout_ends_a_job(server: Server) -> None:
     # Long enough for the notebook to begin.
-    wish = {"timeout": patient(2)}
+    wish = {"timeout": math.ceil(patient(2))}  # jupyter-scheduler keeps whole numbers
     job_id = server.create("long.ipynb", "Container: docker-python", runtime_environment_parameters=wish)
     job = server.until(job_id, "FAILED")
     assert f"took longer than {wish['timeout']:g} s" in job["status_message"]
