@@ -24,7 +24,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(build, check=True, capture_output=True)
     [wheel] = folder.glob("*.whl")
     venv.create(folder / "venv", with_pip=True)
-    subprocess.run([folder / "venv/bin/pip", "install", "--quiet", "--no-compile", str(wheel)], check=True, capture_output=True)
+    pip = [folder / "venv/bin/pip", "install", "--quiet", "--no-compile"]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
     return folder / "venv"
 
 
