@@ -55,6 +55,16 @@ def bridge_address() -> str:
     return str(next(ipaddress.ip_network(subnet).hosts()))
 
 
+@contextlib.contextmanager
+def paused(container: str) -> Iterator[None]:
+    """While the engine has stopped all processes of a container, and starts none in it."""
+    subprocess.run(["docker", "pause", container], check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["docker", "unpause", container], check=False, capture_output=True)
+
+
 def answers(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
@@ -100,6 +110,11 @@ class SecondEngine:
                 subprocess.run(command, check=True)
         self.tcp = f"tcp://{self.address}:2376"
         self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        """Its dockerd, once it was started."""
+        return self._child
 
     @property
     def inside(self) -> list[str]:

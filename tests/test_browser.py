@@ -19,6 +19,7 @@ from tests.browser import (
     kernel_of,
     needs_chromium,
 )
+from tests.engines import paused
 
 pytestmark = needs_chromium
 
@@ -82,6 +83,18 @@ def test_interrupting_a_cell_keeps_the_kernel(lab: Lab, page: Page) -> None:
     notebook.button("Interrupt the kernel")
     expect(output).to_contain_text("KeyboardInterrupt", timeout=START_MS)
     expect(notebook.cell("print('kept is', kept)")).to_contain_text("kept is 42", timeout=START_MS)
+
+
+def test_an_interrupt_that_does_not_reach_the_kernel_is_told(lab: Lab, page: Page) -> None:
+    notebook = Notebook.open(lab, page).ready()
+    output = notebook.cell("import time\nprint('sleeping')\ntime.sleep(600)")
+    expect(output).to_contain_text("sleeping", timeout=START_MS)
+    with paused(kernel_of(lab).id):
+        notebook.button("Interrupt the kernel")
+        expect(page.locator(".Toastify__toast")).to_contain_text(
+            "The interrupt did not reach the kernel.", timeout=3 * START_MS
+        )
+        keep(page, "interrupt-failed")
 
 
 def test_a_restart_keeps_the_container(lab: Lab, page: Page) -> None:

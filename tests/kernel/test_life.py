@@ -30,6 +30,7 @@ from docker_kernel.engine import Engine
 from docker_kernel.errors import DockerKernelError, LinkError, NotFound
 from docker_kernel.kernel import container as kernel_container
 from tests.conftest import NotebookMaker, SpecMaker
+from tests.engines import paused
 from tests.environment import environments, write_wheel
 from tests.notebook import Notebook
 from tests.patience import FACTOR, factor, patient, until
@@ -65,16 +66,6 @@ def test_an_interrupt_ends_the_cell_and_not_the_kernel(notebook: Notebook, code:
     begun = f"print('begun', flush=True)\n{code}"
     assert notebook.run(begun, 20, on_text=notebook.manager.interrupt_kernel).name == "KeyboardInterrupt"
     assert notebook.value("alive") == "still"
-
-
-@contextlib.contextmanager
-def paused(container: str) -> Iterator[None]:
-    """While the engine has stopped all processes of a container, and starts none in it."""
-    subprocess.run(["docker", "pause", container], check=True, capture_output=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["docker", "unpause", container], check=False, capture_output=True)
 
 
 @pytest.mark.parametrize("linked", [True, False], ids=["over a link", "without a link"])

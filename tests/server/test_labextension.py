@@ -54,8 +54,13 @@ def test_building_it_anew_makes_the_same(tmp_path: Path) -> None:
     if (UI / "node_modules").is_dir():
         # No symbolic link: the names of the built files come from the paths of what is in them.
         shutil.copytree(UI / "node_modules", copy / "ui" / "node_modules", symlinks=True, copy_function=os.link)
-    elif subprocess.run(command, cwd=copy / "ui", capture_output=True, timeout=patient(250), check=False).returncode:
-        pytest.skip("npm cannot fetch its packages here")
+    else:
+        fetched = subprocess.run(
+            command, cwd=copy / "ui", capture_output=True, text=True, timeout=patient(250), check=False
+        )
+        assert "in sync" not in fetched.stderr, fetched.stderr
+        if fetched.returncode:
+            pytest.skip("npm cannot fetch its packages here")
     built = subprocess.run(
         ["npm", "run", "build"], cwd=copy / "ui", capture_output=True, text=True, timeout=patient(200), check=False
     )

@@ -18,6 +18,7 @@ from docker_kernel.errors import ImageMissing
 from docker_kernel.server.handlers import POLL
 from tests.conftest import SpecMaker
 from tests.containerize.conftest import docker, write_notebook
+from tests.engines import paused
 from tests.patience import patient
 from tests.server.conftest import Server
 
@@ -265,14 +266,12 @@ def test_an_authorizer_decides(spectated: Server) -> None:
 
 def test_a_frontend_is_told_that_an_interrupt_cannot_be_delivered(server: Server, make_spec: SpecMaker) -> None:
     kernel = server.ask("api/kernels", {"name": make_spec()}).json()["id"]
-    container = f"docker-kernel-{kernel}"
-    subprocess.run(["docker", "pause", container], check=True, capture_output=True)
     try:
-        answer = server.ask(f"api/kernels/{kernel}/interrupt", method="POST")
+        with paused(f"docker-kernel-{kernel}"):
+            answer = server.ask(f"api/kernels/{kernel}/interrupt", method="POST")
         assert answer.status_code == 503
         assert answer.json()["message"].startswith("The interrupt did not reach the kernel.")
     finally:
-        subprocess.run(["docker", "unpause", container], check=True, capture_output=True)
         server.ask(f"api/kernels/{kernel}", method="DELETE")
 
 

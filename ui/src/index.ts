@@ -12,6 +12,7 @@ import { Api } from './api';
 import { Builds } from './builds';
 import { ContainerizeButton, isOurs } from './button';
 import { containerizeIcon } from './icon';
+import { tellFailedInterrupts } from './interrupts';
 import { BuildStatus } from './status';
 import { Windows } from './windows';
 
@@ -88,6 +89,8 @@ const plugin: JupyterFrontEndPlugin<void> = {
       isActive: () => builds.running.length > 0,
       activeStateChanged: builds.changed
     });
+
+    tellFailedInterrupts(commands);
 
     // Loads the schema, which has the button's place in the toolbar and the menu's items.
     void settings?.load(plugin.id);
