@@ -84,7 +84,9 @@ class TwoNodes:
 
     def __init__(self) -> None:
         self.port = _free_port()
-        taken = _run("ip", "-4", "-o", "addr")
+        # Docker 20.10 may go on listening (on port 7946) on the address of a Swarm that it has left, with that one's
+        # keys: nodes of the next Swarm there would not find each other's containers.
+        taken = _run("ip", "-4", "-o", "addr") + _run("ss", "--listening", "--tcp", "--numeric", "--no-header")
         subnet = next(f"10.99.{third}" for third in range(256) if f" 10.99.{third}." not in taken)
         self.address, self.worker_address = f"{subnet}.1", f"{subnet}.2"
         self.worker_url = f"unix://{FOLDER}/worker.sock"
