@@ -73,6 +73,18 @@ def test_a_source_is_kept_once_for_all_jobs_that_run_it(tmp_path: Path) -> None:
     assert ledger.path.stat().st_size < 100_000, "the disk has it back"
 
 
+@pytest.mark.parametrize("odd", ["{}", "no JSON", '{"source_digest": null}'])
+def test_a_row_that_is_not_understood_keeps_no_source(tmp_path: Path, odd: str) -> None:
+    ledger = Ledger(tmp_path / "jobs.sqlite")
+    for job, source in (("a", "x = 1"), ("b", "y = 2"), ("odd", "z = 3")):
+        ledger.save(record(job, source_digest=digest_of(source)), source=source)
+    with sqlite3.connect(ledger.path) as connection:
+        connection.execute("UPDATE jobs SET record = ? WHERE job_id = 'odd'", [odd])
+    ledger.delete("a")
+    with sqlite3.connect(ledger.path) as connection:
+        assert connection.execute("SELECT source FROM sources").fetchall() == [("y = 2",)]
+
+
 VERSION_2 = """
 CREATE TABLE jobs (job_id TEXT PRIMARY KEY, owner TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL,
     record TEXT NOT NULL);
