@@ -482,23 +482,32 @@ class Engine:
 
     @property
     def _client(self) -> docker.APIClient:
-        """This process's connections: a forked child that used its parent's would take the parent's answers.
-
-        Those that it has inherited are kept, as their end would end an `ssh` that the parent uses.
-        """
-        if self._pid != os.getpid():
-            self._inherited.append(self._made)
-            self._made = self._again(version=self._made.api_version)
-            self._workers, self._pid = _workers(), os.getpid()  # threads do not survive a fork
+        """This process's connections."""
+        self._begin_again_if_forked()
         return self._made
+
+    def _begin_again_if_forked(self) -> None:
+        """Give a forked child connections and threads of its own: on its parent's it would take the parent's answers,
+        and of its parent's threads it has none.
+
+        The connections that it has inherited are kept, as their end would end an `ssh` that the parent uses.
+        """
+        if self._pid == os.getpid():
+            return
+        self._inherited.append(self._made)
+        self._made = self._again(version=self._made.api_version)
+        self._workers, self._pid = _workers(), os.getpid()
+        self._info = None  # who asked may be on the parent's loop
 
     async def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call what takes an engine milliseconds, in one of the threads for it."""
+        self._begin_again_if_forked()
         call = functools.partial(function, *args, **kwargs)
         return await self._answer(asyncio.get_running_loop().run_in_executor(self._workers, call))
 
     async def _lasting(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call what may last as long as a container, a transfer or a build does, which must not keep others waiting."""
+        self._begin_again_if_forked()
         return await self._answer(background.in_own_thread(function, *args, **kwargs))
 
     async def _answer(self, call: Awaitable[T]) -> T:
@@ -514,8 +523,9 @@ class Engine:
         return Swarm(self)
 
     def close(self) -> None:
+        self._begin_again_if_forked()
         self._workers.shutdown(wait=False)
-        self._client.close()
+        self._made.close()
 
     async def info(self) -> EngineInfo:
         """What kind of engine this is; asked once, also by those who want to know it at the same time."""

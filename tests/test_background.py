@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from docker_kernel import background
-from docker_kernel.engine import Engine
+from docker_kernel import background, labels
+from docker_kernel.engine import ContainerSpec, Engine
 from tests.conftest import NotebookMaker, SpecMaker
 from tests.notebook import Notebook
 from tests.patience import patient
@@ -121,6 +121,25 @@ def test_an_engine_answers_in_a_forked_process_and_its_parent_at_the_same_time(e
         assert background.run_blocking(ask()) > 0
         child.join(patient(20))
         assert child.exitcode == 0 and answers.get() > 0
+    finally:
+        child.kill()
+
+
+def test_what_a_forked_process_asks_first_has_a_thread(engine: Engine, python_image: str) -> None:
+    """Also where the call itself, in its thread, is what takes the connections."""
+    spec = ContainerSpec(image=python_image, command=["true"], labels={labels.KIND: labels.KIND_BUILD}, network="none")
+
+    async def start_all_threads() -> None:
+        await asyncio.gather(*(engine.containers({}) for _ in range(2 * background.WORKERS)))
+
+    async def create_and_remove() -> None:
+        await engine.remove(await engine.create(spec))
+
+    background.run_blocking(start_all_threads())
+    child = forked(lambda: background.run_blocking(create_and_remove()))
+    try:
+        child.join(patient(20))
+        assert child.exitcode == 0
     finally:
         child.kill()
 
