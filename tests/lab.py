@@ -19,7 +19,8 @@ import pytest
 
 from docker_kernel import background, kernelspec, labels
 from docker_kernel.engine import ContainerState, Engine
-from tests.patience import patient, until
+from tests.jupyter_server import address_of
+from tests.patience import patient
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize
@@ -126,7 +127,7 @@ def lab_fixture(engine: Engine, python_image: str, tmp_path_factory: pytest.Temp
         )
     lab = Lab(engine, folder, "", token)
     try:
-        lab.url = _server_url(server, runtime, log)
+        lab.url = address_of(server, runtime, log)
         yield lab
     finally:
         server.terminate()
@@ -152,17 +153,6 @@ def _install(engine: Engine, kernels: Path) -> None:
     spec = json.loads((spec_file / "kernel.json").read_text())
     spec["metadata"]["kernel_provisioner"]["config"]["image"] = ABSENT
     (spec_file / "kernel.json").write_text(json.dumps(spec))
-
-
-def _server_url(server: subprocess.Popen[bytes], runtime: Path, log: Path) -> str:
-    def url() -> str:
-        assert server.poll() is None, f"JupyterLab did not start:\n{log.read_text()}"
-        for path in runtime.glob("jpserver-*.json"):
-            with contextlib.suppress(ValueError):
-                return str(json.loads(path.read_text())["url"])
-        return ""
-
-    return until(url, 30, "JupyterLab's start")
 
 
 @pytest.fixture(scope="module", name="browser")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
@@ -20,7 +19,8 @@ from typing import Any
 import pytest
 
 import docker_kernel
-from tests.patience import patient, until
+from tests.jupyter_server import address_of
+from tests.patience import patient
 
 SECONDS = patient(100)
 """For a job."""
@@ -81,23 +81,7 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        self.url = until(self._address, 60, "the server's start")
-        until(self._answers, 60, "the server's first answer")
-
-    def _address(self) -> str:
-        """Where the process says that it is; it may say so before it listens there."""
-        assert self._process is not None and self._process.poll() is None, self.log()
-        for path in (self.folder / "runtime").glob("jpserver-*.json"):
-            with contextlib.suppress(ValueError):
-                found = json.loads(path.read_text())
-                if found["pid"] == self._process.pid:
-                    return str(found["url"])
-        return ""
-
-    def _answers(self) -> bool:
-        with contextlib.suppress(OSError):
-            return isinstance(self.api("jobs"), dict)
-        return False
+        self.url = address_of(self._process, self.folder / "runtime", self.folder / "server.log")
 
     @property
     def running(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import signal
@@ -21,7 +20,7 @@ import requests
 from docker_kernel import background
 from docker_kernel.engine import Engine
 from docker_kernel.errors import EngineError
-from tests.engines import answers
+from tests.jupyter_server import address_of
 from tests.patience import patient
 
 ROOT = Path(__file__).parent.parent.parent
@@ -63,20 +62,9 @@ class Server:
                 stderr=output,
                 start_new_session=True,
             )
-        self.url = self._wait()
+        self.url = address_of(self._process, folder / "runtime", self.log)
         self.session = requests.Session()
         self.session.headers["Authorization"] = f"token {self.token}"
-
-    def _wait(self) -> str:
-        deadline = time.monotonic() + patient(60)
-        while time.monotonic() < deadline and self._process.poll() is None:
-            for path in (self.folder / "runtime").glob("jpserver-*.json"):
-                with contextlib.suppress(ValueError):
-                    found = json.loads(path.read_text())
-                    if answers(found["port"]):  # the file is there first
-                        return str(found["url"])
-            time.sleep(0.1)
-        raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
 
     def close(self) -> None:
         self._process.terminate()
