@@ -51,7 +51,7 @@ def mark(item: pytest.Item) -> None:
     if item.get_closest_marker("browser"):
         group = "browser"
     elif shared:
-        group = max(shared)  # the Swarm's, where a test has a second engine, too
+        group = "swarm" if "swarm" in shared else "second engine"
     item.stash[GROUP] = _group_of[item.nodeid] = group
     item.add_marker(pytest.mark.xdist_group(group))
 
