@@ -194,7 +194,7 @@ def engine(own_folders: Path) -> Iterator[Engine]:
     yield engine
     # What the last test's jobs started from goes some moments after their end.
     with contextlib.suppress(AssertionError):
-        until(lambda: not _left_behind(engine, own_folders), 10)
+        until(lambda: not _left_behind(engine, own_folders), 60)
     left = _left_behind(engine, own_folders)
     engine.close()
     assert not left, f"left behind: {left}"

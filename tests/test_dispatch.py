@@ -130,6 +130,39 @@ def test_a_name_bound_anew_since_the_dispatch_keeps_its_value(notebook: Notebook
     assert notebook.value("[kept, brought]") == ["new", 1]
 
 
+def test_what_a_job_changed_through_something_else_comes_home(notebook: Notebook) -> None:
+    notebook.run("log = []\ndef train(n):\n    log.append(n)\n    return n\nheld = [log]; n = 0")
+    assert notebook.run("%local train(3)").shown == "3"
+    notebook.run("%%local\ntrain(4)")
+    assert notebook.run("job = %dispatch train(5)\njob.result()").shown == "5"
+    assert notebook.value("[log, held[0] is log]") == [[3, 4, 5], True]
+    # Magics of the cell's own can run any code.
+    notebook.run("%%local\n%timeit -n1 -r1 train(6)")
+    assert notebook.value("held") == [[3, 4, 5, 6]]
+
+
+def test_what_is_held_outside_of_the_variables_changes_too(notebook: Notebook) -> None:
+    notebook.run(
+        "import threading\nshared = []\nlock, held = threading.Lock(), {'lock': threading.Lock(), 'is': shared}"
+    )
+    assert notebook.run("%%local\nshared.append(1)\nlater = shared").status == "ok"
+    assert notebook.value("[held['is'], held['is'] is shared is later]") == [[1], True]
+    notebook.run("del lock, held")
+
+
+def test_what_was_changed_here_since_the_dispatch_stays_and_both_can_be_had(notebook: Notebook) -> None:
+    notebook.run("here = [1]; alias = here; there = [1]; both = {'there': there}")
+    notebook.run(f"%%dispatch\n{HOLD}here.append('job'); there.append('job'); new = there")
+    notebook.run("job = _\nhere.append('kernel')")
+    let_go(notebook.value("job.id"))
+    reply = notebook.run("job.result()")
+    assert "as they were changed here since the job was sent, whose values job.variables has: alias, here" in reply.text
+    assert notebook.value("[here, alias is here, there, new is there is both['there']]") == [
+        [1, "kernel"], True, [1, "job"], True,
+    ]  # fmt: skip
+    assert notebook.value("[job.variables['here'], job.variables['there'] is there]") == [[1, "job"], False]
+
+
 def test_a_job_can_be_cancelled(notebook: Notebook) -> None:
     notebook.run("%%dispatch\nimport time; time.sleep(60)")
     notebook.run("job = _\nwhile not job.running(): pass\njob.cancel(); job.wait()")
@@ -194,6 +227,7 @@ def test_an_interrupt_cancels_a_local_cell(notebook: Notebook) -> None:
     ],
 )
 def test_bad_input_gets_one_sentence_and_starts_nothing(notebook: Notebook, line: str, sentence: str) -> None:
+    notebook.run("from docker_kernel import dispatch")
     before = notebook.value("len(__import__('docker_kernel').jobs)")
     reply = notebook.run(line)
     assert reply.status == "error" and sentence in reply.value + reply.text

@@ -210,7 +210,7 @@ class LiveDisplay:
 
     def _subscribe(self, job: Job) -> None:
         past = self._listen(job)
-        if job._bindings is not None and len(past) < 1000:
+        if job._sent_here and len(past) < 1000:
             self.outputs.begin_with([event for event in past if event.get("event") != "state"])
         else:
             # Sent by an earlier kernel, or long ago: the host side knows what it has shown.

@@ -15,7 +15,8 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
-from docker_kernel.guest import snapshot
+from docker_kernel.guest import merge, snapshot
+from docker_kernel.guest.merge import Originals
 from docker_kernel.guest.options import NotThere
 from docker_kernel.guest.worker import ERROR, VALUE
 
@@ -137,7 +138,10 @@ class Job:
         self._delivery = threading.Lock()
         self._past: collections.deque[dict[str, Any]] = collections.deque(maxlen=1000)
         self._listeners: list[Listener] = []
-        self._bindings: dict[str, Any] | None = None
+        self._originals: Originals | None = None
+        """What it was sent from, in this kernel, until its variables were assigned."""
+        self._bound = False
+        self._sent_here = False
         self._value: Any = None
         self._fetched = False
         self._take(record)
@@ -252,13 +256,12 @@ class Job:
         """
         self._ended(timeout)
         if not self._fetched:
-            values = self._fetch()
+            binds = self.record["kind"] != "notebook" and not self.record["swept"]
+            values = self._assign() if binds else self._fetch()
             self._value = values.get(VALUE)
             if self.record["kind"] == "notebook":
                 with open(self.files["output.ipynb"], encoding="utf-8") as file:
                     self._value = json.load(file)
-            elif not self.record["swept"]:
-                self._bind(values)
             self._fetched = True
         return self._value
 
@@ -392,41 +395,63 @@ class Job:
                 refusal = str(error)
         raise JobFailed("The result of the job %s is refused: %s" % (self.id, refusal))
 
-    def _fetch(self) -> dict[str, Any]:
-        """The values that came back, read anew each time, so that nothing is held; raises what the cell raised."""
+    def _fetch(self, originals: Originals | None = None) -> dict[str, Any]:
+        """The values that came back, read anew each time, so that nothing is held; raises what the cell raised.
+
+        Args:
+            originals: whose objects are updated and used; new ones are made where it is None.
+        """
         manifest = self._manifest()
         namespace = self._session.shell.user_ns
-        values, failed = self._with_result(lambda: snapshot.restore(STATE, manifest, namespace))
+        with merge.loading(originals) as load:
+            values, failed = self._with_result(lambda: snapshot.restore(STATE, manifest, namespace))
+        troubles = load.apply()
         if manifest.get("error"):
             raise _original(manifest["error"], values.get(ERROR), self.id)
         for one in [*manifest["left_out"], *(one._asdict() for one in failed)]:
             print("Not brought back: %(name)s (%(type)s): %(reason)s; %(hint)s." % one)
+        for text in troubles:
+            print(text)
         self._deleted = list(manifest.get("deleted", []))
         return values
 
-    def _bind(self, values: dict[str, Any]) -> None:
-        """Assign what came back, once; but names that were bound anew since the job was sent."""
-        if self._bindings == {}:
-            return
-        namespace = self._session.shell.user_ns
-        sent_from_here = self._bindings is not None
-        bindings = self._bindings or {}
-        deleted = [name for name in self._deleted if name in namespace and sent_from_here]
+    def _assign(self) -> dict[str, Any]:
+        """Assign what came back, once; but what was bound anew or changed here since the job was sent stays."""
+        if self._bound:
+            return self._fetch()
+        originals, namespace = self._originals, self._session.shell.user_ns
+        manifest = self._manifest()
+        changed_here: set[str] = set()
+        if originals is not None:
+            originals.forget()
+            for number in manifest.get("changed", []):
+                if originals.changed(number):
+                    changed_here |= originals.names(number)
+        values = self._fetch(originals)
         brought = [name for name in values if name != VALUE]
-        kept = [
+        deleted = [name for name in self._deleted if name in namespace and originals is not None]
+        bound_here = [
             name
             for name in [*brought, *deleted]
-            if name in bindings
-            and namespace.get(name, _UNBOUND) is not bindings[name]
+            if originals is not None
+            and not originals.still_bound(name, namespace)
             and namespace.get(name, _UNBOUND) is not values.get(name)
         ]
+        changed_here -= {*bound_here, *deleted}
+        kept = {*bound_here, *(name for name in changed_here if name in values)}
         namespace.update({name: values[name] for name in brought if name not in kept})
         for name in deleted:
             if name not in kept:
                 del namespace[name]
-        self._bindings = {}
-        if kept:
-            print("Kept as they are, as they were bound anew since the job was sent: %s" % ", ".join(kept))
+        self._bound, self._originals = True, None
+        if bound_here:
+            print("Kept as they are, as they were bound anew since the job was sent: %s" % ", ".join(bound_here))
+        if kept.difference(bound_here):
+            text = (
+                "Kept as they are, as they were changed here since the job was sent, whose values job.variables has: %s"
+            )
+            print(text % ", ".join(sorted(kept.difference(bound_here))))
+        return values
 
     # As it goes
 

@@ -13,8 +13,15 @@ from docker_kernel.guest import snapshot
 
 _READS = {"LOAD_NAME", "LOAD_GLOBAL", "DELETE_NAME", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"}
 
-_RUNS_TEXT = {"eval", "exec", "globals", "query", "run_line_magic", "run_cell_magic", "system", "getoutput"}
+_READS_TEXT = {"eval", "exec", "globals", "query", "run_line_magic", "run_cell_magic", "system", "getoutput"}
 """Code that names one of these may name variables in its texts."""
+
+_RUNS_TEXT = {
+    "eval", "exec", "compile", "globals", "locals", "vars", "get_ipython", "run_line_magic", "run_cell_magic",
+    "__main__", "__globals__", "modules", "import_module", "__import__", "_getframe", "currentframe", "stack",
+    "f_globals", "get_objects", "get_referrers", "runpy", "user_ns",
+}  # fmt: skip
+"""Code that names one of these may reach any variable."""
 
 
 def needed_names(source: str | ast.Module, namespace: dict[str, Any]) -> set[str]:
@@ -26,11 +33,10 @@ def needed_names(source: str | ast.Module, namespace: dict[str, Any]) -> set[str
         source: the cell as Python, magics transformed.
         namespace: the notebook's.
     """
-    try:
-        code = compile(source, "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    except SyntaxError:
+    code = cell_code(source)
+    if code is None:
         return set(namespace)
-    waiting = [*_names(code)]
+    waiting = [*read_names(code)]
     found: set[str] = set()
     while waiting:
         name = waiting.pop()
@@ -38,16 +44,32 @@ def needed_names(source: str | ast.Module, namespace: dict[str, Any]) -> set[str
             continue
         found.add(name)
         for inner in snapshot.code_in(namespace[name], namespace):
-            waiting += _names(inner)
+            waiting += read_names(inner)
     return found
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
+def cell_code(source: str | ast.Module) -> types.CodeType | None:
+    """A cell's code; None where it cannot be compiled."""
+    try:
+        code: types.CodeType = compile(source, "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        return code
+    except (SyntaxError, ValueError):
+        return None
+
+
+def read_names(code: types.CodeType) -> Iterator[str]:
     """The global names that code reads, also that of functions and classes within."""
     yield from (one.argval for one in dis.get_instructions(code) if one.opname in _READS)
-    runs_text = not _RUNS_TEXT.isdisjoint(code.co_names)
+    reads_text = not _READS_TEXT.isdisjoint(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _names(constant)
-        elif runs_text and isinstance(constant, str):
+            yield from read_names(constant)
+        elif reads_text and isinstance(constant, str):
             yield from re.findall(r"[^\W\d]\w*", constant)
+
+
+def runs_text(code: types.CodeType) -> bool:
+    """Whether code may reach variables that it does not name."""
+    if not _RUNS_TEXT.isdisjoint(code.co_names):
+        return True
+    return any(isinstance(constant, types.CodeType) and runs_text(constant) for constant in code.co_consts)

@@ -17,8 +17,9 @@ from typing import Any
 from docker_kernel.guest import environment, snapshot
 from docker_kernel.guest.credentials import looks_secret
 from docker_kernel.guest.garbage import collect_garbage
-from docker_kernel.guest.job import _UNBOUND, STATE, Job, JobFailed, Sweep
+from docker_kernel.guest.job import STATE, Job, JobFailed, Sweep
 from docker_kernel.guest.link import Channel, LinkFailed, RemoteError
+from docker_kernel.guest.merge import Originals
 from docker_kernel.guest.options import CodeError, OptionError, Options, closest
 from docker_kernel.guest.process_state import NAME as PROCESS
 from docker_kernel.guest.process_state import process_state
@@ -162,7 +163,7 @@ class Session:
             ) from None
         env, secrets = options.environment(), options.secrets()
         found = snapshot.user_variables(self.shell)
-        captured = self._capture(found, source, kind, options, {*env, *secrets})
+        captured, variables = self._capture(found, source, kind, options, {*env, *secrets})
         params: dict[str, Any] = {
             "manifest": captured.manifest,
             "environment": environment.stamp(),
@@ -191,9 +192,9 @@ class Session:
         }
         answer = self._start(params)
         jobs = [self._known(record) for record in answer["jobs"]]
-        names = _names(self.shell, source) if kind == "cell" else set()
+        originals = Originals(captured.groups, variables, found, self.shell.user_ns, still=options.live)
         for job in jobs:
-            job._bindings = {name: found.get(name, _UNBOUND) for name in names}
+            job._originals, job._sent_here = originals, True
             self._secrets[job.id] = list(secrets)
         self._report_held_back(answer["held_back"], [*environment.credentials_in_home(), *answer["held_back_in_home"]])
         return Sweep(jobs) if options.sweep else jobs[0]
@@ -223,7 +224,8 @@ class Session:
 
     def _capture(
         self, found: dict[str, Any], source: str, kind: str, options: Options, sent: set[str]
-    ) -> snapshot.Snapshot:
+    ) -> tuple[snapshot.Snapshot, dict[str, Any]]:
+        """Take a snapshot of what is to be sent; returns it, and what it was taken of."""
         from docker_kernel.guest.api import Jobs, Ports
 
         variables = {name: value for name, value in found.items() if not isinstance(value, (Job, Sweep, Jobs, Ports))}
@@ -248,7 +250,7 @@ class Session:
         self._collect_garbage(captured.digest)
         held = (name for name, value in os.environ.items() if looks_secret(name, value) and name not in sent)
         self._held_env = [] if options.live else sorted(held)
-        return captured
+        return captured, variables
 
     def _chosen(self, variables: dict[str, Any], source: str, options: Options) -> dict[str, Any]:
         """The variables that the options say are to be sent."""

@@ -95,12 +95,28 @@ class LeftOut(NamedTuple):
     hint: str
 
 
+class SentGroup(NamedTuple):
+    """A group of variables as it was captured.
+
+    Attributes:
+        views: ids of the arrays whose views it has as views of one memory.
+        data: the sha256 of its pickle; buffers: the digests of what is stored apart from that.
+    """
+
+    names: list[str]
+    views: frozenset[int]
+    data: str
+    buffers: list[str]
+
+
 class Snapshot(NamedTuple):
-    """A captured state: its manifest as it is stored, the manifest's digest, and what it left out."""
+    """A captured state: its manifest as it is stored, the manifest's digest, what it left out, and its groups in the
+    manifest's order."""
 
     digest: str
     manifest: str
     left_out: list[LeftOut]
+    groups: list[SentGroup]
 
 
 def user_variables(shell: Any) -> dict[str, Any]:
@@ -240,9 +256,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return super().reducer_override(value)
 
     def _reduce_array(self, numpy: Any, array: Any) -> Any:
-        owner = array
-        while type(owner.base) is numpy.ndarray:
-            owner = owner.base
+        owner = self._owner(numpy, array)
         self.memory.add(id(owner if owner.base is None else owner.base))
         # The memory of objects cannot be shown by another array, and that of permuted axes is pickled in order.
         if not owner.dtype.hasobject and owner.flags.forc:
@@ -255,6 +269,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 marker = pickle.PickleBuffer(_Marker(content))
                 return _make_texts, (marker, array.shape, "F" if array.flags.fnc else "C")
         return super().reducer_override(array)
+
+    def _owner(self, numpy: Any, array: Any) -> Any:
+        """The array whose memory an array shows."""
+        while type(array.base) is numpy.ndarray:
+            array = array.base
+        return array
 
     def _reduce_storage(self, value: Any) -> Any:
         torch = sys.modules["torch"]
@@ -501,6 +521,10 @@ class _Pickled(NamedTuple):
     shared: set[int]
     arrays: dict[int, set[int]]
     keep: Any
+    views: frozenset[int] = frozenset()
+
+
+MakePickler = Callable[..., _Pickler]
 
 
 def _pickle(
@@ -508,9 +532,10 @@ def _pickle(
     namespace: dict[str, Any],
     blobs: _Blobs | None = None,
     views: frozenset[int] = frozenset(),
+    make: MakePickler = _Pickler,
 ) -> _Pickled:
     classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
-    pickler = _Pickler(namespace, blobs, views, classes)
+    pickler = make(namespace, blobs, views, classes)
     pickler.dump(values)
     objects = pickler.objects
     linking = {kind for kind in set(map(type, objects)) if not _is_atom(kind)}
@@ -518,7 +543,7 @@ def _pickle(
     shared = set(map(id, keep)) | pickler.memory
     shared -= pickler.ignored
     shared.discard(id(values))
-    return _Pickled(pickler.file.value(), pickler.buffers, shared, pickler.arrays, (keep, values))
+    return _Pickled(pickler.file.value(), pickler.buffers, shared, pickler.arrays, (keep, values), views)
 
 
 def _is_atom(kind: type) -> bool:
@@ -529,7 +554,12 @@ def _is_atom(kind: type) -> bool:
 
 
 def _pickle_group(
-    names: list[str], pickled: dict[str, _Pickled], variables: dict[str, Any], namespace: Any, blobs: _Blobs
+    names: list[str],
+    pickled: dict[str, _Pickled],
+    variables: dict[str, Any],
+    namespace: Any,
+    blobs: _Blobs,
+    make: MakePickler,
 ) -> _Pickled:
     """What is stored for a group: together where it has several variables or arrays that share memory."""
     arrays: dict[int, set[int]] = {}
@@ -539,7 +569,7 @@ def _pickle_group(
     shared = frozenset(owner for owner, views in arrays.items() if len(views) > 1)
     if len(names) == 1 and not shared:
         return pickled[names[0]]
-    return _pickle({name: variables[name] for name in names}, namespace, blobs, shared)
+    return _pickle({name: variables[name] for name in names}, namespace, blobs, shared, make)
 
 
 def _groups(pickled: dict[str, _Pickled]) -> list[list[str]]:
@@ -569,13 +599,20 @@ def _groups(pickled: dict[str, _Pickled]) -> list[list[str]]:
     return list(groups.values())
 
 
-def capture(variables: dict[str, Any], namespace: dict[str, Any], state: str, **context: Any) -> Snapshot:
+def capture(
+    variables: dict[str, Any],
+    namespace: dict[str, Any],
+    state: str,
+    make: MakePickler = _Pickler,
+    **context: Any,
+) -> Snapshot:
     """Write variables to a state folder.
 
     Args:
         variables: what to capture, by name.
         namespace: the notebook's namespace, which its functions run in.
         state: the state folder.
+        make: makes what pickles a group.
         context: what else the manifest is to hold (JSON values).
 
     Raises:
@@ -584,15 +621,16 @@ def capture(variables: dict[str, Any], namespace: dict[str, Any], state: str, **
     modules: dict[str, str] = {}
     left_out: list[LeftOut] = []
     pickled: dict[str, _Pickled] = {}
-    packs: list[tuple[list[tuple[list[str], int]], list[_Content], _Content]] = []
-    tiny: dict[str, list[tuple[list[str], bytes]]] = {}
+    packs: list[tuple[list[tuple[list[str], int, frozenset[int], str]], list[_Content], _Content]] = []
+    tiny: dict[str, list[tuple[list[str], _Pickled]]] = {}
 
-    def pack(groups: list[tuple[list[str], bytes]], buffers: list[_Content]) -> None:
-        data = groups[0][1] if len(groups) == 1 else b"".join(data for _, data in groups)
+    def pack(groups: list[tuple[list[str], _Pickled]], buffers: list[_Content]) -> None:
+        data = groups[0][1].data if len(groups) == 1 else b"".join(one.data for _, one in groups)
         content = _Content(memoryview(data), settled=True)
         for one in (content, *buffers):
             blobs.store(one)
-        packs.append(([(names, len(data)) for names, data in groups], buffers, content))
+        known = [(names, len(one.data), one.views, hashlib.sha256(one.data).hexdigest()) for names, one in groups]
+        packs.append((known, buffers, content))
 
     try:
         with _Blobs(state) as blobs:
@@ -601,7 +639,7 @@ def capture(variables: dict[str, Any], namespace: dict[str, Any], state: str, **
                     modules[name] = value.__name__
                     continue
                 try:
-                    pickled[name] = _pickle({name: value}, namespace, blobs)
+                    pickled[name] = _pickle({name: value}, namespace, blobs, make=make)
                 except SnapshotError:
                     raise
                 except Exception as error:
@@ -612,7 +650,7 @@ def capture(variables: dict[str, Any], namespace: dict[str, Any], state: str, **
                         blobs.store(content)
             for group in _groups(pickled):
                 try:
-                    one = _pickle_group(group, pickled, variables, namespace, blobs)
+                    one = _pickle_group(group, pickled, variables, namespace, blobs, make)
                 except SnapshotError:
                     raise
                 except Exception as error:
@@ -620,9 +658,9 @@ def capture(variables: dict[str, Any], namespace: dict[str, Any], state: str, **
                     continue
                 if len(one.data) <= TINY and not one.buffers:
                     key = hashlib.sha256(group[0].encode(errors="surrogatepass")).hexdigest()[0]
-                    tiny.setdefault(key, []).append((group, one.data))
+                    tiny.setdefault(key, []).append((group, one))
                 else:
-                    pack([(group, one.data)], one.buffers)
+                    pack([(group, one)], one.buffers)
             for key in sorted(tiny):
                 pack(tiny[key], [])
             blobs.finish()
@@ -633,8 +671,8 @@ def capture(variables: dict[str, Any], namespace: dict[str, Any], state: str, **
                 "cloudpickle": cloudpickle.__version__,
                 "packs": [
                     {
-                        "groups": [names for names, _ in groups],
-                        "sizes": [size for _, size in groups],
+                        "groups": [names for names, *_ in groups],
+                        "sizes": [size for _, size, *_ in groups],
                         "blob": content.digest,
                         "buffers": [[buffer.digest, buffer.size] for buffer in buffers],
                     }
@@ -646,7 +684,13 @@ def capture(variables: dict[str, Any], namespace: dict[str, Any], state: str, **
             },
             sort_keys=True,
         )
-        return Snapshot(_write(os.path.join(state, "manifests"), memoryview(manifest.encode())), manifest, left_out)
+        sent = [
+            SentGroup(names, views, digest, [one.digest for one in buffers])
+            for groups, buffers, _ in packs
+            for names, _, views, digest in groups
+        ]
+        digest = _write(os.path.join(state, "manifests"), memoryview(manifest.encode()))
+        return Snapshot(digest, manifest, left_out, sent)
     except OSError as error:
         raise _not_written(error) from None
     finally:
@@ -654,23 +698,20 @@ def capture(variables: dict[str, Any], namespace: dict[str, Any], state: str, **
             _texts.pop(unstored, None)
 
 
-def fingerprints(variables: dict[str, Any], namespace: dict[str, Any]) -> dict[str, str]:
-    """What tells whether a variable's content changed within this process; without those that cannot be pickled."""
-    found = {}
-    for name, value in variables.items():
-        if isinstance(value, types.ModuleType):
-            continue
+def scan(values: dict[str, Any], namespace: dict[str, Any]) -> _Pickler | None:
+    """Pickle a group to nowhere, and return what did; None where it cannot be pickled."""
+    arrays: frozenset[int] = frozenset()
+    while True:
+        classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
+        pickler = _Pickler(namespace, None, arrays, classes)
         try:
-            one = _pickle({name: value}, namespace)
+            pickler.dump(values)
         except Exception:
-            continue
-        digest = hashlib.sha256(one.data)
-        for content in one.buffers:
-            if content.raw is not None:
-                content.digest, content.raw = _digest(content.raw), None
-            digest.update(content.digest.encode())
-        found[name] = digest.hexdigest()
-    return found
+            return None
+        shared = frozenset(owner for owner, views in pickler.arrays.items() if len(views) > 1)
+        if shared <= arrays:
+            return pickler
+        arrays |= shared
 
 
 def code_in(value: Any, namespace: dict[str, Any]) -> list[types.CodeType]:
@@ -831,7 +872,8 @@ def _has(path: str, size: int) -> bool:
     return status.st_size == size
 
 
-def _digest(raw: Any) -> str:
+def digest(raw: Any) -> str:
+    """The name of content: its sha256."""
     return "sha256:" + hashlib.sha256(raw).hexdigest()
 
 
@@ -843,10 +885,10 @@ def _write(folder: str, raw: memoryview, new: bool = False) -> str:
     """
     digests: list[str] = []
     if not new:
-        digests.append(_digest(raw))
+        digests.append(digest(raw))
         if _has(os.path.join(folder, digests[0][7:]), raw.nbytes):
             return digests[0]
-    hasher = threading.Thread(target=lambda: digests.append(_digest(raw)))
+    hasher = threading.Thread(target=lambda: digests.append(digest(raw)))
     os.makedirs(folder, exist_ok=True)
     # Not the process's id: jobs that write to one volume at once have the same.
     fresh = os.path.join(folder, os.urandom(8).hex() + ".new")
@@ -899,14 +941,30 @@ def read_manifest(state: str, digest: str) -> dict[str, Any]:
     return manifest
 
 
+class _Unpickler(pickle.Unpickler):
+    def persistent_load(self, number: Any) -> Any:
+        from docker_kernel.guest.merge import referred
+
+        return referred(number)
+
+
+OnGroup = Callable[[int, "dict[str, Any]", Any, "list[tuple[str, int]]"], None]
+
+
 def restore(
-    state: str, manifest: dict[str, Any], namespace: dict[str, Any], names: Iterable[str] | None = None
+    state: str,
+    manifest: dict[str, Any],
+    namespace: dict[str, Any],
+    names: Iterable[str] | None = None,
+    on_group: OnGroup | None = None,
 ) -> tuple[dict[str, Any], list[LeftOut]]:
     """Read the variables of a manifest; every blob is checked against its digest before it is unpickled.
 
     Args:
         namespace: where restored functions find their globals. It is not filled here.
         names: restore only the groups that hold one of these; None for all.
+        on_group: is called with each group: its number in the manifest, its variables, the memo of its pickle, and the
+            digest and size of each buffer.
 
     Returns:
         The variables, and those that could not be restored, with the reason.
@@ -924,17 +982,23 @@ def restore(
             except Exception as error:
                 failed.append(LeftOut(name, "module", str(error), "install it where the job runs"))
     _target[0] = namespace
+    number = -1
     for pack in manifest["packs"]:
+        first, number = number + 1, number + len(pack["groups"])
         if wanted is not None and not any(wanted.intersection(names) for names in pack["groups"]):
             continue
         data = memoryview(_read(state, "blobs", pack["blob"]))
         buffers = [_read(state, "blobs", digest) for digest, _ in pack["buffers"]]
-        for names_here, size in zip(pack["groups"], pack["sizes"]):
+        for this, (names_here, size) in enumerate(zip(pack["groups"], pack["sizes"]), first):
             group, data = data[:size], data[size:]
             if wanted is not None and not wanted.intersection(names_here):
                 continue
             try:
-                found.update(pickle.loads(group, buffers=buffers))
+                unpickler = _Unpickler(io.BytesIO(group), buffers=buffers)
+                values = unpickler.load()
+                found.update(values)
+                if on_group is not None:
+                    on_group(this, values, unpickler.memo, pack["buffers"])
             except Exception as error:
                 reason = "%s: %s" % (type(error).__name__, error)
                 hint = HINTS["cuda"] if "cuda" in reason.lower() else "is its package installed there?"

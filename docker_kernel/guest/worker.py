@@ -6,7 +6,6 @@ outputs, progress, the result's digest) leave on the second, and standard output
 
 from __future__ import annotations
 
-import ast
 import importlib
 import json
 import os
@@ -25,8 +24,8 @@ INTERRUPTED = 130
 
 NEEDED = (
     "IPython.core.displayhook", "IPython.core.displaypub", "IPython.core.interactiveshell", "IPython.core.logger",
-    "docker_kernel.guest.in_job", "docker_kernel.guest.inputs", "docker_kernel.guest.process_state",
-    "docker_kernel.guest.snapshot",
+    "docker_kernel.guest.changes", "docker_kernel.guest.in_job", "docker_kernel.guest.inputs",
+    "docker_kernel.guest.process_state", "docker_kernel.guest.snapshot",
 )  # fmt: skip
 """Modules of every job, which are imported before its spec is read: a worker that waits for a job has them already."""
 
@@ -188,18 +187,11 @@ def _store(path: str, state: str) -> tuple[str, int]:
     return "sha256:" + digest.hexdigest(), size
 
 
-def mentioned_names(source: str, variables: dict[str, Any]) -> list[str]:
-    """The variables that code names and does not surely rebind: those it may change in place."""
-    try:
-        nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
-    except SyntaxError:
-        return []
-    return sorted({node.id for node in nodes if isinstance(node.ctx, ast.Load)} & set(variables))
-
-
 def run(spec: dict[str, Any], events: Events) -> int:
     from docker_kernel.guest import inputs, snapshot
+    from docker_kernel.guest.changes import Changes
     from docker_kernel.guest.in_job import job
+    from docker_kernel.guest.merge import Restored
     from docker_kernel.guest.process_state import NAME as PROCESS
     from docker_kernel.guest.process_state import restore_process_state
 
@@ -210,7 +202,13 @@ def run(spec: dict[str, Any], events: Events) -> int:
     # Not before IPython is there, which a file of the user's must not shadow.
     if manifest.get("sys_path"):
         sys.path[:] = manifest["sys_path"]
-    restored, failed = snapshot.restore(state, manifest, shell.user_ns)
+    groups: list[Restored] = []
+
+    def on_group(number: int, values: dict[str, Any], memo: Any, buffers: list[tuple[str, int]]) -> None:
+        digests, sizes = [digest for digest, _ in buffers], [size for _, size in buffers]
+        groups.append(Restored(number, values, memo, sizes, digests))
+
+    restored, failed = snapshot.restore(state, manifest, shell.user_ns, on_group=on_group)
     process = restored.pop(PROCESS, None)
     if process is not None:
         restore_process_state(process)
@@ -225,9 +223,8 @@ def run(spec: dict[str, Any], events: Events) -> int:
     shell.user_ns.update(params)
     before = dict(shell.user_ns)
     source = "" if spec["kind"] == "notebook" else spec["source"]
-    own = {name: value for name, value in restored.items() if name not in params}
-    mentioned = {name: own[name] for name in mentioned_names(shell.transform_cell(source), own)}
-    prints = snapshot.fingerprints(mentioned, shell.user_ns)
+    groups = [group for group in groups if PROCESS not in group.values]
+    changes = Changes(groups, shell.user_ns, shell.transform_cell(source))
 
     if spec["kind"] == "notebook":
         from docker_kernel.guest.run_notebook import run_notebook
@@ -242,6 +239,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
     sys.stderr.flush()
 
     variables = snapshot.user_variables(shell)
+    changed: list[Restored] = []
     if spec["kind"] == "notebook":
         assigned = {}
     elif spec.get("pull") is not None:
@@ -250,12 +248,15 @@ def run(spec: dict[str, Any], events: Events) -> int:
         assigned = {name: value for name, value in variables.items() if before.get(name, before) is not value}
         if result.success:
             # What a cell changes in place (model.fit, list.append) is as much its result as what it assigns.
-            now = {name: variables[name] for name in mentioned if name in variables and name not in assigned}
-            new_prints = snapshot.fingerprints(now, shell.user_ns)
-            assigned.update({name: now[name] for name in new_prints if new_prints[name] != prints.get(name)})
+            changed = changes.changed()
+            for group in changed:
+                assigned.update({name: value for name, value in group.values.items() if variables.get(name) is value})
     if VALUE in shell.user_ns:
         assigned[VALUE] = shell.user_ns[VALUE]
-    context: dict[str, Any] = {"deleted": sorted(set(restored) - set(variables))}
+    context: dict[str, Any] = {
+        "deleted": sorted(set(restored) - set(variables)),
+        "changed": [group.number for group in changed],
+    }
     if not result.success:
         error, lines = shell.failure or (result.error_in_exec or result.error_before_exec, [])
         context["error"] = {
@@ -267,7 +268,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
         assigned[ERROR] = error
         events.send({"event": "raised", "name": type(error).__name__[:200], "value": str(error)[:500]})
     context["files"] = output_files(outputs, state)
-    captured = snapshot.capture(assigned, shell.user_ns, state, **context)
+    captured = snapshot.capture(assigned, shell.user_ns, state, changes.pickler(), **context)
     if spec.get("result"):
         from docker_kernel.guest.deliver import deliver
 

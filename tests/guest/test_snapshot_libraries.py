@@ -72,13 +72,10 @@ def test_a_text_changed_in_place_is_seen(notebook: Notebook) -> None:
     pytest.importorskip("numpy")
     notebook.run("import numpy as np\na = np.array([f'text {i}' for i in range(5000)], dtype=object); b = a[::-1]")
     first = notebook.manifest()
-    prints = snapshot.fingerprints(notebook.variables, notebook.namespace)
     notebook.run("a[4321] = 'text ' + str(4321)")
     assert notebook.manifest() == first, "an equal text is no change"
-    assert snapshot.fingerprints(notebook.variables, notebook.namespace) == prints
     notebook.run("a[4321] = 'other'")
     assert notebook.manifest() != first
-    assert snapshot.fingerprints(notebook.variables, notebook.namespace)["a"] != prints["a"]
     copy = notebook.copy()
     assert copy["a"][4321] == "other" == copy["b"][5000 - 4322]
 

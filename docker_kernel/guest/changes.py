@@ -1,0 +1,89 @@
+"""In a job: which groups of variables its cell can reach, and which of them it changed."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import types
+from collections.abc import Iterable
+from typing import Any
+
+from docker_kernel.guest import snapshot
+from docker_kernel.guest.merge import Restored, ReturnPickler, owners
+from docker_kernel.guest.reach import cell_code, read_names, runs_text
+
+
+class Changes:
+    """Looks at what a cell can reach before it runs, and again when it has run.
+
+    Args:
+        groups: the groups as they were restored.
+        namespace: the notebook's.
+        source: the cell as Python, magics transformed.
+
+    Attributes:
+        reached: for the number of each group that the cell can reach, the sha256 of its pickle and its buffers' sizes.
+    """
+
+    def __init__(self, groups: Iterable[Restored], namespace: dict[str, Any], source: str) -> None:
+        self._namespace = namespace
+        self._groups = {group.number: group for group in groups}
+        self.reached: dict[int, tuple[str, list[int]]] = {}
+        self._reach(source)
+
+    def _reach(self, source: str) -> None:
+        """Take the fingerprints of what the cell can reach: what it names, what shares objects with that, and what the
+        functions and classes in there name; all groups where code runs text."""
+        of_name = {name: group for group in self._groups.values() for name in group.values}
+        code = cell_code(source)
+        waiting = list(of_name) if code is None or runs_text(code) else [*read_names(code)]
+        seen: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            if name in seen or name not in self._namespace:
+                continue
+            seen.add(name)
+            group = of_name.get(name)
+            if group is None:
+                inner = snapshot.code_in(self._namespace[name], self._namespace)
+            elif group.number in self.reached:
+                continue
+            else:
+                inner = self._look(group)
+            for part in inner:
+                waiting += of_name if runs_text(part) else read_names(part)
+
+    def _look(self, group: Restored) -> list[types.CodeType]:
+        pickler = snapshot.scan(group.values, self._namespace)
+        if pickler is None:
+            # It was restored, and cannot be pickled: there is no telling whether it changes.
+            return []
+        buffers = [content.size for content in pickler.buffers]
+        self.reached[group.number] = (hashlib.sha256(pickler.file.value()).hexdigest(), buffers)
+        if buffers != group.sizes:
+            group.digests[:] = [content.digest or snapshot.digest(content.raw) for content in pickler.buffers]
+        return [part for part in pickler.objects if type(part) is types.CodeType]
+
+    def changed(self) -> list[Restored]:
+        """The groups that are not as they were."""
+        return [self._groups[number] for number, before in self.reached.items() if self._differs(number, before)]
+
+    def _differs(self, number: int, before: tuple[str, list[int]]) -> bool:
+        group = self._groups[number]
+        pickler = snapshot.scan(group.values, self._namespace)
+        if pickler is None:
+            return True
+        buffers = pickler.buffers
+        if (hashlib.sha256(pickler.file.value()).hexdigest(), [one.size for one in buffers]) != before:
+            return True
+        return any((one.digest or snapshot.digest(one.raw)) != was for one, was in zip(buffers, group.digests))
+
+    def pickler(self) -> snapshot.MakePickler:
+        """What pickles the cell's result, with references to what the kernel has."""
+        keys: dict[int, tuple[int, int]] = {}
+        found: list[Any] = []
+        for number in self.reached:
+            for one, key in self._groups[number].known(self._namespace):
+                if keys.setdefault(id(one), key) is key:
+                    found.append(one)
+        return functools.partial(ReturnPickler, keys, owners(found))

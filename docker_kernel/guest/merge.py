@@ -1,0 +1,553 @@
+"""Brings home what a job changed: into the kernel's own objects, so that whoever holds one of them sees the change.
+
+A group of variables is pickled here and unpickled in the job, and a pickle's memo numbers its objects the same on both
+sides. So an object has a key there by which it is found here: its group's number in the manifest and its number in the
+memo. What comes back names each of the kernel's objects by its key and carries its content; where the kernel still has
+the object, and it is as it was sent, it is given that content, and otherwise a new one is made of it.
+"""
+
+from __future__ import annotations
+
+import array
+import collections
+import contextlib
+import copyreg
+import hashlib
+import io
+import pickle
+import sys
+import types
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Callable, NamedTuple
+
+from docker_kernel.guest import snapshot
+
+DEPTH = 6000
+"""To which Python may recurse while a result is pickled."""
+
+
+LIST, DICT, SET, OTHER = range(4)
+"""The kinds of references: the last two bits of their numbers. The upper ones are an object's key."""
+
+_EMPTY: dict[type, int] = {list: LIST, dict: DICT, set: SET}
+_MAKERS: tuple[Any, ...] = (list, dict, set)
+
+
+def _number(key: tuple[int, int], kind: int) -> int:
+    return (key[0] << 40 | key[1]) << 2 | kind
+
+
+def _key(number: int) -> tuple[int, int]:
+    number >>= 2
+    return number >> 40, number & (1 << 40) - 1
+
+
+class _Reference:
+    """Stands for one of the kernel's objects that is no plain list, dict or set."""
+
+    def __init__(self, number: int, value: Any) -> None:
+        self.number, self.value = number, value
+
+
+class _Native:
+    """Stands for an object that is to be pickled as if the kernel did not have it."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class _Result:
+    """Variables that go back, and behind them the content of all that they refer to."""
+
+    def __init__(self, values: dict[str, Any], contents: list[Any]) -> None:
+        self.values, self.contents = values, contents
+
+
+class ReturnPickler(snapshot._Pickler):
+    """Pickles what goes back to the kernel, with a reference for each object that came from there.
+
+    A plain list, dict or set is a number there, and its content comes at the end, so that nothing is nested: the list
+    of contents grows while it is pickled, which pickle allows.
+
+    Args:
+        known: the keys of those objects by their ids.
+        owners: those arrays that show all of a memory, by the id of the array that has it: a buffer's, which the kernel
+            knows nothing of.
+    """
+
+    def __init__(self, known: Mapping[int, tuple[int, int]], owners: Mapping[int, Any], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._owners = owners
+        # With less than two elements, a list is not asked again whether it has grown.
+        self._contents: list[Any] = [None, None]
+        self._references: dict[int, Any] = {}
+        append, references, get, content = self.objects.append, self._references, known.get, self._contents.append
+
+        def reference(value: Any) -> Any:
+            append(value)
+            key = get(id(value))
+            if key is None:
+                return None if type(value) is not snapshot._Cell else self._cell_reference(value)
+            found = references.get(id(value))
+            if found is None:
+                kind = _EMPTY.get(type(value), OTHER)
+                found = _number(key, kind)
+                if kind == OTHER:
+                    found = _Reference(found, value)
+                else:
+                    content(found)
+                    content([*value, *value.values()] if kind == DICT else [*value])
+                references[id(value)] = found
+            return found
+
+        self._known = known
+        self.persistent_id = reference
+
+    def _cell_reference(self, shell: snapshot._Cell) -> Any:
+        key = self._known.get(id(shell.cell))
+        if key is None:
+            return None
+        return self._references.setdefault(id(shell.cell), _Reference(_number(key, OTHER), shell))
+
+    def dump(self, values: Any) -> None:
+        # A reference takes several times the depth of what it stands for.
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(limit, DEPTH))
+        try:
+            super().dump(_Result(values, self._contents))
+        finally:
+            sys.setrecursionlimit(limit)
+
+    def reducer_override(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is _Result:
+            return _finish, (value.values, value.contents)
+        if kind is _Native:
+            return self._reduce(value.value)
+        if kind is not _Reference:
+            return super().reducer_override(value)
+        number, one = value.number, value.value
+        kind = type(one)
+        if kind is snapshot._Cell:
+            return _own, (number, types.CellType, ())
+        if kind is types.FunctionType:
+            make, arguments, state, _, _, _ = self._reduce_function(one)
+            self._contents += [number, state]
+            return _own, (number, make, arguments)
+        reduced = self._reduce(one)
+        if isinstance(reduced, str):
+            return super().reducer_override(one)
+        make, arguments, *rest = reduced
+        state, items, pairs, setter = [*rest, None, None, None, None][:4]
+        if setter is not None or not _is_plain(make, arguments):
+            return _own_like, (number, _Native(one))
+        content = (state, None if items is None else list(items), None if pairs is None else _flat(pairs))
+        if getattr(kind, "__hash__", None) in (None, object.__hash__):
+            self._contents += [number, content]
+            return _own, (number, make, arguments)
+        # A dict that has it as a key needs its content at once.
+        return _own, (number, make, arguments), content, None, None, _fill_at_once
+
+    def _owner(self, numpy: Any, array: Any) -> Any:
+        owner = super()._owner(numpy, array)
+        return self._owners.get(id(owner), owner)
+
+    def _reduce(self, value: Any) -> Any:
+        """How an object is pickled that no reference stands for."""
+        if type(value) is bytearray:
+            return bytearray, (pickle.PickleBuffer(value),)
+        reduced = super().reducer_override(value)
+        if reduced is NotImplemented:
+            by_type = copyreg.dispatch_table.get(type(value))
+            reduced = by_type(value) if by_type else value.__reduce_ex__(5)
+        return reduced
+
+
+def _is_plain(make: Any, arguments: tuple[Any, ...]) -> bool:
+    """Whether an object is made of nothing but its class, and then given all its content."""
+    return make is copyreg.__newobj__ and len(arguments) == 1  # type: ignore[attr-defined]
+
+
+def _flat(pairs: Iterator[tuple[Any, Any]]) -> list[Any]:
+    """Keys, and then values: a dict is filled when the content of its keys is there, which their hashes may need."""
+    found = list(pairs)
+    return [*(key for key, _ in found), *(value for _, value in found)]
+
+
+class Load:
+    """What is being brought back: the kernel's objects, and what they will be filled with when all has been read.
+
+    Args:
+        originals: whose objects are used; new ones are made where it is None.
+    """
+
+    def __init__(self, originals: Originals | None = None) -> None:
+        self._originals = originals
+        self.made: dict[int, Any] = {}
+        self.owned: set[int] = set()
+        self.contents: list[Any] = []
+        self.updates: list[Callable[[], None]] = []
+
+    def find(self, number: int) -> Any:
+        """The object of a reference that is here already; None where there is none."""
+        made = self.made.get(number)
+        if made is None and self._originals is not None:
+            made = self._originals.find(_key(number))
+        return made
+
+    def referred(self, number: int) -> Any:
+        """The object that a reference stands for."""
+        made = self.made.get(number)
+        if made is None:
+            maker = _MAKERS[number & 3]
+            made = self.find(number)
+            if type(made) is not maker:
+                made = maker()
+            self.made[number] = made
+        return made
+
+    def apply(self) -> list[str]:
+        """Give all objects their content; returns what could not be done, a sentence each."""
+        failed = []
+        contents = iter(self.contents)
+        objects: list[tuple[Any, Any]] = []
+        containers: list[tuple[Any, Any]] = []
+        for number, content in zip(contents, contents):
+            hashes = number & 3 in (DICT, SET) or (number & 3 == OTHER and _is_hashing(content))
+            (containers if hashes else objects).append((self.made[number], content))
+        # Last those that hash what has its content then.
+        for own, content in [*objects, *containers]:
+            try:
+                _refill(own, content)
+            except Exception as error:  # of the type's own code
+                failed.append(_NOT_UPDATED % error)
+        for update in self.updates:
+            try:
+                update()
+            except Exception as error:
+                failed.append(_NOT_UPDATED % error)
+        self.contents, self.updates = [], []
+        return failed
+
+
+_NOT_UPDATED = "An object that the job changed could not be updated here: %s"
+
+_load = Load()
+
+
+@contextlib.contextmanager
+def loading(originals: Originals | None) -> Iterator[Load]:
+    """Read pickles whose references stand for the objects of `originals`, or for new ones; then call `apply`."""
+    global _load
+    before, _load = _load, Load(originals)
+    try:
+        yield _load
+    finally:
+        _load = before
+
+
+def referred(number: Any) -> Any:
+    """What a persistent id of a pickle stands for."""
+    return _load.referred(number) if type(number) is int else number
+
+
+def _finish(values: dict[str, Any], contents: list[Any]) -> dict[str, Any]:
+    _load.contents += contents[2:]
+    return values
+
+
+def _is_hashing(content: Any) -> bool:
+    """Whether an object has pairs, as a dict has."""
+    return isinstance(content, tuple) and content[2] is not None
+
+
+def _own(number: int, make: Any, arguments: tuple[Any, ...]) -> Any:
+    """The kernel's object of a reference, which its content is yet to come for, or a new one."""
+    load = _load
+    own = load.find(number)
+    if own is None or not _is_of(own, make, arguments):
+        own = make(*arguments)
+    elif number not in load.made:
+        load.owned.add(number)
+    load.made[number] = own
+    return own
+
+
+def _is_of(own: Any, make: Any, arguments: tuple[Any, ...]) -> bool:
+    if make is snapshot._make_function:
+        return isinstance(own, types.FunctionType) and len(own.__closure__ or ()) == len(arguments[2])
+    kind = arguments[0] if make is copyreg.__newobj__ else make  # type: ignore[attr-defined]
+    return type(own) is kind
+
+
+def _fill_at_once(own: Any, content: Any) -> None:
+    """Fill a new object; the kernel's own is filled when all has been read."""
+    number = next((number for number, made in reversed(_load.made.items()) if made is own), None)
+    if number in _load.owned:
+        _load.contents += [number, content]
+    else:
+        _set(own, *content)
+
+
+def _refill(own: Any, content: Any) -> None:
+    """Replace the content of an object."""
+    kind = type(own)
+    if kind is list:
+        own[:] = content
+    elif kind is dict:
+        own.clear()
+        half = len(content) // 2
+        own.update(zip(content[:half], content[half:]))
+    elif kind is set:
+        own.clear()
+        own.update(content)
+    elif kind is types.FunctionType:
+        own.__dict__.clear()
+        snapshot._fill_function(own, content)
+    else:
+        _empty(own, content[0])
+        _set(own, *content)
+
+
+def _empty(own: Any, state: Any) -> None:
+    for base in (dict, list, set):
+        if isinstance(own, base):
+            base.clear(own)  # type: ignore[arg-type]
+    attributes = getattr(own, "__dict__", None)
+    if isinstance(attributes, dict):
+        attributes.clear()
+    if state is not None and not hasattr(type(own), "__setstate__"):
+        for name in copyreg._slotnames(type(own)):  # type: ignore[attr-defined]
+            if hasattr(own, name):
+                object.__delattr__(own, name)
+
+
+def _set(own: Any, state: Any, items: Any, pairs: Any) -> None:
+    """As a pickle gives an object its content."""
+    if items is not None:
+        if isinstance(own, set):
+            own.update(items)
+        else:
+            own.extend(items) if hasattr(own, "extend") else [own.append(one) for one in items]
+    if pairs is not None:
+        half = len(pairs) // 2
+        for key, value in zip(pairs[:half], pairs[half:]):
+            own[key] = value
+    if state is None:
+        return
+    setter = getattr(own, "__setstate__", None)
+    if setter is not None:
+        setter(state)
+        return
+    slots = None
+    if isinstance(state, tuple) and len(state) == 2:
+        state, slots = state
+    attributes = getattr(own, "__dict__", None)
+    if state and attributes is not None:
+        attributes.update(state)
+        state = None
+    # Where the class has slots here, it may have none in the job: cloudpickle makes it without them.
+    for name, value in {**(state or {}), **(slots or {})}.items():
+        object.__setattr__(own, name, value)
+
+
+def _own_like(number: int, fresh: Any) -> Any:
+    """The kernel's object of a reference with the content of another one, where its type allows that; else that one."""
+    load = _load
+    own = load.find(number)
+    if number not in load.made:
+        update = None if own is None or type(own) is not type(fresh) else _updater(own, fresh)
+        if update is None:
+            own = fresh
+        else:
+            load.updates.append(update)
+        load.made[number] = own
+    return own
+
+
+def _updater(own: Any, fresh: Any) -> Callable[[], None] | None:
+    """What gives an object the content of another of its type; None where nothing can."""
+    if isinstance(own, (bytearray, array.array)):
+        return lambda: own.__setitem__(slice(None), fresh)
+    if isinstance(own, (dict, set, collections.deque)):
+
+        def replace() -> None:
+            own.clear()
+            own.extend(fresh) if isinstance(own, collections.deque) else own.update(fresh)
+            if hasattr(own, "__dict__"):
+                own.__dict__.clear()
+                own.__dict__.update(fresh.__dict__)
+            if isinstance(own, collections.defaultdict):
+                own.default_factory = fresh.default_factory
+
+        return replace if getattr(own, "maxlen", None) == getattr(fresh, "maxlen", None) else None
+    module = type(own).__module__
+    if type(own).__name__ == "ndarray" and module == "numpy":
+        if own.shape != fresh.shape or own.dtype != fresh.dtype or not own.flags.writeable:
+            return None
+        return lambda: own.__setitem__(..., fresh)
+    if module.startswith("numpy.random"):
+        if hasattr(own, "bit_generator") and type(own.bit_generator) is type(fresh.bit_generator):
+            return lambda: setattr(own.bit_generator, "state", fresh.bit_generator.state)
+        if hasattr(own, "set_state"):
+            return lambda: own.set_state(fresh.get_state(legacy=False))
+        if hasattr(own, "random_raw"):
+            return lambda: setattr(own, "state", fresh.state)
+    if module == "random" and hasattr(own, "setstate"):
+        return lambda: own.setstate(fresh.getstate())
+    if type(own) in (io.StringIO, io.BytesIO):
+
+        def rewrite() -> None:
+            own.seek(0)
+            own.truncate()
+            own.write(fresh.getvalue())
+            own.seek(fresh.tell())
+
+        return rewrite
+    return None
+
+
+# In the job
+
+
+class Restored(NamedTuple):
+    """A group of variables as it was restored in a job.
+
+    Attributes:
+        values: by name, as they were restored, whatever the names are bound to later.
+        sizes, digests: of what was stored apart from the pickle.
+    """
+
+    number: int
+    values: dict[str, Any]
+    memo: Any
+    sizes: list[int]
+    digests: list[str]
+
+    def known(self, namespace: dict[str, Any]) -> Iterator[tuple[Any, tuple[int, int]]]:
+        """Its objects, each with its key."""
+        for number, value in self.memo.copy().items():
+            if is_tracked(value, namespace):
+                yield value, (self.number, number)
+
+
+def owners(values: Iterable[Any]) -> dict[int, Any]:
+    """The arrays among values that show all of another one's memory, by the id of that one."""
+    found: dict[int, Any] = {}
+    for value in values:
+        if type(value).__name__ == "ndarray" and type(value).__module__ == "numpy" and value.base is not None:
+            owner = value
+            while type(owner.base) is type(value):
+                owner = owner.base
+            if owner.nbytes == value.nbytes and value.flags.forc:
+                found.setdefault(id(owner), value)
+    return found
+
+
+def is_tracked(value: Any, namespace: dict[str, Any]) -> bool:
+    """Whether it makes a difference that a reference from elsewhere is to this very object."""
+    kind = type(value)
+    if kind is types.FunctionType:
+        return value.__globals__ is namespace
+    if kind in snapshot._ATOMS or snapshot._is_atom(kind):
+        return False
+    # Functions that libraries have compiled, which are pickled by their names.
+    return kind is snapshot._CACHED or not (callable(value) and isinstance(getattr(value, "__qualname__", None), str))
+
+
+# In the kernel
+
+
+@dataclass
+class _Group:
+    names: list[str]
+    views: frozenset[int]
+    data: str
+    buffers: list[str]
+    values: dict[str, Any]
+
+
+class Originals:
+    """The variables that a snapshot was taken of, for as long as its jobs are under way.
+
+    Objects that can be held weakly are.
+
+    Args:
+        sent: the groups of the snapshot; variables: what was captured; bindings: all variables that there were.
+        still: the kernel has done nothing since, so that large content need not be compared.
+    """
+
+    def __init__(
+        self,
+        sent: list[snapshot.SentGroup],
+        variables: dict[str, Any],
+        bindings: dict[str, Any],
+        namespace: dict[str, Any],
+        still: bool,
+    ) -> None:
+        self._namespace, self._still = namespace, still
+        self._groups = [
+            _Group(one.names, one.views, one.data, one.buffers, {name: _held(variables[name]) for name in one.names})
+            for one in sent
+        ]
+        self._bindings = {name: _held(value) for name, value in bindings.items()}
+        self._found: dict[int, dict[int, Any] | None] = {}
+
+    def names(self, number: int) -> set[str]:
+        """The names of the variables of a group."""
+        return set(self._groups[number].names) if number < len(self._groups) else set()
+
+    def still_bound(self, name: str, namespace: dict[str, Any]) -> bool:
+        """Whether a name is bound to what it was bound to then, or to nothing as it was."""
+        held = self._bindings.get(name)
+        if held is None:
+            return name not in namespace
+        return name in namespace and namespace[name] is held()
+
+    def forget(self) -> None:
+        """Look at the objects anew next time."""
+        self._found.clear()
+
+    def changed(self, number: int) -> bool:
+        """Whether the objects of a group are not as they were sent, or are gone."""
+        return self._objects(number) is None
+
+    def find(self, key: tuple[int, int]) -> Any:
+        """The object of a key; None where it is gone or was changed since it was sent."""
+        objects = self._objects(key[0])
+        return None if objects is None else objects.get(key[1])
+
+    def _objects(self, number: int) -> dict[int, Any] | None:
+        if number not in self._found:
+            self._found[number] = self._look(self._groups[number]) if number < len(self._groups) else None
+        return self._found[number]
+
+    def _look(self, group: _Group) -> dict[int, Any] | None:
+        values = {name: value() for name, value in group.values.items()}
+        classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
+        pickler = snapshot._Pickler(self._namespace, None, group.views, classes)
+        try:
+            pickler.dump(values)
+        except Exception:
+            return None
+        if hashlib.sha256(pickler.file.value()).hexdigest() != group.data:
+            return None
+        if len(pickler.buffers) != len(group.buffers):
+            return None
+        if not self._still:
+            for content, digest in zip(pickler.buffers, group.buffers):
+                if (content.digest or snapshot.digest(content.raw)) != digest:
+                    return None
+        found = {}
+        for number, value in pickler.memo.copy().values():
+            found[number] = value.cell if type(value) is snapshot._Cell else value
+        return found
+
+
+def _held(value: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return lambda: value

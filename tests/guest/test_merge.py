@@ -1,0 +1,435 @@
+"""What a job changed comes home: into the kernel's own objects, so that all that held one object hold it afterwards."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import textwrap
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from docker_kernel.guest import merge, snapshot
+
+JOB = r"""
+import json, sys, types
+from docker_kernel.guest import snapshot
+from docker_kernel.guest.changes import Changes
+from docker_kernel.guest.merge import Restored
+
+def run(state, digest, source):
+    module = sys.modules["__main__"] = types.ModuleType("__main__")
+    namespace, groups = module.__dict__, []
+    def on_group(number, values, memo, buffers):
+        groups.append(Restored(number, values, memo, [size for _, size in buffers], [one for one, _ in buffers]))
+    found, failed = snapshot.restore(state, snapshot.read_manifest(state, digest), namespace, on_group=on_group)
+    assert not failed, failed
+    namespace.update(found)
+    before = dict(namespace)
+    changes = Changes(groups, namespace, source)
+    exec(compile(source, "<cell>", "exec"), namespace)
+    variables = {name: value for name, value in namespace.items() if not name.startswith("__")}
+    assigned = {name: value for name, value in variables.items() if before.get(name, before) is not value}
+    changed = changes.changed()
+    for group in changed:
+        assigned.update({name: value for name, value in group.values.items() if variables.get(name) is value})
+    result = snapshot.capture(assigned, namespace, state, changes.pickler(), changed=[one.number for one in changed])
+    return [result.digest, sorted(set(found) - set(variables))]
+
+for line in sys.stdin:
+    print(json.dumps(run(*json.loads(line))), flush=True)
+"""
+EXAMPLES = int(os.environ.get("DOCKER_KERNEL_TEST_EXAMPLES", "50"))
+
+
+class Kernel:
+    """A notebook's namespace here, and a process that runs its jobs."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = str(state)
+        self.worker = subprocess.Popen(
+            [sys.executable, "-c", JOB], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin with no variables."""
+        module = sys.modules["__main__"] = types.ModuleType("__main__")
+        self.namespace = module.__dict__
+
+    def run(self, source: str) -> Kernel:
+        exec(compile(textwrap.dedent(source), "<cell>", "exec"), self.namespace)
+        return self
+
+    def __getitem__(self, name: str) -> Any:
+        return self.namespace[name]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {name: value for name, value in self.namespace.items() if not name.startswith("__")}
+
+    def local(self, source: str, meanwhile: str = "", fresh: bool = False) -> dict[str, Any]:
+        """Run a cell in a job and assign what came of it; returns that.
+
+        Args:
+            meanwhile: runs here before it comes back; fresh: the kernel's objects are not used, nor is assigned.
+        """
+        variables = self.variables
+        taken = snapshot.capture(variables, self.namespace, self.state)
+        assert not taken.left_out, taken.left_out
+        originals = merge.Originals(taken.groups, variables, variables, self.namespace, still=False)
+        assert self.worker.stdin is not None and self.worker.stdout is not None
+        print(json.dumps([self.state, taken.digest, textwrap.dedent(source)]), file=self.worker.stdin, flush=True)
+        digest, deleted = json.loads(self.worker.stdout.readline())
+        self.run(meanwhile)
+        manifest = snapshot.read_manifest(self.state, digest)
+        assert not manifest["left_out"], manifest["left_out"]
+        with merge.loading(None if fresh else originals) as load:
+            values, failed = snapshot.restore(self.state, manifest, self.namespace)
+        assert not failed, failed
+        assert not load.apply()
+        if not fresh:
+            self.namespace.update(values)
+            for name in deleted:
+                del self.namespace[name]
+        return values
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    main = sys.modules["__main__"]
+    one = Kernel(tmp_path_factory.mktemp("state"))
+    yield one
+    sys.modules["__main__"] = main
+    one.worker.stdin.close()  # type: ignore[union-attr]
+    one.worker.wait()
+
+
+CELLS = {
+    "a function that appends to a global": ("log = []\ndef train(n): log.append(n)", "train(3)", "log == [3]"),
+    "a method": (
+        "class Sum:\n    def __init__(self): self.n, self.all = 0, []\n"
+        "    def add(self, x): self.n += x; self.all.append(x)\nacc = Sum(); other = acc; seen = acc.all",
+        "acc.add(2); acc.add(3)",
+        "(acc.n, seen) == (5, [2, 3]) and other is acc and acc.all is seen",
+    ),
+    "a decorator's closure": (
+        "def counted(f):\n    calls = []\n    def inner(*a):\n        calls.append(a); return f(*a)\n"
+        "    inner.calls = calls\n    return inner\n@counted\ndef f(x): return x\ncalls = f.calls",
+        "f(1)",
+        "f(2) == 2 and calls == [(1,), (2,)] and f.calls is calls",
+    ),
+    "a nonlocal that functions share": (
+        "def counter():\n    n = 0\n    def up():\n        nonlocal n; n += 1; return n\n    return up, lambda: n\n"
+        "up, get = counter(); callbacks = [up]",
+        "up(); up()",
+        "get() == 2 and up() == 3 and get() == 3 and callbacks[0] is up",
+    ),
+    "a context manager": (
+        "import contextlib\nsteps = []\n@contextlib.contextmanager\n"
+        "def step():\n    steps.append('in'); yield; steps.append('out')",
+        "with step(): pass",
+        "steps == ['in', 'out']",
+    ),
+    "code in a text": ("seen = []", "exec('se' + 'en.append(1)')", "seen == [1]"),
+    "a default argument": (
+        "def f(x, known=[]):\n    known.append(x); return known\ng = f",
+        "f(1)",
+        "g(2) == [1, 2] and g is f",
+    ),
+    "an attribute of a function": ("def f(): f.calls += 1\nf.calls = 0\ng = f", "f()", "g.calls == 1"),
+    "an attribute of a class": (
+        "class A:\n    made = []\n    n = 0\n    def use(self): A.n += 1; self.made.append(1)\na = A(); made = A.made",
+        "a.use()",
+        "A.n == 1 and made == [1] and a.made is made and type(a) is A",
+    ),
+    "a new name for an old object": ("old = [1]; box = {'old': old}", "new = old", "new is old is box['old']"),
+    "a part of an old object": ("tree = {'leaf': [1]}", "leaf = tree['leaf']", "leaf is tree['leaf']"),
+    "two groups that become one": ("a = [1]; b = [2]", "a.append(b)", "a[1] is b"),
+    "a group that falls apart": (
+        "a = [1]; b = {'a': a}",
+        "b['a'] = [1]; a.append(2)",
+        "(a, b) == ([1, 2], {'a': [1]})",
+    ),
+    "names that change places": ("a = [1]; b = [2]; both = [a, b]", "a, b = b, a", "both[0] is b and both[1] is a"),
+    "lists in tuples": ("a = []; t = (a, 1)", "t[0].append(1)", "a == [1] and t[0] is a"),
+    "sets, deques and the like": (
+        "import collections, array\nd = collections.defaultdict(list); c = collections.Counter(); s = {1}\n"
+        "q = collections.deque([1], 3); o = collections.OrderedDict(a=1); r = array.array('d', [1])\n"
+        "b = bytearray(b'ab'); all_ = [d, c, s, q, o, r, b]",
+        "d['x'].append(1); c['z'] += 2; s.add(2); q.append(2); o['b'] = 2; o.move_to_end('a'); r.append(2); b += b'cd'",
+        "all(x is y for x, y in zip(all_, (d, c, s, q, o, r, b))) and all_ == [{'x': [1]}, {'z': 2}, {1, 2}, "
+        "collections.deque([1, 2]), {'b': 2, 'a': 1}, array.array('d', [1, 2]), bytearray(b'abcd')] "
+        "and list(o) == ['b', 'a'] and d['new'] == []",
+    ),
+    "children of list and dict": (
+        "class L(list): pass\nclass D(dict): pass\nx = L([1]); x.tag = 1; y = D(a=1); y.tag = 1; both = [x, y]",
+        "x.append(2); x.tag = 2; y['b'] = 2; y.tag = 2",
+        "both[0] is x and both[1] is y and (x, y, x.tag, y.tag) == ([1, 2], {'a': 1, 'b': 2}, 2, 2)",
+    ),
+    "slots": (
+        "class P:\n    __slots__ = ('x', 'all')\np = P(); p.x, p.all = 1, [p]; all_ = p.all",
+        "p.x = 2; del p.all",
+        "p.x == 2 and not hasattr(p, 'all') and all_ == [p]",
+    ),
+    "parents and children": (
+        "class N:\n    def __init__(self): self.kids, self.parent = [], None\n"
+        "    def add(self, kid): self.kids.append(kid); kid.parent = self\n"
+        "p = N(); k = N(); p.add(k); of = {k: 1, p: 2}",
+        "p.add(N()); of[p.kids[1]] = 3",
+        "p.kids[0] is k and k.parent is p is p.kids[1].parent and of[k] == 1 and of[p.kids[1]] == 3",
+    ),
+    "an object that is its own part": (
+        "a = []; a.append(a); b = [a]",
+        "a.append(1)",
+        "a[0] is a is b[0] and len(a) == 2",
+    ),
+    "what is nested deeply": (
+        "n = []\nfor _ in range(300): n = [n]\nm = n",
+        "m[0].append(1)",
+        "m is n and len(n[0]) == 2",
+    ),
+    "keys with a hash of their own": (
+        "class K:\n    def __init__(self, v): self.v = v\n    def __hash__(self): return hash(self.v)\n"
+        "    def __eq__(self, o): return self.v == o.v\nk = K(1); of = {k: [1]}; keys = {k}",
+        "of[k].append(2); of[K(2)] = []; keys.add(K(3)); more = {k: 1}",
+        "of[k] == [1, 2] and of[K(2)] == [] and K(3) in keys and k in keys and next(iter(more)) is k",
+    ),
+    "text streams": (
+        "import io\ns = io.StringIO(); box = [s]",
+        "s.write('hi')",
+        "s.getvalue() == 'hi' and box[0] is s",
+    ),
+    "generators of random numbers": (
+        "import random\nr = random.Random(3); box = [r]; expected = random.Random(3)",
+        "r.random()",
+        "box[0] is r and expected.random() and r.random() == expected.random()",
+    ),
+    "what it deletes": ("a = [1]; b = [2]", "del a; b.clear()", "b == [] and 'a' not in globals()"),
+    "a name that it binds anew after a change": (
+        "a = [1]; box = [a]",
+        "a.append(2); a = 5",
+        "box == [[1, 2]] and a == 5",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_cell_does_in_a_job_what_it_does_here(kernel: Kernel, kind: str) -> None:
+    before, cell, expected = CELLS[kind]
+    kernel.restart()
+    kernel.run(before).run(cell)
+    assert eval(expected, kernel.namespace), "this is not what it does here"
+    kernel.restart()
+    kernel.run(before).local(cell)
+    assert eval(expected, kernel.namespace)
+
+
+ARRAYS = {
+    "an array that is filled": ("a = np.zeros(4); box = [a]", "a[2] = 5", "a[2] == 5 and box[0] is a"),
+    "a view": ("a = np.zeros(4); v = a[1:3]", "v[0] = 5", "a[1] == 5 and v.base is a"),
+    "a view of a large one": ("a = np.zeros(10**5); v = a[1:3]", "v[0] = 5", "a[1] == 5 and np.shares_memory(a, v)"),
+    "a view that it makes": ("a = np.zeros(10**5)", "a[1] = 1; v = a[1:3]", "np.shares_memory(a, v) and v[0] == 1"),
+    "one of another shape": (
+        "a = np.zeros(4); box = {'a': a}",
+        "a.shape = 2, 2",
+        "box['a'] is a and a.shape == (2, 2)",
+    ),
+    "a generator": (
+        "r = np.random.default_rng(1); box = [r]",
+        "r.random()",
+        "box[0] is r and r.random() == np.random.default_rng(1).random(2)[1]",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_arrays_are_filled_in_place(kernel: Kernel, kind: str) -> None:
+    pytest.importorskip("numpy")
+    before, cell, expected = ARRAYS[kind]
+    kernel.restart()
+    kernel.run("import numpy as np\n" + before).local(cell)
+    assert eval(expected, kernel.namespace)
+
+
+def test_frames_are_filled_in_place(kernel: Kernel) -> None:
+    pytest.importorskip("pandas")
+    kernel.restart()
+    kernel.run("import pandas as pd\ndf = pd.DataFrame({'a': [1, 2]}); box = {'df': df}; out = [df]")
+    kernel.local("df['b'] = df.a * 2; df.loc[0, 'a'] = 9")
+    assert kernel["box"]["df"] is kernel["df"] is kernel["out"][0]
+    assert kernel["df"].to_dict("list") == {"a": [9, 2], "b": [2, 4]}
+
+
+def test_a_fitted_pipeline_holds_its_parts(kernel: Kernel) -> None:
+    pytest.importorskip("sklearn")
+    kernel.restart()
+    kernel.run(
+        """
+        import numpy as np
+        from sklearn.linear_model import LinearRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+        clf = LinearRegression(); pipe = make_pipeline(StandardScaler(), clf); X = np.arange(6.0).reshape(-1, 1)
+        """
+    ).local("pipe.fit(X, X[:, 0])")
+    assert kernel["pipe"][-1] is kernel["clf"]
+    assert kernel["clf"].coef_ == pytest.approx(1.7078, abs=1e-3)
+
+
+def test_what_is_held_outside_of_the_variables_changes_too(kernel: Kernel) -> None:
+    kernel.restart()
+    kernel.run("a = [1]; b = {'a': a}")
+    held = [kernel["a"], kernel["b"]]
+    kernel.local("a.append(2); b['new'] = a")
+    assert held == [[1, 2], {"a": [1, 2], "new": [1, 2]}]
+    assert held[1]["new"] is held[0] is kernel["a"]
+
+
+def test_what_does_not_change_stays_the_very_same_object(kernel: Kernel) -> None:
+    kernel.restart()
+    kernel.run("a = [1]; b = (a,); c = {'x': 2.5}; d = 'text' * 3; e = []")
+    before = kernel.variables
+    assert set(kernel.local("len(a) + len(b); e.append(1); str(c) + d")) == {"e"}
+    assert all(kernel[name] is value for name, value in before.items())
+
+
+def test_a_group_that_was_changed_here_meanwhile_is_made_anew_beside_it(kernel: Kernel) -> None:
+    kernel.restart()
+    kernel.run("a = [1]; b = {'a': a}; c = [0]; own = a")
+    brought = kernel.local("a.append(2); c.append(1); new = [a, c]", meanwhile="a.append('here'); held = [a, c]")
+    assert kernel["held"] == [[1, "here"], [0, 1]]
+    assert brought["a"] == [1, 2] and brought["b"]["a"] is brought["a"] is brought["new"][0]
+    assert brought["new"][1] is kernel["held"][1]
+
+
+def test_results_can_be_read_without_the_kernels_objects(kernel: Kernel) -> None:
+    kernel.restart()
+    kernel.run("a = [1]; b = {'a': a}; f = lambda: a; s = {1}")
+    values = kernel.local("b['b'] = a; a.append(2); s.add(2); new = b['a']", fresh=True)
+    assert values["b"] == {"a": [1, 2], "b": [1, 2]} and values["s"] == {1, 2}
+    assert values["b"]["a"] is values["b"]["b"] is values["a"] is values["new"] is not kernel["a"]
+    assert kernel["a"] == [1] and kernel["s"] == {1}
+
+
+NAMES = "abcd"
+MAKE = """
+class Node:
+    pass
+def make(kind, parts):
+    if kind == "list": return list(parts)
+    if kind == "tuple": return tuple(parts)
+    if kind == "dict": return dict(enumerate(parts))
+    if kind == "node":
+        node = Node(); node.parts = list(parts); return node
+    return kind
+def parts(one):
+    if isinstance(one, (list, tuple)): return list(one)
+    if isinstance(one, dict): return list(one.values())
+    if isinstance(one, Node): return list(vars(one).values())
+    return []
+def everything():
+    found, waiting = [], [globals()[name] for name in "abcd" if name in globals()]
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, tuple): waiting += one  # which of two equal ones a name holds is not kept
+        elif not isinstance(one, (int, str)) and not any(one is other for other in found):
+            found.append(one); waiting += parts(one)
+    return found
+def pick(number):
+    found = everything()
+    return found[number % len(found)] if found else number
+def put(target, value):
+    if isinstance(target, list): target.append(value)
+    elif isinstance(target, dict): target[len(target)] = value
+    elif isinstance(target, Node): setattr(target, "x%d" % len(vars(target)), value)
+def drop(target):
+    if isinstance(target, list) and target: del target[0]
+    elif isinstance(target, dict) and target: del target[next(iter(target))]
+    elif isinstance(target, Node) and vars(target): del vars(target)[next(iter(vars(target)))]
+"""
+"""Builds and changes graphs of objects. All is chosen by numbers, so that it is the same wherever it runs."""
+
+KINDS = ["list", "dict", "tuple", "node", "list"]
+
+
+def shape(namespace: dict[str, Any], names: str) -> Any:
+    """Values and identities of all that variables hold, as what can be compared."""
+    seen: dict[int, int] = {}
+    numbers = itertools.count()
+
+    def look(one: Any) -> Any:
+        if isinstance(one, (int, str)):
+            return one
+        # A tuple's identity is not promised: it is replaced by an equal one.
+        if isinstance(one, tuple):
+            return ("tuple", [look(part) for part in one])
+        if id(one) in seen:
+            return ("seen", seen[id(one)])
+        seen[id(one)] = next(numbers)
+        if isinstance(one, list):
+            return ("list", [look(part) for part in one])
+        if isinstance(one, dict):
+            return ("dict", [(key, look(value)) for key, value in one.items()])
+        return ("node", [(key, look(value)) for key, value in vars(one).items()])
+
+    return [(name, look(namespace[name])) for name in names if name in namespace]
+
+
+def graph_and_changes(seed: int, objects: int, changes: int) -> tuple[str, str]:
+    chance = random.Random(seed)
+    made = [f"{NAMES[number % 4]} = make({chance.choice(KINDS)!r}, [{number}])" for number in range(4)]
+    for _ in range(objects):
+        kind, name = chance.choice(KINDS), chance.choice(NAMES)
+        picked = ", ".join(f"pick({chance.randrange(50)})" for _ in range(chance.randrange(3)))
+        made.append(
+            chance.choice(
+                [
+                    f"{name} = make({kind!r}, [{picked}])",
+                    f"put(pick({chance.randrange(50)}), make({kind!r}, [{picked}]))",
+                ]
+            )
+        )
+    done = []
+    for _ in range(changes):
+        one, other = (f"pick({chance.randrange(50)})" for _ in range(2))
+        done.append(
+            chance.choice(
+                [
+                    f"put({one}, {other})",
+                    f"drop({one})",
+                    f"{chance.choice(NAMES)} = {one}",
+                    f"put({one}, make('list', [{other}]))",
+                ]
+            )
+        )
+    return "\n".join(made), "\n".join(done)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 12), st.integers(1, 8), st.booleans())
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_graphs_are_changed_in_a_job_as_they_are_here(
+    kernel: Kernel, seed: int, objects: int, changes: int, fresh: bool
+) -> None:
+    made, done = graph_and_changes(seed, objects, changes)
+    kernel.restart()
+    kernel.run(MAKE).run(made)
+    held = kernel.run("held = everything()")["held"] if fresh else []
+    kernel.run(done)
+    expected, expected_held = shape(kernel.namespace, NAMES), shape({"a": list(held)}, "a")
+    kernel.restart()
+    kernel.run(MAKE).run(made)
+    held = kernel.run("held = everything()")["held"] if fresh else []
+    kernel.local(done)
+    assert shape(kernel.namespace, NAMES) == expected
+    if fresh:
+        assert shape({"a": list(held)}, "a") == expected_held
