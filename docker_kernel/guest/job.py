@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
 from docker_kernel.guest import snapshot
 from docker_kernel.guest.options import NotThere
+from docker_kernel.guest.process_state import NAME as PROCESS
 from docker_kernel.guest.worker import ERROR, VALUE
 
 if TYPE_CHECKING:
+    from docker_kernel.guest.process_state import Settings, State
     from docker_kernel.guest.session import Session
 
 T = TypeVar("T")
@@ -138,6 +140,10 @@ class Job:
         self._past: collections.deque[dict[str, Any]] = collections.deque(maxlen=1000)
         self._listeners: list[Listener] = []
         self._bindings: dict[str, Any] | None = None
+        self._settings: Settings | None = None
+        """Those of the kernel when the job was sent; None where there is nothing to compare."""
+        self._process: tuple[State, list[snapshot.LeftOut]] = ({}, [])
+        self._settled = False
         self._value: Any = None
         self._fetched = False
         self._take(record)
@@ -196,7 +202,7 @@ class Job:
             JobFailed: it is under way, or what it started from is gone.
         """
         self._over.clear()
-        self._text, self._size, self._fetched = [], 0, False
+        self._text, self._size, self._fetched, self._settled = [], 0, False, False
         try:
             self._take(
                 self._session.request("job.retry", {"job": self.id, "secrets": self._session.kept_secrets(self)})
@@ -397,7 +403,11 @@ class Job:
         manifest = self._manifest()
         namespace = self._session.shell.user_ns
         values, failed = self._with_result(lambda: snapshot.restore(STATE, manifest, namespace))
+        self._process = values.pop(PROCESS, ({}, []))
         if manifest.get("error"):
+            # Here, too, a cell that fails leaves the settings and the random states as they are then.
+            if self.record["live"]:
+                self._bring_settings()
             raise _original(manifest["error"], values.get(ERROR), self.id)
         for one in [*manifest["left_out"], *(one._asdict() for one in failed)]:
             print("Not brought back: %(name)s (%(type)s): %(reason)s; %(hint)s." % one)
@@ -427,6 +437,19 @@ class Job:
         self._bindings = {}
         if kept:
             print("Kept as they are, as they were bound anew since the job was sent: %s" % ", ".join(kept))
+        self._bring_settings()
+
+    def _bring_settings(self) -> None:
+        """Set what the job's cell set, once; the random states only where the kernel has waited for it."""
+        if self._settled:
+            return
+        self._settled = True
+        state, left_out = self._process
+        kept, failed = self._session.process.bring_home(state, self._settings, with_random=self.record["live"])
+        for one in [*left_out, *failed]:
+            print("Not brought back: %s (%s): %s; %s." % one)
+        if kept:
+            print("Kept as they are, as they were set anew since the job was sent: %s" % ", ".join(kept))
 
     # As it goes
 

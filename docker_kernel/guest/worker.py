@@ -197,11 +197,17 @@ def mentioned_names(source: str, variables: dict[str, Any]) -> list[str]:
     return sorted({node.id for node in nodes if isinstance(node.ctx, ast.Load)} & set(variables))
 
 
+def stream_of(spec: dict[str, Any]) -> tuple[int, ...]:
+    """Which of the streams of random numbers is the job's: () where it is the only one of its dispatch."""
+    own = () if spec.get("stream") is None else (int(spec["stream"]),)
+    return (*own, int(spec["rank"])) if spec.get("world_size") else own
+
+
 def run(spec: dict[str, Any], events: Events) -> int:
-    from docker_kernel.guest import inputs, snapshot
+    from docker_kernel.guest import generators, inputs, snapshot
     from docker_kernel.guest.in_job import job
     from docker_kernel.guest.process_state import NAME as PROCESS
-    from docker_kernel.guest.process_state import restore_process_state
+    from docker_kernel.guest.process_state import ProcessState
 
     state = spec["state"]
     manifest = snapshot.read_manifest(state, spec["manifest"])
@@ -210,17 +216,18 @@ def run(spec: dict[str, Any], events: Events) -> int:
     # Not before IPython is there, which a file of the user's must not shadow.
     if manifest.get("sys_path"):
         sys.path[:] = manifest["sys_path"]
-    restored, failed = snapshot.restore(state, manifest, shell.user_ns)
-    process = restored.pop(PROCESS, None)
-    if process is not None:
-        restore_process_state(process)
+    process = ProcessState(shell.user_ns, stream_of(spec))
+    with generators.noted() as found:
+        restored, failed = snapshot.restore(state, manifest, shell.user_ns)
+    sent = restored.pop(PROCESS, ({}, []))
     shell.user_ns.update(restored)
+    failed += [*process.apply(sent[0]), *process.give_stream(found)]
     for one in failed:
         print("docker-kernel: %s is not here: %s" % (one.name, one.reason), file=sys.stderr)
     inputs.link(spec.get("linked") or {})
     inputs.fetch(spec.get("inputs") or {}, events.send)
     outputs = os.environ["DOCKER_KERNEL_OUTPUTS"]
-    job._begin(spec, events.send, outputs)
+    job._begin(spec, events.send, outputs, stream_of(spec))
     params = spec.get("params") or {}
     shell.user_ns.update(params)
     before = dict(shell.user_ns)
@@ -228,6 +235,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
     own = {name: value for name, value in restored.items() if name not in params}
     mentioned = {name: own[name] for name in mentioned_names(shell.transform_cell(source), own)}
     prints = snapshot.fingerprints(mentioned, shell.user_ns)
+    process.begin()
 
     if spec["kind"] == "notebook":
         from docker_kernel.guest.run_notebook import run_notebook
@@ -255,6 +263,9 @@ def run(spec: dict[str, Any], events: Events) -> int:
             assigned.update({name: now[name] for name in new_prints if new_prints[name] != prints.get(name)})
     if VALUE in shell.user_ns:
         assigned[VALUE] = shell.user_ns[VALUE]
+    changes = process.changes(only_random=spec.get("pull") is not None)
+    if spec["kind"] != "notebook" and (changes.state or changes.left_out):
+        assigned[PROCESS] = changes[:2]
     context: dict[str, Any] = {"deleted": sorted(set(restored) - set(variables))}
     if not result.success:
         error, lines = shell.failure or (result.error_in_exec or result.error_before_exec, [])
