@@ -27,6 +27,8 @@ def read(logging: Any) -> dict[str, Any]:
         if settings != _DEFAULT:
             found["logger %s" % name] = settings
         for number, handler in enumerate(logger.handlers):
+            if type(handler).__module__.partition(".")[0] == name.partition(".")[0]:
+                continue  # a library's own, which it adds wherever it is imported
             found["handler %d of %s" % (number, name)] = _described(logging, handler)
     return found
 

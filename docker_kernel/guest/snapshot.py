@@ -240,7 +240,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if ctypes is not None and isinstance(value, ctypes.CDLL):
             raise pickle.PicklingError("it is a library in this process's memory")
         numpy = sys.modules.get("numpy")
-        if numpy is not None and type(value) is numpy.ndarray:
+        if numpy is not None and type(value) is getattr(numpy, "ndarray", None):
             return self._reduce_array(numpy, value)
         if type(value).__module__ == "torch.storage":
             return self._reduce_storage(value)

@@ -13,71 +13,77 @@ from typing import NamedTuple
 from tests.patience import patient
 
 COMMON = """
-import json, sys
-from docker_kernel.guest import generators, snapshot
-from docker_kernel.guest.process_state import NAME, ProcessState
-space = sys.modules["__main__"].__dict__
-OURS = {*space, "OURS", "asked", "process"}
-asked = json.load(sys.stdin)
-if asked["shell"]:
-    from IPython.core.interactiveshell import InteractiveShell
-    InteractiveShell.instance(user_ns=space, user_module=sys.modules["__main__"])
-def run(source):
-    exec(compile(source, "<cell>", "exec"), space)
-def variables():
-    return {k: v for k, v in space.items() if k not in OURS and not k.startswith("_")}
-def capture(changes):
-    with generators.noted() as found:
-        taken = snapshot.capture({**variables(), NAME: changes[:2]}, space, asked["state"])
+import json as _json, subprocess as _subprocess, sys as _sys
+from docker_kernel.guest import generators as _generators, snapshot as _snapshot
+from docker_kernel.guest.process_state import NAME as _NAME, ProcessState as _ProcessState
+_space = _sys.modules["__main__"].__dict__
+_asked = _json.load(_sys.stdin)
+if _asked["shell"]:
+    from IPython.core.interactiveshell import InteractiveShell as _InteractiveShell
+    class _Shell(_InteractiveShell):
+        def enable_gui(self, gui=None): pass
+    _Shell.instance(user_ns=_space, user_module=_sys.modules["__main__"])
+_beside = set(_space)
+def _run(source):
+    exec(compile(source, "<cell>", "exec"), _space)
+def _capture(changes):
+    variables = {k: v for k, v in _space.items() if k not in _beside and not k.startswith("_")}
+    with _generators.noted() as found:
+        taken = _snapshot.capture({**variables, _NAME: changes[:2]}, _space, _asked["state"])
     return taken.digest, found
+def _tell(text, reports):
+    for one in reports:
+        print(text + ": %s (%s): %s; %s." % one, file=_sys.stderr)
 """
 
 JOB = """
-process = ProcessState(space, tuple(asked["stream"]))
-OURS |= set(space)
-manifest = snapshot.read_manifest(asked["state"], asked["digest"])
-with generators.noted() as found:
-    restored, failed = snapshot.restore(asked["state"], manifest, space)
-sent = restored.pop(NAME)
-space.update(restored)
-failed += [*process.apply(sent[0]), *process.give_stream(found)]
-for one in failed:
-    print("not here: %s (%s): %s; %s." % one, file=sys.stderr)
-process.begin()
-run(asked["cell"])
-print("\\n" + capture(process.changes())[0])
+_process = _ProcessState(_space, tuple(_asked["stream"]))
+def _start():
+    manifest = _snapshot.read_manifest(_asked["state"], _asked["digest"])
+    with _generators.noted() as found:
+        restored, failed = _snapshot.restore(_asked["state"], manifest, _space)
+    sent = restored.pop(_NAME)
+    _space.update(restored)
+    _tell("not here", [*failed, *_process.apply(sent[0]), *_process.give_stream(found)])
+    _process.begin()
+_start()
+_run(_asked["cell"])
+print("\\n" + _capture(_process.changes())[0])
 """
 
 KERNEL = """
-import subprocess
-process = ProcessState(space)
-process.begin()
-OURS |= set(space)
-run(asked["before"])
-for cell, streams, live in asked["jobs"]:
-    changes = process.changes(all_random=True)
-    for one in changes.left_out:
-        print("left out: %s (%s): %s; %s." % one, file=sys.stderr)
-    digest, found = capture(changes)
+_process = _ProcessState(_space)
+def _finish(job, live, settings):
+    result = _snapshot.read_manifest(_asked["state"], job.stdout.split()[-1])
+    values, failed = _snapshot.restore(_asked["state"], result, _space)
+    state, left_out = values.pop(_NAME)
+    kept, more = _process.bring_home(state, settings, with_random=live)
+    _tell("not brought back", [*failed, *left_out, *more])
+    for name in kept:
+        print("kept: %s" % name, file=_sys.stderr)
+    values.pop("results", None)
+    _space.setdefault("results", []).append(values)
+    if live:
+        _space.update(values)
+def _dispatch(cell, streams, live):
+    changes = _process.changes(all_random=True)
+    _tell("left out", changes.left_out)
+    digest, found = _capture(changes)
     if not live:
-        process.move_on(found)
-        run(asked["meanwhile"])
+        _process.move_on(found)
+        _run(_asked["meanwhile"])
     for stream in streams:
-        asked.update(cell=cell, digest=digest, stream=stream)
-        command = [sys.executable, "-c", asked["job"]]
-        job = subprocess.run(command, input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=True)
-        result = snapshot.read_manifest(asked["state"], job.stdout.split()[-1])
-        values, _ = snapshot.restore(asked["state"], result, space)
-        state, left_out = values.pop(NAME)
-        kept, failed = process.bring_home(state, None if live else changes.settings, with_random=live)
-        for one in [*left_out, *failed]:
-            print("not brought back: %s (%s): %s; %s." % one, file=sys.stderr)
-        for name in kept:
-            print("kept: %s" % name, file=sys.stderr)
-        space.setdefault("results", []).append(values)
-        if live:
-            space.update({name: value for name, value in values.items() if name != "results"})
-run(asked["after"])
+        asked = {**_asked, "cell": cell, "digest": digest, "stream": stream}
+        command = [_sys.executable, "-c", _asked["job"]]
+        job = _subprocess.run(command, input=_json.dumps(asked), stdout=_subprocess.PIPE, text=True)
+        if job.returncode:
+            _sys.exit("the job failed")
+        _finish(job, live, None if live else changes.settings)
+_process.begin()
+_run(_asked["before"])
+for _cell, _streams, _live in _asked["jobs"]:
+    _dispatch(_cell, _streams, _live)
+_run(_asked["after"])
 """
 
 
@@ -98,8 +104,8 @@ def run_kernel(
     shell: bool = False,
     env: dict[str, str] | None = None,
 ) -> str:
-    """Run code in a kernel, cells in its jobs, and code in the kernel again, which finds what the jobs had at their ends
-    in `results`; returns what it says of what did not travel.
+    """Run code in a kernel, cells in its jobs, and code in the kernel again, which finds what the jobs had at their
+    ends in `results`; returns what was said of what did not travel.
 
     Args:
         meanwhile: runs in the kernel after each dispatch that it does not wait for.

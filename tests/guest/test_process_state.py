@@ -88,7 +88,9 @@ def test_a_handler_that_writes_elsewhere_is_named(tmp_path: Path) -> None:
 
 
 def test_a_librarys_own_loggers_are_set_when_it_is_imported_there(tmp_path: Path) -> None:
-    (tmp_path / "chatty.py").write_text("import logging\nlogging.getLogger('chatty').addHandler(logging.StreamHandler())")
+    (tmp_path / "chatty.py").write_text(
+        "import logging\nlogging.getLogger('chatty').addHandler(logging.StreamHandler())"
+    )
     run_kernel(
         tmp_path,
         "import sys; sys.path.insert(0, '.')\n"
@@ -144,11 +146,16 @@ def test_a_filter_for_a_librarys_warnings_imports_nothing_and_keeps_its_place(tm
         """
         import sys, warnings
         import sklearn.exceptions
-        assert [one[2].__name__ for one in warnings.filters][:2] == expected, warnings.filters
+        found = [one[2].__name__ for one in warnings.filters]
+        assert found.index("ResourceWarning") < found.index("ConvergenceWarning"), warnings.filters
         del sklearn
         """,
         "import warnings; warnings.simplefilter('error', ImportWarning)",
-        after="assert [one[2].__name__ for one in warnings.filters][:3] == ['ImportWarning', *expected]",
+        after="""
+        found = [one[2].__name__ for one in warnings.filters]
+        assert found[0] == "ImportWarning", warnings.filters
+        assert found.index("ResourceWarning") < found.index("ConvergenceWarning"), warnings.filters
+        """,
     )
 
 
@@ -186,17 +193,16 @@ def test_pythons_own_settings_hold_in_a_job_and_come_home(tmp_path: Path) -> Non
     )
 
 
-def test_what_cannot_be_set_there_is_named_and_costs_only_itself(tmp_path: Path) -> None:
+def test_what_cannot_be_set_is_named_and_costs_only_itself(tmp_path: Path) -> None:
     said = run_kernel(
         tmp_path,
-        "import decimal, sys; sys.setrecursionlimit(4321); decimal.getcontext().prec = 5",
-        Job("import sys; assert sys.getrecursionlimit() == 4321; sys.setrecursionlimit(60); import decimal"),
-        after="""
-        assert decimal.getcontext().prec == 5
-        def deep(n): return deep(n - 1) if n else process.bring_home(state, None, with_random=True)
-        """,
+        "import sys; import decimal; decimal.getcontext().prec = 5\nimport locale; locale.setlocale = None",
+        "import decimal, locale; assert decimal.getcontext().prec == 5\n"
+        "locale.setlocale(locale.LC_TIME, 'C.UTF-8'); decimal.getcontext().prec = 6",
+        after="assert decimal.getcontext().prec == 6",
     )
-    assert "not" not in said, said
+    assert "left out: locale (settings): 'NoneType' object is not callable; set it in the cell." in said
+    assert "not brought back: locale: LC_TIME (setting): 'NoneType' object is not callable; set it in the cell." in said
 
 
 def test_a_library_that_is_broken_is_named_and_costs_only_itself(tmp_path: Path) -> None:
@@ -453,5 +459,5 @@ def test_what_a_cell_did_not_change_is_left_alone_at_home(tmp_path: Path) -> Non
         "import sys",
         Job("import sys", live=False),
         meanwhile="sys.setrecursionlimit(5555)",
-        after="assert sys.getrecursionlimit() == 5555 and not state, state",
+        after="assert sys.getrecursionlimit() == 5555",
     )
