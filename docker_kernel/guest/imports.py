@@ -21,13 +21,6 @@ def when_imported(name: str, callback: Callback) -> None:
     _finder().callbacks.setdefault(name, []).append(callback)
 
 
-def forget(callback: Callback) -> None:
-    """Do not call a function any more."""
-    for callbacks in _finder().callbacks.values():
-        if callback in callbacks:
-            callbacks.remove(callback)
-
-
 class _Finder:
     """Finds modules as the others on `sys.meta_path` do; those that somebody waits for are loaded by a `_Loader`."""
 

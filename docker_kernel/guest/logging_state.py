@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -70,10 +71,15 @@ def needs(name: str) -> str:
     if kind not in ("logger", "handler"):
         return ""
     top = (rest.partition(" of ")[2] if kind == "handler" else rest).partition(".")[0]
-    standard = getattr(sys, "stdlib_module_names", sys.builtin_module_names)
     module = sys.modules.get(top)
-    own = top in standard or top == "root" or getattr(module, "__name__", "__main__") == "__main__"
-    return "" if module is None or own else top
+    return "" if module is None or top in ("root", "__main__") or _is_standard(module) else top
+
+
+def _is_standard(module: Any) -> bool:
+    """Whether a module is Python's own: a logger of its name may well be the notebook's."""
+    folder = os.path.dirname(os.__file__)
+    inside = os.path.relpath(getattr(module, "__file__", None) or folder, folder)
+    return not inside.startswith(("..", "site-packages", "dist-packages"))
 
 
 def _logger(logging: Any, name: str) -> Any:

@@ -60,6 +60,7 @@ class ProcessState:
         self._before: Settings = {}
         self._waiting: dict[str, dict[str, Any]] = {}
         self._sent_here: dict[str, dict[str, Any]] = {}
+        self._awaited: set[tuple[str, str]] = set()
 
     def begin(self) -> None:
         """From here on, settings that are changed are this process's own doing; a library's, from its import on."""
@@ -135,18 +136,20 @@ class ProcessState:
                         part.forget(module, name)
                     except Exception as error:
                         failed.append(LeftOut("%s: %s" % (part.name, name), "setting", _reason(error), _HINT))
-            later: dict[str, list[str]] = {}
+            later: set[str] = set()
             for name, one in changed["set"].items():
                 if _imported(one[0]) is None or _imported(part.library) is None:
                     self._waiting.setdefault(part.name, {})[name] = one
-                    later.setdefault(one[0], []).append(name)
+                    later.add(one[0])
                 else:
                     self._waiting.get(part.name, {}).pop(name, None)
                     failed += self._set(part, name, one[1])
             if part.generators is not None and changed["set"] and not later:
                 failed += self.give_stream(part.generators(_imported(part.library)))
             for library in later:
-                when_imported(library, partial(self._arrived, part, library))
+                if (part.name, library) not in self._awaited:
+                    self._awaited.add((part.name, library))
+                    when_imported(library, partial(self._arrived, part, library))
         return failed
 
     def _arrived(self, part: Part, library: str, module: Any) -> None:

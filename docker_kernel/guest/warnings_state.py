@@ -17,6 +17,10 @@ _sent: list[Any] = []
 """The filters that were set last, as they were read."""
 
 
+_awaited: set[str] = set()
+"""The libraries at whose import filters are put in their places."""
+
+
 def read(warnings: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"filters": _with_absent([_described(one) for one in warnings.filters])}
     for name in _FUNCTIONS:
@@ -33,7 +37,8 @@ def set_one(warnings: Any, name: str, value: Any) -> None:
     _sent[:] = value
     warnings.filters[:] = [one for one in map(_filter, value) if one is not None]
     _changed(warnings)
-    absent = {_library(one) for one in value if _filter(one) is None}
+    absent = {_library(one) for one in value if _filter(one) is None} - _awaited
+    _awaited.update(absent)
     for library in absent:
         when_imported(library, lambda module, library=library: _place(warnings, library))  # type: ignore[misc]
 

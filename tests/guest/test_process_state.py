@@ -96,7 +96,8 @@ def test_a_librarys_own_loggers_are_set_when_it_is_imported_there(tmp_path: Path
         "import sys; sys.path.insert(0, '.')\n"
         "import chatty, logging; logging.getLogger('chatty').setLevel(10); del chatty",
         "import logging, sys; sys.path.insert(0, '.'); assert not logging.getLogger('chatty').handlers\n"
-        "import chatty; assert len(logging.getLogger('chatty').handlers) == 1 and logging.getLogger('chatty').level == 10",
+        "import chatty; logger = logging.getLogger('chatty'); assert len(logger.handlers) == 1 and logger.level == 10\n"
+        "del logger",
         after="assert len(logging.getLogger('chatty').handlers) == 1",
     )
 
@@ -239,7 +240,8 @@ def test_a_job_imports_no_library_for_its_settings_and_sets_them_at_the_import(t
         tmp_path,
         "import numpy as np; np.set_printoptions(precision=3); np.random.seed(5); del np",
         "import sys; assert 'numpy' not in sys.modules",
-        "import numpy as np; text = repr(np.array([1 / 3])); drawn = np.random.random(); np.seterr(over='raise'); del np",
+        "import numpy as np; text = repr(np.array([1 / 3]))\n"
+        "drawn = np.random.random(); np.seterr(over='raise'); del np",
         after="""
         import numpy as np
         assert text == "array([0.333])" and np.geterr()["over"] == "raise"
@@ -255,8 +257,8 @@ def test_a_library_that_only_the_job_imported_has_its_settings_when_it_is_import
         tmp_path,
         "",
         "import numpy as np; np.set_printoptions(precision=2); del np",
-        "import sys; assert 'numpy' not in sys.modules\nimport numpy as np; assert repr(np.array([1/3])) == 'array([0.33])'\n"
-        "del np",
+        "import sys; assert 'numpy' not in sys.modules\n"
+        "import numpy as np; assert repr(np.array([1 / 3])) == 'array([0.33])'; del np",
         after="import sys; assert 'numpy' not in sys.modules\n"
         "import numpy as np; assert repr(np.array([1 / 3])) == 'array([0.33])'",
     )
@@ -314,7 +316,7 @@ def test_polars_settings_hold_in_a_job_and_come_home(tmp_path: Path) -> None:
         tmp_path,
         "import polars as pl; pl.Config.set_tbl_rows(3)",
         "assert pl.Config.state()['POLARS_FMT_MAX_ROWS'] == '3'; pl.Config.set_float_precision(2)",
-        after="assert pl.Config.state()['POLARS_FMT_MAX_ROWS'] == '3' and pl.Config.state()['set_float_precision'] == 2",
+        after="now = pl.Config.state(); assert now['POLARS_FMT_MAX_ROWS'] == '3' and now['set_float_precision'] == 2",
     )
 
 
@@ -322,7 +324,7 @@ def test_matplotlibs_style_holds_in_a_job_and_comes_home(tmp_path: Path) -> None
     pytest.importorskip("matplotlib")
     said = run_kernel(
         tmp_path,
-        "import matplotlib, matplotlib.style; matplotlib.style.use('ggplot'); matplotlib.rcParams['lines.linewidth'] = 3",
+        "import matplotlib.style; matplotlib.style.use('ggplot'); matplotlib.rcParams['lines.linewidth'] = 3",
         "assert matplotlib.rcParams['lines.linewidth'] == 3 and matplotlib.rcParams['axes.facecolor'] == '#E5E5E5'\n"
         "matplotlib.rcParams['axes.prop_cycle'] = matplotlib.cycler(color='rg'); matplotlib.rcParams['font.size'] = 5",
         after="assert matplotlib.rcParams['font.size'] == 5 and matplotlib.rcParams['lines.linewidth'] == 3\n"
