@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -479,6 +480,15 @@ def test_the_jobs_of_a_sweep_draw_numbers_of_their_own_and_the_kernel_others(not
     assert notebook.value("[random.Random(3).random(), random.Random(4).random()]") == first[:2]
     again = notebook.value("[many[1].retry().result(), many[1].record['stream']]")
     assert again == [[*first[4:6], 1], 1]
+
+
+def test_each_rank_draws_numbers_of_its_own(notebook: Notebook) -> None:
+    notebook.run("import random; random.seed(5)\nfrom docker_kernel import job")
+    send(notebook, "%%dispatch --replicas 2\nprint('drawn', job.stream, random.random())")
+    notebook.run("sent.result()")
+    drawn = dict(re.findall(r"drawn \((\d),\) (0\.\d+)", notebook.value("sent.logs()")))
+    assert set(drawn) == {"0", "1"}
+    assert len({*map(float, drawn.values()), notebook.value("random.Random(5).random()")}) == 3
 
 
 def test_what_no_job_needs_leaves_the_kernel_volume(notebook: Notebook) -> None:
