@@ -6,11 +6,13 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from settings_reference import renew  # noqa: E402
+import process_reference  # noqa: E402
+import settings_reference  # noqa: E402
 
 from docker_kernel import __version__  # noqa: E402
 
-renew()
+settings_reference.renew()
+process_reference.renew()
 
 project = "docker-kernel"
 author = "docker-kernel contributors"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -442,15 +443,52 @@ def test_one_failing_replica_ends_the_others(notebook: Notebook) -> None:
     assert notebook.value("[sent.state, sent.reason]") == ["failed", "its rank 2 ended with exit code 5"]
 
 
-def test_a_job_has_its_kernels_random_states_and_warnings_filters(notebook: Notebook) -> None:
-    notebook.run("import random, warnings\nrandom.seed(7); warnings.simplefilter('error', DeprecationWarning)")
-    cell = (
-        "import warnings\ndrawn = random.random()\n"
-        "try: warnings.warn('x', DeprecationWarning); loud = False\nexcept DeprecationWarning: loud = True"
+def test_a_job_has_its_kernels_random_states_and_settings_and_brings_home_what_it_changes(notebook: Notebook) -> None:
+    notebook.run(
+        "import decimal, logging, random, sys, warnings\nfrom IPython.core.magic import register_line_magic\n"
+        "random.seed(7); expected = [random.random() for _ in range(3)]; random.seed(7)\n"
+        "warnings.simplefilter('error', DeprecationWarning); logging.getLogger('mine').setLevel(10)\n"
+        "sys.setrecursionlimit(4321)\n@register_line_magic\ndef twice(line): return 2 * int(line)"
     )
-    assert notebook.run(f"%%local\n{cell}").status == "ok"
-    assert notebook.value("[drawn == random.random(), loud]") == [True, True]
-    notebook.run("warnings.resetwarnings()")
+    cell = (
+        "drawn = random.random()\n"
+        "try: warnings.warn('x', DeprecationWarning); loud = False\nexcept DeprecationWarning: loud = True\n"
+        "there = [logging.getLogger('mine').level, sys.getrecursionlimit()]\n"
+        "there.append(get_ipython().run_line_magic('twice', '4'))\n"
+        "decimal.getcontext().prec = 6; logging.getLogger('mine').setLevel(40)"
+    )
+    reply = notebook.run(f"%%local\n{cell}")
+    assert (reply.status, reply.text) == ("ok", ""), reply.traceback or reply.text
+    assert notebook.value("[drawn, random.random()] == expected[:2] and [loud, there]") == [True, [10, 4321, 8]]
+    assert notebook.value("[decimal.getcontext().prec, logging.getLogger('mine').level]") == [6, 40]
+    assert notebook.run("%%local\nrandom.random(); 1 / 0").name == "ZeroDivisionError"
+    assert notebook.value("random.random() not in expected")
+    notebook.run("warnings.resetwarnings(); sys.setrecursionlimit(3000); decimal.getcontext().prec = 28")
+
+
+def test_the_jobs_of_a_sweep_draw_numbers_of_their_own_and_the_kernel_others(notebook: Notebook) -> None:
+    def draw() -> list[float]:
+        notebook.run("import random; random.seed(3); own = random.Random(4)")
+        notebook.run("from docker_kernel import dispatch, job\nsent = dispatch('[random.random(), own.random()]')")
+        notebook.run("many = dispatch('[random.random(), own.random(), job.stream[0]]', sweep={'i': [5, 6]})")
+        found = notebook.value("[sent.result(), *many.result(), [random.random(), own.random()]]")
+        assert [one[2] for one in found[1:3]] == notebook.value("[one.record['stream'] for one in many]") == [0, 1]
+        return [number for one in found for number in one[:2]]
+
+    first = draw()
+    assert len(set(first)) == 8 and draw() == first
+    assert notebook.value("[random.Random(3).random(), random.Random(4).random()]") == first[:2]
+    again = notebook.value("[many[1].retry().result(), many[1].record['stream']]")
+    assert again == [[*first[4:6], 1], 1]
+
+
+def test_each_rank_draws_numbers_of_its_own(notebook: Notebook) -> None:
+    notebook.run("import random; random.seed(5)\nfrom docker_kernel import job")
+    send(notebook, "%%dispatch --replicas 2\nprint('drawn', job.stream, random.random())")
+    notebook.run("sent.result()")
+    drawn = dict(re.findall(r"drawn \((\d),\) (0\.\d+)", notebook.value("sent.logs()")))
+    assert set(drawn) == {"0", "1"}
+    assert len({*map(float, drawn.values()), notebook.value("random.Random(5).random()")}) == 3
 
 
 def test_what_no_job_needs_leaves_the_kernel_volume(notebook: Notebook) -> None:

@@ -245,7 +245,7 @@ class Broker:
         commit = await checkout.commit(Path(kernel.workspace)) if kernel.workspace else ""
         source_digest = digest_of(request.source)
         jobs = []
-        for params in request.params:
+        for number, params in enumerate(request.params):
             record = JobRecord(
                 group=group,
                 owner=self._owner,
@@ -259,6 +259,7 @@ class Broker:
                 retries=request.retries,
                 live=live,
                 swept=len(request.params) > 1,
+                stream=number if len(request.params) > 1 else None,
                 replicas=request.replicas,
                 timeout=timeout,
                 memory=None if memory is None else int(memory),
@@ -444,6 +445,7 @@ class Broker:
             "kind": record.kind,
             "source": request.source,
             "params": record.params,
+            "stream": record.stream,
             "cwd": request.cwd or self._kernel.cwd,
             "python": self._kernel.python,
             "user_base": guest_files.USER_BASE,

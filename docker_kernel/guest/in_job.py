@@ -34,6 +34,8 @@ class JobReporter:
         params: its parameters.
         outputs: the folder whose files come back with the job.
         rank, replicas: which of how many tasks this one is.
+        stream: which stream of random numbers is this one's, of those of its dispatch: its number in the sweep and its
+            rank, as far as there are several; (1,) is that of the second job of a sweep.
     """
 
     def __init__(self) -> None:
@@ -42,6 +44,7 @@ class JobReporter:
         self.params: dict[str, Any] = {}
         self.outputs = os.environ.get("DOCKER_KERNEL_OUTPUTS", ".")
         self.rank, self.replicas = 0, 1
+        self.stream: tuple[int, ...] = ()
         self._send: Callable[[dict[str, Any]], None] | None = None
         self._told = False
         self._lock = threading.Lock()
@@ -104,11 +107,17 @@ class JobReporter:
             self._told = True
             print("This is not a job: progress and metrics are shown when %%dispatch runs it.", file=sys.stderr)
 
-    def _begin(self, spec: dict[str, Any], send: Callable[[dict[str, Any]], None], outputs: str) -> None:
+    def _begin(
+        self,
+        spec: dict[str, Any],
+        send: Callable[[dict[str, Any]], None],
+        outputs: str,
+        stream: tuple[int, ...] = (),
+    ) -> None:
         """Be the job of a spec; called once, by the worker."""
         self.id, self.name, self.params = spec["job"], spec.get("name", ""), dict(spec.get("params") or {})
         self.rank, self.replicas = int(spec.get("rank", 0)), int(spec.get("world_size", 1))
-        self.outputs, self._send = outputs, send
+        self.outputs, self._send, self.stream = outputs, send, stream
 
 
 def _sender(path: str) -> Callable[[dict[str, Any]], None]:

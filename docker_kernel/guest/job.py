@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 from docker_kernel.guest import merge, snapshot
 from docker_kernel.guest.merge import Originals
 from docker_kernel.guest.options import NotThere
+from docker_kernel.guest.process_state import NAME as PROCESS
 from docker_kernel.guest.worker import ERROR, VALUE
 
 if TYPE_CHECKING:
+    from docker_kernel.guest.process_state import Settings, State
     from docker_kernel.guest.session import Session
 
 T = TypeVar("T")
@@ -142,6 +144,10 @@ class Job:
         """What it was sent from, in this kernel, until its variables were assigned."""
         self._bound = False
         self._sent_here = False
+        self._settings: Settings | None = None
+        """Those of the kernel when the job was sent; None where there is nothing to compare."""
+        self._process: tuple[State, list[snapshot.LeftOut]] = ({}, [])
+        self._settled = False
         self._value: Any = None
         self._fetched = False
         self._take(record)
@@ -200,7 +206,7 @@ class Job:
             JobFailed: it is under way, or what it started from is gone.
         """
         self._over.clear()
-        self._text, self._size, self._fetched = [], 0, False
+        self._text, self._size, self._fetched, self._settled = [], 0, False, False
         try:
             self._take(
                 self._session.request("job.retry", {"job": self.id, "secrets": self._session.kept_secrets(self)})
@@ -406,7 +412,11 @@ class Job:
         with merge.loading(originals) as load:
             values, failed = self._with_result(lambda: snapshot.restore(STATE, manifest, namespace))
         troubles = load.apply()
+        self._process = values.pop(PROCESS, ({}, []))
         if manifest.get("error"):
+            # Here, too, a cell that fails leaves the settings and the random states as they are then.
+            if self.record["live"]:
+                self._bring_settings()
             raise _original(manifest["error"], values.get(ERROR), self.id)
         for one in [*manifest["left_out"], *(one._asdict() for one in failed)]:
             print("Not brought back: %(name)s (%(type)s): %(reason)s; %(hint)s." % one)
@@ -451,7 +461,20 @@ class Job:
                 "Kept as they are, as they were changed here since the job was sent, whose values job.variables has: %s"
             )
             print(text % ", ".join(sorted(kept.difference(bound_here))))
+        self._bring_settings()
         return values
+
+    def _bring_settings(self) -> None:
+        """Set what the job's cell set, once; the random states only where the kernel has waited for it."""
+        if self._settled:
+            return
+        self._settled = True
+        state, left_out = self._process
+        kept, failed = self._session.process.bring_home(state, self._settings, with_random=self.record["live"])
+        for one in [*left_out, *failed]:
+            print("Not brought back: %s (%s): %s; %s." % one)
+        if kept:
+            print("Kept as they are, as they were set anew since the job was sent: %s" % ", ".join(kept))
 
     # As it goes
 

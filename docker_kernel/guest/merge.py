@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple
 
-from docker_kernel.guest import snapshot
+from docker_kernel.guest import generators, snapshot
 
 DEPTH = 6000
 """To which Python may recurse while a result is pickled."""
@@ -185,6 +185,8 @@ class Load:
 
     def __init__(self, originals: Originals | None = None) -> None:
         self._originals = originals
+        self.draws = originals is None or originals.still
+        """Whether the kernel's generators of random numbers stand afterwards where the job's do."""
         self.made: dict[int, Any] = {}
         self.owned: set[int] = set()
         self.contents: list[Any] = []
@@ -358,6 +360,10 @@ def _own_like(number: int, fresh: Any) -> Any:
     load = _load
     own = load.find(number)
     if number not in load.made:
+        if own is not None and type(own) is type(fresh) and isinstance(own, generators.kinds()) and not load.draws:
+            # The kernel went on in a stream of its own.
+            load.made[number] = own
+            return own
         update = None if own is None or type(own) is not type(fresh) else _updater(own, fresh)
         if update is None:
             own = fresh
@@ -476,7 +482,7 @@ class Originals:
 
     Args:
         sent: the groups of the snapshot; variables: what was captured; bindings: all variables that there were.
-        still: the kernel has done nothing since, so that large content need not be compared.
+        still: the kernel does nothing meanwhile, so that large content need not be compared.
     """
 
     def __init__(
@@ -487,7 +493,7 @@ class Originals:
         namespace: dict[str, Any],
         still: bool,
     ) -> None:
-        self._namespace, self._still = namespace, still
+        self._namespace, self.still = namespace, still
         self._groups = [
             _Group(one.names, one.views, one.data, one.buffers, {name: _held(variables[name]) for name in one.names})
             for one in sent
@@ -505,6 +511,36 @@ class Originals:
         if held is None:
             return name not in namespace
         return name in namespace and namespace[name] is held()
+
+    @contextlib.contextmanager
+    def moving(self, some: bool) -> Iterator[None]:
+        """Take it for no change that the kernel's generators of random numbers are moved meanwhile.
+
+        Args:
+            some: whether the variables hold any.
+        """
+        holding: list[tuple[_Group, int]] = []
+        for group in self._groups if some else []:
+            with generators.noted() as found:
+                pickler = self._pickle(group)
+            if pickler is not None and found:
+                holding.append((group, len(pickler.memo.copy())))
+        yield
+        for group, size in holding:
+            pickler = self._pickle(group)
+            # With another number of objects, none would be found by its key.
+            if pickler is not None and len(pickler.memo.copy()) == size:
+                group.data = hashlib.sha256(pickler.file.value()).hexdigest()
+
+    def _pickle(self, group: _Group) -> snapshot._Pickler | None:
+        values = {name: value() for name, value in group.values.items()}
+        classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
+        pickler = snapshot._Pickler(self._namespace, None, group.views, classes)
+        try:
+            pickler.dump(values)
+        except Exception:
+            return None
+        return pickler
 
     def forget(self) -> None:
         """Look at the objects anew next time."""
@@ -525,18 +561,14 @@ class Originals:
         return self._found[number]
 
     def _look(self, group: _Group) -> dict[int, Any] | None:
-        values = {name: value() for name, value in group.values.items()}
-        classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
-        pickler = snapshot._Pickler(self._namespace, None, group.views, classes)
-        try:
-            pickler.dump(values)
-        except Exception:
+        pickler = self._pickle(group)
+        if pickler is None:
             return None
         if hashlib.sha256(pickler.file.value()).hexdigest() != group.data:
             return None
         if len(pickler.buffers) != len(group.buffers):
             return None
-        if not self._still:
+        if not self.still:
             for content, digest in zip(pickler.buffers, group.buffers):
                 if (content.digest or snapshot.digest(content.raw)) != digest:
                     return None

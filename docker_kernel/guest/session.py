@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from docker_kernel.guest import environment, snapshot
+from docker_kernel.guest import environment, generators, snapshot
 from docker_kernel.guest.credentials import looks_secret
 from docker_kernel.guest.garbage import collect_garbage
 from docker_kernel.guest.job import STATE, Job, JobFailed, Sweep
@@ -22,7 +22,7 @@ from docker_kernel.guest.link import Channel, LinkFailed, RemoteError
 from docker_kernel.guest.merge import Originals
 from docker_kernel.guest.options import CodeError, OptionError, Options, closest
 from docker_kernel.guest.process_state import NAME as PROCESS
-from docker_kernel.guest.process_state import process_state
+from docker_kernel.guest.process_state import Changes, ProcessState
 from docker_kernel.guest.reach import needed_names
 
 MAX_MANIFEST = 8 << 20
@@ -53,6 +53,10 @@ class Session:
         self._secrets: dict[str, list[str]] = {}
         self._snapshots: list[str] = []
         self._held_env: list[str] = []
+        self._changes = Changes({}, [], {})
+        self._generators: list[Any] = []
+        self.process = ProcessState(shell.user_ns)
+        self.process.begin()
 
     def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Ask the host side; raises JobFailed with its sentence when it refuses."""
@@ -171,7 +175,7 @@ class Session:
             "workspace": "live" if options.live else "copy",
         }
         if options.dry_run:
-            print(_plan_text(self.request("job.plan", params), captured, options))
+            print(_plan_text(self.request("job.plan", params), captured, self._changes, options))
             return None
         params |= {
             "kind": kind,
@@ -195,7 +199,11 @@ class Session:
         originals = Originals(captured.groups, variables, found, self.shell.user_ns, still=options.live)
         for job in jobs:
             job._originals, job._sent_here = originals, True
+            job._settings = None if options.live else self._changes.settings
             self._secrets[job.id] = list(secrets)
+        if not options.live and self._changes.state:
+            with originals.moving(bool(self._generators)):
+                self._report(self.process.move_on(self._generators))
         self._report_held_back(answer["held_back"], [*environment.credentials_in_home(), *answer["held_back_in_home"]])
         return Sweep(jobs) if options.sweep else jobs[0]
 
@@ -231,11 +239,13 @@ class Session:
         variables = {name: value for name, value in found.items() if not isinstance(value, (Job, Sweep, Jobs, Ports))}
         # A notebook starts from nothing, unless it is told.
         if kind == "notebook" and options.only is None:
-            variables = {}
+            variables, self._changes = {}, Changes({}, [], {})
         else:
-            variables = {**self._chosen(variables, source, options), PROCESS: process_state()}
+            self._changes = self.process.changes(all_random=True)
+            variables = {**self._chosen(variables, source, options), PROCESS: self._changes[:2]}
         try:
-            captured = snapshot.capture(variables, self.shell.user_ns, STATE, **self._context(options.live))
+            with generators.noted() as self._generators:
+                captured = snapshot.capture(variables, self.shell.user_ns, STATE, **self._context(options.live))
         except snapshot.SnapshotError as error:
             raise JobFailed(str(error)) from None
         if len(captured.manifest) > MAX_MANIFEST:
@@ -246,7 +256,7 @@ class Session:
             for one in captured.left_out:
                 if one.name in used:
                     raise JobFailed("The cell uses %s, which cannot travel (%s: %s); %s." % one)
-        self._report(captured.left_out)
+        self._report([*captured.left_out, *self._changes.left_out])
         self._collect_garbage(captured.digest)
         held = (name for name, value in os.environ.items() if looks_secret(name, value) and name not in sent)
         self._held_env = [] if options.live else sorted(held)
@@ -427,7 +437,7 @@ def _used(shell: Any, source: str) -> set[str]:
     return read - {node.id for node in nodes if not isinstance(node.ctx, ast.Load)}
 
 
-def _plan_text(plan: dict[str, Any], captured: snapshot.Snapshot, options: Options) -> str:
+def _plan_text(plan: dict[str, Any], captured: snapshot.Snapshot, changes: Changes, options: Options) -> str:
     """What would travel, for a reader."""
     manifest = json.loads(captured.manifest)
     sizes: list[tuple[int, str]] = []
@@ -441,9 +451,12 @@ def _plan_text(plan: dict[str, Any], captured: snapshot.Snapshot, options: Optio
     lines += ["  %10s  %s" % (_size(size), names) for size, names in sizes] or ["  none"]
     if manifest["modules"]:
         lines.append("modules, by name: %s" % ", ".join(sorted(manifest["modules"])))
-    if manifest["left_out"]:
+    if changes.state:
+        lines.append("settings and random states of: %s" % ", ".join(changes.state))
+    if manifest["left_out"] or changes.left_out:
         lines.append("left out:")
-        lines += ["  %(name)s (%(type)s): %(reason)s; %(hint)s" % one for one in manifest["left_out"]]
+        left_out = [*manifest["left_out"], *(one._asdict() for one in changes.left_out)]
+        lines += ["  %(name)s (%(type)s): %(reason)s; %(hint)s" % one for one in left_out]
     lines.append("packages installed since the start: %s" % (", ".join(plan["packages"]) or "none"))
     if options.live:
         lines.append("files: the workspace itself")

@@ -34,6 +34,8 @@ from typing import Any, Callable, NamedTuple
 
 import cloudpickle
 
+from docker_kernel.guest import generators
+
 VERSION = 1
 OUT_OF_BAND = 1 << 16
 """Bytes from which a buffer becomes a blob of its own; smaller ones are cheaper inside the pickle."""
@@ -230,6 +232,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """The ids of the arrays that show the memory of one, by that one's id."""
         self._storages: dict[int, Any] = {}
         """Storages of tensors by their address."""
+        self._generators = generators.kinds()
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, types.FunctionType) and value.__globals__ is self._namespace:
@@ -245,11 +248,15 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _make_exception, (type(value), value.args), value.__dict__ or None
         if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
             raise pickle.PicklingError("it is an open file")
+        if isinstance(value, self._generators):
+            if generators.is_library_own(value):
+                self.ignored.add(id(value))
+            return generators.reduce(value)
         ctypes = sys.modules.get("ctypes")
         if ctypes is not None and isinstance(value, ctypes.CDLL):
             raise pickle.PicklingError("it is a library in this process's memory")
         numpy = sys.modules.get("numpy")
-        if numpy is not None and type(value) is numpy.ndarray:
+        if numpy is not None and type(value) is getattr(numpy, "ndarray", None):
             return self._reduce_array(numpy, value)
         if type(value).__module__ == "torch.storage":
             return self._reduce_storage(value)
@@ -712,6 +719,19 @@ def scan(values: dict[str, Any], namespace: dict[str, Any]) -> _Pickler | None:
         if shared <= arrays:
             return pickler
         arrays |= shared
+
+
+def dumps(value: Any, namespace: dict[str, Any]) -> bytes:
+    """A value by itself, pickled as a variable is."""
+    one = _pickle({"": value}, namespace)
+    return pickle.dumps((one.data, [bytes(content.raw) for content in one.buffers]), protocol=5)
+
+
+def loads(data: bytes, namespace: dict[str, Any]) -> Any:
+    """The value that `dumps` gave; functions of the notebook run in `namespace`."""
+    _target[0] = namespace
+    pickled, buffers = pickle.loads(data)
+    return pickle.loads(pickled, buffers=[bytearray(one) for one in buffers])[""]
 
 
 def code_in(value: Any, namespace: dict[str, Any]) -> list[types.CodeType]:

@@ -187,13 +187,19 @@ def _store(path: str, state: str) -> tuple[str, int]:
     return "sha256:" + digest.hexdigest(), size
 
 
+def stream_of(spec: dict[str, Any]) -> tuple[int, ...]:
+    """Which of the streams of random numbers is the job's: () where it is the only one of its dispatch."""
+    own = () if spec.get("stream") is None else (int(spec["stream"]),)
+    return (*own, int(spec["rank"])) if spec.get("world_size") else own
+
+
 def run(spec: dict[str, Any], events: Events) -> int:
-    from docker_kernel.guest import inputs, snapshot
+    from docker_kernel.guest import generators, inputs, snapshot
     from docker_kernel.guest.changes import Changes
     from docker_kernel.guest.in_job import job
     from docker_kernel.guest.merge import Restored
     from docker_kernel.guest.process_state import NAME as PROCESS
-    from docker_kernel.guest.process_state import restore_process_state
+    from docker_kernel.guest.process_state import ProcessState
 
     state = spec["state"]
     manifest = snapshot.read_manifest(state, spec["manifest"])
@@ -208,23 +214,25 @@ def run(spec: dict[str, Any], events: Events) -> int:
         digests, sizes = [digest for digest, _ in buffers], [size for _, size in buffers]
         groups.append(Restored(number, values, memo, sizes, digests))
 
-    restored, failed = snapshot.restore(state, manifest, shell.user_ns, on_group=on_group)
-    process = restored.pop(PROCESS, None)
-    if process is not None:
-        restore_process_state(process)
+    process = ProcessState(shell.user_ns, stream_of(spec))
+    with generators.noted() as found:
+        restored, failed = snapshot.restore(state, manifest, shell.user_ns, on_group=on_group)
+    sent = restored.pop(PROCESS, ({}, []))
     shell.user_ns.update(restored)
+    failed += [*process.apply(sent[0]), *process.give_stream(found)]
     for one in failed:
         print("docker-kernel: %s is not here: %s" % (one.name, one.reason), file=sys.stderr)
     inputs.link(spec.get("linked") or {})
     inputs.fetch(spec.get("inputs") or {}, events.send)
     outputs = os.environ["DOCKER_KERNEL_OUTPUTS"]
-    job._begin(spec, events.send, outputs)
+    job._begin(spec, events.send, outputs, stream_of(spec))
     params = spec.get("params") or {}
     shell.user_ns.update(params)
     before = dict(shell.user_ns)
     source = "" if spec["kind"] == "notebook" else spec["source"]
     groups = [group for group in groups if PROCESS not in group.values]
     changes = Changes(groups, shell.user_ns, shell.transform_cell(source))
+    process.begin()
 
     if spec["kind"] == "notebook":
         from docker_kernel.guest.run_notebook import run_notebook
@@ -253,6 +261,9 @@ def run(spec: dict[str, Any], events: Events) -> int:
                 assigned.update({name: value for name, value in group.values.items() if variables.get(name) is value})
     if VALUE in shell.user_ns:
         assigned[VALUE] = shell.user_ns[VALUE]
+    settings = process.changes(only_random=spec.get("pull") is not None)
+    if spec["kind"] != "notebook" and (settings.state or settings.left_out):
+        assigned[PROCESS] = settings[:2]
     context: dict[str, Any] = {
         "deleted": sorted(set(restored) - set(variables)),
         "changed": [group.number for group in changed],

@@ -86,7 +86,7 @@ class Kernel:
         variables = self.variables
         taken = snapshot.capture(variables, self.namespace, self.state)
         assert not taken.left_out, taken.left_out
-        originals = merge.Originals(taken.groups, variables, variables, self.namespace, still=False)
+        originals = merge.Originals(taken.groups, variables, variables, self.namespace, still=not meanwhile)
         assert self.worker.stdin is not None and self.worker.stdout is not None
         print(json.dumps([self.state, taken.digest, textwrap.dedent(source)]), file=self.worker.stdin, flush=True)
         digest, deleted = json.loads(self.worker.stdout.readline())

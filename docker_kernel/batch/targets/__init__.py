@@ -36,13 +36,13 @@ def load(name: str, config: TargetConfig) -> Target:
     return made
 
 
-OWN = ("job", "params")
+OWN = ("job", "params", "stream")
 """What of its spec a job's own folder keeps. Its nonce is its record's, its source the ledger's."""
 
 
 def own_part(task: JobTask) -> dict[str, Any]:
     """What a job's folder keeps of its task (`task.json`)."""
-    return {"spec": {name: task.spec[name] for name in OWN}}
+    return {"spec": {name: task.spec[name] for name in OWN if name in task.spec}}
 
 
 def shared_part(task: JobTask) -> dict[str, Any]:
