@@ -34,6 +34,8 @@ from typing import Any, Callable, NamedTuple
 
 import cloudpickle
 
+from docker_kernel.guest.exceptions import Dropped, Exceptions
+
 VERSION = 1
 OUT_OF_BAND = 1 << 16
 """Bytes from which a buffer becomes a blob of its own; smaller ones are cheaper inside the pickle."""
@@ -185,6 +187,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         blobs: where content is to be stored; None for nowhere.
         views: ids of the arrays whose views are to be restored as views of one memory.
         classes: ids of the classes that are variables themselves, and so are brought up to date where they exist.
+        refusals: leave out those parts of exceptions that cannot travel; what is known of them, by id, is kept here.
     """
 
     def __init__(
@@ -193,6 +196,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         blobs: _Blobs | None = None,
         views: frozenset[int] = frozenset(),
         classes: frozenset[int] = frozenset(),
+        refusals: dict[int, Exception | None] | None = None,
     ) -> None:
         self.buffers: list[_Content] = []
         self.file = _File(self.buffers)
@@ -214,6 +218,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """The ids of the arrays that show the memory of one, by that one's id."""
         self._storages: dict[int, Any] = {}
         """Storages of tensors by their address."""
+        self._refusals = refusals
+        self.exceptions = Exceptions(None if refusals is None else self._refusal)
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, types.FunctionType) and value.__globals__ is self._namespace:
@@ -225,8 +231,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if type(value) is _CACHED and getattr(value.__wrapped__, "__globals__", None) is self._namespace:
             parameters = value.cache_parameters()
             return _make_cached, (value.__wrapped__, parameters["maxsize"], parameters["typed"])
-        if isinstance(value, BaseException) and type(value).__reduce__ is BaseException.__reduce__:
-            return _make_exception, (type(value), value.args), value.__dict__ or None
+        if issubclass(type(value), BaseException):
+            return self.exceptions.reduce(value)
         if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
             raise pickle.PicklingError("it is an open file")
         ctypes = sys.modules.get("ctypes")
@@ -238,6 +244,18 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if type(value).__module__ == "torch.storage":
             return self._reduce_storage(value)
         return super().reducer_override(value)
+
+    def _refusal(self, value: Any) -> Exception | None:
+        """Why a value cannot travel; None where it can."""
+        assert self._refusals is not None
+        if id(value) not in self._refusals:
+            self._refusals[id(value)] = None  # For a value that contains itself.
+            pickler = _Pickler(self._namespace, None, self._views, self._classes, self._refusals)
+            try:
+                pickler.dump(value)
+            except Exception as error:
+                self._refusals[id(value)] = error
+        return self._refusals[id(value)]
 
     def _reduce_array(self, numpy: Any, array: Any) -> Any:
         owner = array
@@ -385,11 +403,6 @@ def _fill_class(cls: type, content: tuple[Any, Any, bool]) -> None:
         _complete.add(cls)
 
 
-def _make_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    """An exception as it was: calling its class with its args fails where __init__ takes others."""
-    return kind.__new__(kind, *args)
-
-
 def _reduce_view(view: Any, owner: Any) -> Any:
     offset = view.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
     return _make_view, (owner, offset, view.shape, view.strides, view.dtype, view.flags.writeable)
@@ -500,6 +513,7 @@ class _Pickled(NamedTuple):
     buffers: list[_Content]
     shared: set[int]
     arrays: dict[int, set[int]]
+    dropped: list[Dropped]
     keep: Any
 
 
@@ -511,14 +525,24 @@ def _pickle(
 ) -> _Pickled:
     classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
     pickler = _Pickler(namespace, blobs, views, classes)
-    pickler.dump(values)
+    try:
+        pickler.dump(values)
+    except SnapshotError:
+        raise
+    except Exception:
+        if not any(issubclass(type(one), BaseException) for one in pickler.objects):
+            raise
+        pickler = _Pickler(namespace, blobs, views, classes, refusals={})
+        pickler.dump(values)
     objects = pickler.objects
     linking = {kind for kind in set(map(type, objects)) if not _is_atom(kind)}
     keep = list(compress(objects, map(linking.__contains__, map(type, objects))))
     shared = set(map(id, keep)) | pickler.memory
     shared -= pickler.ignored
     shared.discard(id(values))
-    return _Pickled(pickler.file.value(), pickler.buffers, shared, pickler.arrays, (keep, values))
+    return _Pickled(
+        pickler.file.value(), pickler.buffers, shared, pickler.arrays, pickler.exceptions.dropped, (keep, values)
+    )
 
 
 def _is_atom(kind: type) -> bool:
@@ -618,6 +642,7 @@ def capture(variables: dict[str, Any], namespace: dict[str, Any], state: str, **
                 except Exception as error:
                     left_out += [_why(name, variables[name], error) for name in group]
                     continue
+                left_out += [_why_dropped(part, {name: variables[name] for name in group}) for part in one.dropped]
                 if len(one.data) <= TINY and not one.buffers:
                     key = hashlib.sha256(group[0].encode(errors="surrogatepass")).hexdigest()[0]
                     tiny.setdefault(key, []).append((group, one.data))
@@ -691,6 +716,12 @@ def _why(name: str, value: Any, error: Exception) -> LeftOut:
     text = ("%s %s" % (kind, reason)).lower()
     hint = next((hint for word, hint in HINTS.items() if word in text), "create it in the cell")
     return LeftOut(name, kind, reason, hint)
+
+
+def _why_dropped(dropped: Dropped, variables: dict[str, Any]) -> LeftOut:
+    names = [name for name, value in variables.items() if value is dropped.error and not name.startswith("__")]
+    owner = names[0] if names else type(dropped.error).__name__
+    return _why("%s.%s" % (owner, dropped.part), dropped.value, dropped.reason)
 
 
 def _not_written(error: OSError) -> SnapshotError:

@@ -199,6 +199,7 @@ def mentioned_names(source: str, variables: dict[str, Any]) -> list[str]:
 
 def run(spec: dict[str, Any], events: Events) -> int:
     from docker_kernel.guest import inputs, snapshot
+    from docker_kernel.guest.exceptions import text_of
     from docker_kernel.guest.in_job import job
     from docker_kernel.guest.process_state import NAME as PROCESS
     from docker_kernel.guest.process_state import restore_process_state
@@ -260,12 +261,12 @@ def run(spec: dict[str, Any], events: Events) -> int:
         error, lines = shell.failure or (result.error_in_exec or result.error_before_exec, [])
         context["error"] = {
             "name": type(error).__name__,
-            "value": str(error),
+            "value": text_of(error),
             "traceback": lines or traceback.format_exception(type(error), error, error.__traceback__),
         }
-        error.__traceback__ = None
+        BaseException.with_traceback(error, None)  # Not by its own class, which may forbid to set attributes.
         assigned[ERROR] = error
-        events.send({"event": "raised", "name": type(error).__name__[:200], "value": str(error)[:500]})
+        events.send({"event": "raised", "name": type(error).__name__[:200], "value": text_of(error)[:500]})
     context["files"] = output_files(outputs, state)
     captured = snapshot.capture(assigned, shell.user_ns, state, **context)
     if spec.get("result"):
