@@ -34,6 +34,7 @@ from typing import Any, Callable, NamedTuple
 
 import cloudpickle
 
+from docker_kernel.guest import sources
 from docker_kernel.guest.exceptions import Dropped, Exceptions
 
 VERSION = 1
@@ -226,6 +227,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._reduce_function(value)
         if isinstance(value, type):
             return self._reduce_class(value)
+        if type(value) is types.CodeType and sources.is_known(value.co_filename):
+            # cloudpickle takes the file's name away, by which the source is found.
+            return _make_code, (*self.dispatch_table[types.CodeType](value), value.co_filename)
         if type(value) is _Cell:
             return types.CellType, ()
         if type(value) is _CACHED and getattr(value.__wrapped__, "__globals__", None) is self._namespace:
@@ -367,6 +371,10 @@ def _collector(buffers: list[_Content], blobs: _Blobs | None) -> Callable[[pickl
 
 _target: list[dict[str, Any]] = [{}]
 """The namespace in which restored functions run; `restore` says which."""
+
+
+def _make_code(make: Callable[..., types.CodeType], arguments: tuple[Any, ...], file: str) -> types.CodeType:
+    return make(*arguments).replace(co_filename=file)
 
 
 def _make_function(code: types.CodeType, name: str, cells: tuple[types.CellType, ...]) -> types.FunctionType:
@@ -514,6 +522,8 @@ class _Pickled(NamedTuple):
     shared: set[int]
     arrays: dict[int, set[int]]
     dropped: list[Dropped]
+    files: set[str]
+    """Those that its code is said to come from."""
     keep: Any
 
 
@@ -535,14 +545,16 @@ def _pickle(
         pickler = _Pickler(namespace, blobs, views, classes, refusals={})
         pickler.dump(values)
     objects = pickler.objects
-    linking = {kind for kind in set(map(type, objects)) if not _is_atom(kind)}
+    kinds = set(map(type, objects))
+    linking = {kind for kind in kinds if not _is_atom(kind)}
     keep = list(compress(objects, map(linking.__contains__, map(type, objects))))
+    code = [one for one in objects if type(one) is types.CodeType] if types.CodeType in kinds else []
+    files = {one.co_filename for one in code}
     shared = set(map(id, keep)) | pickler.memory
     shared -= pickler.ignored
     shared.discard(id(values))
-    return _Pickled(
-        pickler.file.value(), pickler.buffers, shared, pickler.arrays, pickler.exceptions.dropped, (keep, values)
-    )
+    dropped = pickler.exceptions.dropped
+    return _Pickled(pickler.file.value(), pickler.buffers, shared, pickler.arrays, dropped, files, (keep, values))
 
 
 def _is_atom(kind: type) -> bool:
@@ -650,6 +662,11 @@ def capture(variables: dict[str, Any], namespace: dict[str, Any], state: str, **
                     pack([(group, one.data)], one.buffers)
             for key in sorted(tiny):
                 pack(tiny[key], [])
+            found, too_long = sources.collect(file for one in pickled.values() for file in one.files)
+            if found:
+                pack([([sources.NAME], pickle.dumps({sources.NAME: found}, protocol=5))], [])
+            reason, hint = "it is too long", "its functions travel without it"
+            left_out += [LeftOut(name, "source of code", reason, hint) for name in too_long]
             blobs.finish()
         manifest = json.dumps(
             {
@@ -947,7 +964,7 @@ def restore(
     """
     found: dict[str, Any] = {}
     failed: list[LeftOut] = []
-    wanted = None if names is None else set(names)
+    wanted = None if names is None else {*names, sources.NAME}
     for name, module in manifest["modules"].items():
         if wanted is None or name in wanted:
             try:
@@ -970,4 +987,5 @@ def restore(
                 reason = "%s: %s" % (type(error).__name__, error)
                 hint = HINTS["cuda"] if "cuda" in reason.lower() else "is its package installed there?"
                 failed += [LeftOut(name, "", reason, hint) for name in names_here]
+    sources.restore(found.pop(sources.NAME, {}))
     return found, failed
