@@ -79,7 +79,7 @@ def test_a_traceback_has_the_lines_and_the_cells_number(tmp_path: Path) -> None:
     sent, _ = run("kernel:" + str(tmp_path), "pass", CELL)
     _, printed = run(str(tmp_path), sent, "failing()")
     assert "def failing(): return double([][0])" in printed
-    assert "Cell In[2], line 7" in printed, printed
+    assert "Cell In[2], line 6" in printed, printed
 
 
 def test_only_sources_of_code_that_travels_are_sent_and_each_once(tmp_path: Path, known_files: None) -> None:
