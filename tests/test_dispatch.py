@@ -62,6 +62,43 @@ def test_the_original_exception_comes_back_with_the_jobs_traceback(notebook: Not
     assert notebook.run(code).text == "caught division by zero\n"
 
 
+FAILING = """
+import threading
+class Refused(ConnectionError):
+    def __init__(self, host, tries):
+        super().__init__(111, "refused", host)
+        self.tries, self.lock = tries, threading.Lock()
+try: {}["key"]
+except KeyError as error:
+    error.hint = "look"
+    raise Refused("here", 3) from error
+"""
+
+
+def test_an_exception_keeps_its_fields_and_its_chain(notebook: Notebook) -> None:
+    code = f"""
+import docker_kernel
+job = docker_kernel.dispatch({FAILING!r})
+try: job.result()
+except ConnectionError as one: print(one, "|", one.errno, one.filename, one.tries, one.__cause__.hint)
+print(type(job.exception()).__name__, hasattr(job.exception(), "lock"))
+"""
+    reply = notebook.run(code)
+    assert "Not brought back: Refused.lock (lock): cannot pickle '_thread.lock' object; create it in" in reply.text
+    assert "[Errno 111] refused: 'here' | 111 here 3 look\n" in reply.text, reply.traceback
+    assert reply.text.endswith("Refused False\n")
+    reply = notebook.run("job.result()")
+    assert reply.name == "Refused" and "direct cause of the following exception" in reply.traceback
+    assert 'try: {}["key"]' in reply.traceback and "docker_kernel" not in reply.traceback
+
+
+def test_an_exception_that_ends_a_process_or_a_wait_is_the_jobs(notebook: Notebook) -> None:
+    notebook.run("job = %dispatch __import__('sys').exit(3)")
+    assert notebook.run("print(repr(job.exception()), job.exception().code)").text.endswith("SystemExit(3) 3\n")
+    notebook.run("job = %dispatch (_ for _ in ()).throw(TimeoutError('own'))")
+    assert notebook.run("print(repr(job.exception()))").text == "TimeoutError('own')\n"
+
+
 def test_an_expression_gives_its_value(notebook: Notebook) -> None:
     assert notebook.run("%local 6 * 7").shown == "42"
     assert notebook.run("%dispatch --local 6 * 7").shown == "42"

@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
 from docker_kernel.guest import merge, snapshot
+from docker_kernel.guest.exceptions import Shown
 from docker_kernel.guest.merge import Originals
 from docker_kernel.guest.options import NotThere
 from docker_kernel.guest.process_state import NAME as PROCESS
@@ -30,6 +31,7 @@ T = TypeVar("T")
 STATE = "/opt/docker-kernel/state"
 FINAL = ("succeeded", "failed", "cancelled", "lost")
 TAIL_LINES = 20
+NOT_BROUGHT = "Not brought back: %(name)s (%(type)s): %(reason)s; %(hint)s."
 _UNBOUND = object()
 
 KEPT_OUTPUT = 1 << 20
@@ -237,13 +239,16 @@ class Job:
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What `result` would raise, or None."""
+        self._ended(timeout)
         try:
-            self._ended(timeout)
             self._fetch()
-        except TimeoutError:
-            raise
         except Exception as error:
             return error
+        except BaseException as error:
+            # A cell may have raised what ends a process or a wait (SystemExit, KeyboardInterrupt), too.
+            if isinstance(vars(error).get("_render_traceback_"), Shown):
+                return error
+            raise
         return None
 
     def result(self, timeout: float | None = None) -> Any:
@@ -413,13 +418,14 @@ class Job:
             values, failed = self._with_result(lambda: snapshot.restore(STATE, manifest, namespace))
         troubles = load.apply()
         self._process = values.pop(PROCESS, ({}, []))
+        left_out = [*manifest["left_out"], *(one._asdict() for one in failed)]
         if manifest.get("error"):
             # Here, too, a cell that fails leaves the settings and the random states as they are then.
             if self.record["live"]:
                 self._bring_settings()
-            raise _original(manifest["error"], values.get(ERROR), self.id)
-        for one in [*manifest["left_out"], *(one._asdict() for one in failed)]:
-            print("Not brought back: %(name)s (%(type)s): %(reason)s; %(hint)s." % one)
+            raise _original(manifest["error"], values.get(ERROR), left_out, self.id)
+        for one in left_out:
+            print(NOT_BROUGHT % one)
         for text in troubles:
             print(text)
         self._deleted = list(manifest.get("deleted", []))
@@ -583,13 +589,17 @@ def _is_end(event: dict[str, Any]) -> bool:
     return event.get("event") == "state" and event["state"] in FINAL
 
 
-def _original(error: dict[str, Any], value: Any, job_id: str) -> BaseException:
+def _original(error: dict[str, Any], value: Any, left_out: list[dict[str, str]], job_id: str) -> BaseException:
     """The exception a job's cell raised, with the job's traceback; one that could not travel is described."""
     original = value if isinstance(value, BaseException) else None
     if original is None:
-        original = JobFailed("The job %s raised %s: %s" % (job_id, error["name"], error["value"]))
-    # IPython shows what this method gives in place of the traceback of our own frames.
-    setattr(original, "_render_traceback_", lambda: list(error["traceback"]))  # noqa: B010
+        why = "".join(" (It could not be brought back: %(reason)s.)" % one for one in left_out if one["name"] == ERROR)
+        original = JobFailed("The job %s raised %s: %s%s" % (job_id, error["name"], error["value"], why))
+    for one in left_out:
+        if "." in one["name"]:  # a part of the exception
+            print(NOT_BROUGHT % one)
+    # IPython shows what this gives in place of the traceback of our own frames.
+    original.__dict__["_render_traceback_"] = Shown(list(error["traceback"]))
     return original
 
 

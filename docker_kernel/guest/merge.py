@@ -12,6 +12,7 @@ import array
 import collections
 import contextlib
 import copyreg
+import functools
 import hashlib
 import io
 import pickle
@@ -77,8 +78,10 @@ class ReturnPickler(snapshot._Pickler):
             knows nothing of.
     """
 
-    def __init__(self, known: Mapping[int, tuple[int, int]], owners: Mapping[int, Any], *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(
+        self, known: Mapping[int, tuple[int, int]], owners: Mapping[int, Any], *arguments: Any, **options: Any
+    ) -> None:
+        super().__init__(*arguments, **options)
         self._owners = owners
         # With less than two elements, a list is not asked again whether it has grown.
         self._contents: list[Any] = [None, None]
@@ -495,7 +498,9 @@ class Originals:
     ) -> None:
         self._namespace, self.still = namespace, still
         self._groups = [
-            _Group(one.names, one.views, one.data, one.buffers, {name: _held(variables[name]) for name in one.names})
+            _Group(
+                one.names, one.views, one.data, one.buffers, {name: _held(variables.get(name)) for name in one.names}
+            )
             for one in sent
         ]
         self._bindings = {name: _held(value) for name, value in bindings.items()}
@@ -535,12 +540,11 @@ class Originals:
     def _pickle(self, group: _Group) -> snapshot._Pickler | None:
         values = {name: value() for name, value in group.values.items()}
         classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
-        pickler = snapshot._Pickler(self._namespace, None, group.views, classes)
+        make = functools.partial(snapshot._Pickler, self._namespace, None, group.views, classes)
         try:
-            pickler.dump(values)
+            return snapshot.run_pickler(values, make)
         except Exception:
             return None
-        return pickler
 
     def forget(self) -> None:
         """Look at the objects anew next time."""

@@ -24,6 +24,7 @@ from docker_kernel.guest.options import CodeError, OptionError, Options, closest
 from docker_kernel.guest.process_state import NAME as PROCESS
 from docker_kernel.guest.process_state import Changes, ProcessState
 from docker_kernel.guest.reach import needed_names
+from docker_kernel.guest.sources import NAME as SOURCES
 
 MAX_MANIFEST = 8 << 20
 """Characters of a manifest that the host side takes: about 400,000 variables."""
@@ -444,7 +445,7 @@ def _plan_text(plan: dict[str, Any], captured: snapshot.Snapshot, changes: Chang
     for pack in manifest["packs"]:
         buffers = sum(size for _, size in pack["buffers"])
         for names, size in zip(pack["groups"], pack["sizes"]):
-            if names != [PROCESS]:
+            if names not in ([PROCESS], [SOURCES]):
                 sizes.append((size + buffers, ", ".join(names)))
     sizes.sort(key=lambda pair: (-pair[0], pair[1]))
     lines = ["To the target %s would travel:" % options.on, "variables (together where they share objects):"]

@@ -34,7 +34,8 @@ from typing import Any, Callable, NamedTuple
 
 import cloudpickle
 
-from docker_kernel.guest import generators
+from docker_kernel.guest import generators, sources
+from docker_kernel.guest.exceptions import Dropped, Exceptions
 
 VERSION = 1
 OUT_OF_BAND = 1 << 16
@@ -203,6 +204,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         blobs: where content is to be stored; None for nowhere.
         views: ids of the arrays whose views are to be restored as views of one memory.
         classes: ids of the classes that are variables themselves, and so are brought up to date where they exist.
+        refusals: leave out those parts of exceptions that cannot travel; what is known of them, by id, is kept here.
     """
 
     def __init__(
@@ -211,6 +213,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         blobs: _Blobs | None = None,
         views: frozenset[int] = frozenset(),
         classes: frozenset[int] = frozenset(),
+        refusals: dict[int, Exception | None] | None = None,
     ) -> None:
         self.buffers: list[_Content] = []
         self.file = _File(self.buffers)
@@ -233,19 +236,24 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._storages: dict[int, Any] = {}
         """Storages of tensors by their address."""
         self._generators = generators.kinds()
+        self._refusals = refusals
+        self.exceptions = Exceptions(None if refusals is None else self._refusal)
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, types.FunctionType) and value.__globals__ is self._namespace:
             return self._reduce_function(value)
         if isinstance(value, type):
             return self._reduce_class(value)
+        if type(value) is types.CodeType and sources.is_known(value.co_filename):
+            # cloudpickle takes the file's name away, by which the source is found.
+            return _make_code, (*self.dispatch_table[types.CodeType](value), value.co_filename)
         if type(value) is _Cell:
             return types.CellType, ()
         if type(value) is _CACHED and getattr(value.__wrapped__, "__globals__", None) is self._namespace:
             parameters = value.cache_parameters()
             return _make_cached, (value.__wrapped__, parameters["maxsize"], parameters["typed"])
-        if isinstance(value, BaseException) and type(value).__reduce__ is BaseException.__reduce__:
-            return _make_exception, (type(value), value.args), value.__dict__ or None
+        if issubclass(type(value), BaseException):
+            return self.exceptions.reduce(value)
         if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
             raise pickle.PicklingError("it is an open file")
         if isinstance(value, self._generators):
@@ -261,6 +269,18 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if type(value).__module__ == "torch.storage":
             return self._reduce_storage(value)
         return super().reducer_override(value)
+
+    def _refusal(self, value: Any) -> Exception | None:
+        """Why a value cannot travel; None where it can."""
+        assert self._refusals is not None
+        if id(value) not in self._refusals:
+            self._refusals[id(value)] = None  # For a value that contains itself.
+            pickler = _Pickler(self._namespace, None, self._views, self._classes, self._refusals)
+            try:
+                pickler.dump(value)
+            except Exception as error:
+                self._refusals[id(value)] = error
+        return self._refusals[id(value)]
 
     def _reduce_array(self, numpy: Any, array: Any) -> Any:
         owner = self._owner(numpy, array)
@@ -378,6 +398,10 @@ _target: list[dict[str, Any]] = [{}]
 """The namespace in which restored functions run; `restore` says which."""
 
 
+def _make_code(make: Callable[..., types.CodeType], arguments: tuple[Any, ...], file: str) -> types.CodeType:
+    return make(*arguments).replace(co_filename=file)
+
+
 def _make_function(code: types.CodeType, name: str, cells: tuple[types.CellType, ...]) -> types.FunctionType:
     return types.FunctionType(code, _target[0], name, None, cells or None)
 
@@ -410,11 +434,6 @@ def _fill_class(cls: type, content: tuple[Any, Any, bool]) -> None:
     if update or cls not in _complete:
         setter(cls, state)
         _complete.add(cls)
-
-
-def _make_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    """An exception as it was: calling its class with its args fails where __init__ takes others."""
-    return kind.__new__(kind, *args)
 
 
 def _reduce_view(view: Any, owner: Any) -> Any:
@@ -527,6 +546,9 @@ class _Pickled(NamedTuple):
     buffers: list[_Content]
     shared: set[int]
     arrays: dict[int, set[int]]
+    dropped: list[Dropped]
+    files: set[str]
+    """Those that its code is said to come from."""
     keep: Any
     views: frozenset[int] = frozenset()
 
@@ -542,15 +564,34 @@ def _pickle(
     make: MakePickler = _Pickler,
 ) -> _Pickled:
     classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
-    pickler = make(namespace, blobs, views, classes)
-    pickler.dump(values)
+    pickler = run_pickler(values, functools.partial(make, namespace, blobs, views, classes))
     objects = pickler.objects
-    linking = {kind for kind in set(map(type, objects)) if not _is_atom(kind)}
+    kinds = set(map(type, objects))
+    linking = {kind for kind in kinds if not _is_atom(kind)}
     keep = list(compress(objects, map(linking.__contains__, map(type, objects))))
+    code = [one for one in objects if type(one) is types.CodeType] if types.CodeType in kinds else []
+    files = {one.co_filename for one in code}
     shared = set(map(id, keep)) | pickler.memory
     shared -= pickler.ignored
     shared.discard(id(values))
-    return _Pickled(pickler.file.value(), pickler.buffers, shared, pickler.arrays, (keep, values), views)
+    dropped = pickler.exceptions.dropped
+    data = pickler.file.value()
+    return _Pickled(data, pickler.buffers, shared, pickler.arrays, dropped, files, (keep, values), views)
+
+
+def run_pickler(values: dict[str, Any], make: Callable[..., _Pickler]) -> _Pickler:
+    """Pickle variables, and return what did: without the attributes of exceptions that cannot be pickled."""
+    pickler = make()
+    try:
+        pickler.dump(values)
+    except SnapshotError:
+        raise
+    except Exception:
+        if not any(issubclass(type(one), BaseException) for one in pickler.objects):
+            raise
+        pickler = make(refusals={})
+        pickler.dump(values)
+    return pickler
 
 
 def _is_atom(kind: type) -> bool:
@@ -663,6 +704,7 @@ def capture(
                 except Exception as error:
                     left_out += [_why(name, variables[name], error) for name in group]
                     continue
+                left_out += [_why_dropped(part, {name: variables[name] for name in group}) for part in one.dropped]
                 if len(one.data) <= TINY and not one.buffers:
                     key = hashlib.sha256(group[0].encode(errors="surrogatepass")).hexdigest()[0]
                     tiny.setdefault(key, []).append((group, one))
@@ -670,6 +712,11 @@ def capture(
                     pack([(group, one)], one.buffers)
             for key in sorted(tiny):
                 pack(tiny[key], [])
+            found, too_long = sources.collect(file for one in pickled.values() for file in one.files)
+            if found:
+                pack([([sources.NAME], _pickle({sources.NAME: found}, namespace))], [])
+            reason, hint = "it is too long", "its functions travel without it"
+            left_out += [LeftOut(name, "source of code", reason, hint) for name in too_long]
             blobs.finish()
         manifest = json.dumps(
             {
@@ -710,9 +757,8 @@ def scan(values: dict[str, Any], namespace: dict[str, Any]) -> _Pickler | None:
     arrays: frozenset[int] = frozenset()
     while True:
         classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
-        pickler = _Pickler(namespace, None, arrays, classes)
         try:
-            pickler.dump(values)
+            pickler = run_pickler(values, functools.partial(_Pickler, namespace, None, arrays, classes))
         except Exception:
             return None
         shared = frozenset(owner for owner, views in pickler.arrays.items() if len(views) > 1)
@@ -752,6 +798,12 @@ def _why(name: str, value: Any, error: Exception) -> LeftOut:
     text = ("%s %s" % (kind, reason)).lower()
     hint = next((hint for word, hint in HINTS.items() if word in text), "create it in the cell")
     return LeftOut(name, kind, reason, hint)
+
+
+def _why_dropped(dropped: Dropped, variables: dict[str, Any]) -> LeftOut:
+    names = [name for name, value in variables.items() if value is dropped.error and not name.startswith("__")]
+    owner = names[0] if names else type(dropped.error).__name__
+    return _why("%s.%s" % (owner, dropped.part), dropped.value, dropped.reason)
 
 
 def _not_written(error: OSError) -> SnapshotError:
@@ -994,7 +1046,7 @@ def restore(
     """
     found: dict[str, Any] = {}
     failed: list[LeftOut] = []
-    wanted = None if names is None else set(names)
+    wanted = None if names is None else {*names, sources.NAME}
     for name, module in manifest["modules"].items():
         if wanted is None or name in wanted:
             try:
@@ -1023,4 +1075,5 @@ def restore(
                 reason = "%s: %s" % (type(error).__name__, error)
                 hint = HINTS["cuda"] if "cuda" in reason.lower() else "is its package installed there?"
                 failed += [LeftOut(name, "", reason, hint) for name in names_here]
+    sources.restore(found.pop(sources.NAME, {}))
     return found, failed

@@ -194,8 +194,9 @@ def stream_of(spec: dict[str, Any]) -> tuple[int, ...]:
 
 
 def run(spec: dict[str, Any], events: Events) -> int:
-    from docker_kernel.guest import generators, inputs, snapshot
+    from docker_kernel.guest import generators, inputs, snapshot, sources
     from docker_kernel.guest.changes import Changes
+    from docker_kernel.guest.exceptions import text_of
     from docker_kernel.guest.in_job import job
     from docker_kernel.guest.merge import Restored
     from docker_kernel.guest.process_state import NAME as PROCESS
@@ -230,7 +231,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
     shell.user_ns.update(params)
     before = dict(shell.user_ns)
     source = "" if spec["kind"] == "notebook" else spec["source"]
-    groups = [group for group in groups if PROCESS not in group.values]
+    groups = [group for group in groups if not {PROCESS, sources.NAME} & set(group.values)]
     changes = Changes(groups, shell.user_ns, shell.transform_cell(source))
     process.begin()
 
@@ -272,12 +273,12 @@ def run(spec: dict[str, Any], events: Events) -> int:
         error, lines = shell.failure or (result.error_in_exec or result.error_before_exec, [])
         context["error"] = {
             "name": type(error).__name__,
-            "value": str(error),
+            "value": text_of(error),
             "traceback": lines or traceback.format_exception(type(error), error, error.__traceback__),
         }
-        error.__traceback__ = None
+        BaseException.with_traceback(error, None)  # Not by its own class, which may forbid to set attributes.
         assigned[ERROR] = error
-        events.send({"event": "raised", "name": type(error).__name__[:200], "value": str(error)[:500]})
+        events.send({"event": "raised", "name": type(error).__name__[:200], "value": text_of(error)[:500]})
     context["files"] = output_files(outputs, state)
     captured = snapshot.capture(assigned, shell.user_ns, state, changes.pickler(), **context)
     if spec.get("result"):
