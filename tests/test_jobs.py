@@ -432,6 +432,27 @@ print('rank', rank, 'of', size)"""
     assert "[0] rank 0 of 2" in logs and "[1] rank 1 of 2" in logs
 
 
+def test_each_line_of_replicas_has_its_rank_once(notebook: Notebook) -> None:
+    cell = """%%dispatch --replicas 2
+import sys, time
+from docker_kernel import job
+for i in range(50):
+    print('line', end=' ', flush=True)
+    print(i, 'of', job.rank)
+    display(i) if i % 10 == 0 else time.sleep(.002)
+for i in range(3):
+    print('\\r%d%%' % i, end='', file=sys.stderr, flush=True)
+print('\\nno newline', end='')"""
+    send(notebook, cell)
+    reply = notebook.run("sent.result()")
+    assert reply.status == "ok", reply.traceback
+    lines = notebook.value("sent.logs()").splitlines()
+    for rank in (0, 1):
+        own = [line[4:] for line in lines if line.startswith(f"[{rank}] ")]
+        assert own == [*(f"line {i} of {rank}" for i in range(50)), "0%", "1%", "2%", "no newline"]
+    assert len([line for line in lines if line]) == 2 * 54
+
+
 def test_one_failing_replica_ends_the_others(notebook: Notebook) -> None:
     started = time.monotonic()
     send(
