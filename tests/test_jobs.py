@@ -308,7 +308,7 @@ def test_a_whole_notebook_runs_with_parameters(notebook: Notebook, workspace: Pa
     )
     send(
         notebook,
-        "%dispatch a report.ipynb --param alpha=21",
+        '%dispatch --name "quoted" "a report.ipynb" --param alpha=21',
     )
     notebook.run("made = sent.result()")
     code = [cell for cell in notebook.value("made['cells']") if cell["cell_type"] == "code"]
