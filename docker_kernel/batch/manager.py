@@ -564,7 +564,8 @@ class JobManager:
             return "lost", outcome.lost
         if outcome.exit_code == 0 and record.result:
             return "succeeded", ""
-        if outcome.exit_code == 1 and record.result and said is not None and said.code == 1:
+        # Its runner has told of a result: so a cell failed, or ended its notebook with a code of its own.
+        if record.result and said is not None and said.code == outcome.exit_code:
             return "failed", f"its cell raised {running.raised or 'an exception'}"
         if outcome.exit_code == CANNOT_START and running.raised:
             return "failed", running.raised
