@@ -105,6 +105,13 @@ def test_an_expression_gives_its_value(notebook: Notebook) -> None:
     assert notebook.run("value = %local sum(range(4))\nprint(value)").text == "6\n"
 
 
+def test_code_on_a_line_is_run_as_it_was_written(notebook: Notebook) -> None:
+    notebook.run("n, text = 4, 'in 1984 and {n} $n'")
+    assert notebook.run(r"%local __import__('re').findall(r'\d{4}', text)").shown == "['1984']"
+    assert notebook.run("%local text == 'in 1984 and {n} $n'").shown == "True"
+    assert "[--exclude NAMES]" in notebook.run("%%local --help").text
+
+
 def test_output_streams_while_the_cell_runs(notebook: Notebook, workspace: Path) -> None:
     code = (
         "%%local\nimport os, time\nprint('first', flush=True)\nwhile not os.path.exists('heard'): time.sleep(.05)\n"
@@ -246,6 +253,11 @@ def test_an_interrupt_cancels_a_local_cell(notebook: Notebook) -> None:
         ("%%dispatch --pull totl\ntotal = 1", "--pull: the cell assigns no totl (did you mean total?)."),
         ("%%local something\n1", "put code below the first line"),
         ("%local", "Give an expression"),
+        ('%dispatch "not there.ipynb"', "The notebook not there.ipynb cannot be read: No such file or directory."),
+        (
+            "from docker_kernel import dispatch\ndispatch('gone.ipynb')",
+            "The notebook gone.ipynb cannot be read: No such file or directory.",
+        ),
         ("%dispatch x = 5", "'x = 5' is a statement, and a line takes an expression: put it into a cell"),
         ("%local print('a'", "The cell has an error in line 1: '(' was never closed."),
         (

@@ -309,7 +309,7 @@ def test_a_whole_notebook_runs_with_parameters(notebook: Notebook, workspace: Pa
     )
     send(
         notebook,
-        "%dispatch a report.ipynb --param alpha=21",
+        '%dispatch --name "quoted" "a report.ipynb" --param alpha=21',
     )
     notebook.run("made = sent.result()")
     code = [cell for cell in notebook.value("made['cells']") if cell["cell_type"] == "code"]
@@ -431,6 +431,27 @@ print('rank', rank, 'of', size)"""
     assert notebook.value("told") == "hello from 1"
     logs = notebook.value("sent.logs()")
     assert "[0] rank 0 of 2" in logs and "[1] rank 1 of 2" in logs
+
+
+def test_each_line_of_replicas_has_its_rank_once(notebook: Notebook) -> None:
+    cell = """%%dispatch --replicas 2
+import sys, time
+from docker_kernel import job
+for i in range(50):
+    print('line', end=' ', flush=True)
+    print(i, 'of', job.rank)
+    display(i) if i % 10 == 0 else time.sleep(.002)
+for i in range(3):
+    print('\\r%d%%' % i, end='', file=sys.stderr, flush=True)
+print('\\nno newline', end='')"""
+    send(notebook, cell)
+    reply = notebook.run("sent.result()")
+    assert reply.status == "ok", reply.traceback
+    lines = notebook.value("sent.logs()").splitlines()
+    for rank in (0, 1):
+        own = [line[4:] for line in lines if line.startswith(f"[{rank}] ")]
+        assert own == [*(f"line {i} of {rank}" for i in range(50)), "0%", "1%", "2%", "no newline"]
+    assert len([line for line in lines if line]) == 2 * 54
 
 
 def test_one_failing_replica_ends_the_others(notebook: Notebook) -> None:

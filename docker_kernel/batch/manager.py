@@ -7,6 +7,7 @@ is running is what the target says; a follower that starts later reads the job's
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import dataclasses
 import logging
@@ -37,6 +38,7 @@ from docker_kernel.batch.job_log import (
 )
 from docker_kernel.batch.ledger import Ledger
 from docker_kernel.batch.record import JobRecord, State
+from docker_kernel.batch.replica_lines import ReplicaLines, with_pauses
 from docker_kernel.batch.result_store import ResultFolder
 from docker_kernel.batch.targets.base import JobTask, JobUnknown, Outcome, Package, Record, Target
 from docker_kernel.config import TargetConfig, format_size, read_target
@@ -67,6 +69,9 @@ MAX_METRICS = 1000
 
 TIMEOUT_SLACK = 30.0
 """Seconds that a job's own runner, which watches the timeout, may be late before the host side stops the job."""
+
+PAUSE_SECONDS = 0.3
+"""After which a newline that a replica printed is its own, and not there for the sake of a marker."""
 
 OUT_OF_REACH_SECONDS = 30.0
 """How often a job is looked for whose target could not be reached when it was taken over."""
@@ -138,6 +143,8 @@ class Running:
     why: str = ""
     runner: asyncio.Task[None] | None = None
     said_end: End | None = None
+    text: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
+    lines: ReplicaLines = field(default_factory=ReplicaLines)
     raised: str = ""
     interrupted: bool = False
     unknown: bool = False
@@ -463,15 +470,24 @@ class JobManager:
         watch = self._spawn(self._stop_late(running)) if record.timeout is not None else None
         try:
             parsers: dict[int, JobLog] = {}
-            async for rank, data in target.output(record.placed):
+            running.text.reset()
+            running.lines = ReplicaLines()
+            output = target.output(record.placed)
+            # Alone, nobody waits for a newline; among others, a line is shown when it has its own.
+            async for piece in output if record.replicas == 1 else with_pauses(output, PAUSE_SECONDS):
+                if piece is None:
+                    for rank, parser in parsers.items():
+                        await self._part(running, rank, parser.pause())
+                    continue
+                rank, data = piece
                 parser = parsers.setdefault(rank, JobLog(record.nonce))
                 for part in parser.feed(data):
                     await self._part(running, rank, part)
                 if running.said_end is not None and record.replicas == 1:
                     break
             for rank, parser in parsers.items():
-                if rest := parser.rest():
-                    await self._part(running, rank, rest)
+                await self._part(running, rank, parser.rest())
+            await self._printed(running, running.lines.rest(), last=True)
             # The runner's last word has the job's nonce, and comes before the engine has taken the container down.
             said = running.said_end
             if said is not None and not running.end and record.replicas == 1:
@@ -491,13 +507,17 @@ class JobManager:
         running.end = "timeout"
         await running.dispatch.target.cancel(record.placed)
 
+    async def _printed(self, running: Running, data: bytes, last: bool = False) -> None:
+        if data:
+            await asyncio.to_thread(running.folder.add_output, data)
+        # Of a character that is cut in two, the first part waits for the other.
+        if text := running.text.decode(data, last):
+            await self._tell(running.record, {"event": "output", "text": text})
+
     async def _part(self, running: Running, rank: int, part: bytes | dict[str, Any]) -> None:
         record, folder = running.record, running.folder
         if isinstance(part, bytes):
-            if record.replicas > 1:
-                part = b"".join(b"[%d] " % rank + line for line in part.splitlines(keepends=True))
-            await asyncio.to_thread(folder.add_output, part)
-            await self._tell(record, {"event": "output", "text": part.decode(errors="replace")})
+            await self._printed(running, part if record.replicas == 1 else running.lines.feed(rank, part))
             return
         try:
             marker = MARKERS.validate_python(part)
@@ -544,7 +564,8 @@ class JobManager:
             return "lost", outcome.lost
         if outcome.exit_code == 0 and record.result:
             return "succeeded", ""
-        if outcome.exit_code == 1 and record.result and said is not None and said.code == 1:
+        # Its runner has told of a result: so a cell failed, or ended its notebook with a code of its own.
+        if record.result and said is not None and said.code == outcome.exit_code:
             return "failed", f"its cell raised {running.raised or 'an exception'}"
         if outcome.exit_code == CANNOT_START and running.raised:
             return "failed", running.raised

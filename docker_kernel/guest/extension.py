@@ -8,7 +8,7 @@ from typing import Any
 
 from docker_kernel.guest import api, wire
 from docker_kernel.guest.link import PARENT_FILE, RUN
-from docker_kernel.guest.magics import DispatchMagics
+from docker_kernel.guest.magics import DispatchMagics, help_without_a_body
 
 
 class ParentRecorder:
@@ -29,6 +29,7 @@ def load_ipython_extension(shell: Any) -> None:
     api.open_session(shell)
     wire.tune(shell)
     shell.register_magics(DispatchMagics)
+    shell.input_transformers_cleanup.append(help_without_a_body)
     # In a notebook image there is no supervisor to send a notice.
     if os.path.isdir(RUN):
         shell.events.register("pre_execute", ParentRecorder(shell).record)

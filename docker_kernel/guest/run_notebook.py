@@ -1,49 +1,48 @@
-"""Runs a whole notebook in a job's shell, cell after cell, and writes the executed notebook after each of them."""
+"""Runs a whole notebook in a job: in a kernel of its own, as nbclient does, and writes the executed notebook after each
+cell."""
 
 from __future__ import annotations
 
-import io
+import asyncio
 import json
 import os
+import shutil
+import signal
+import socket
+import subprocess
 import sys
-from typing import Any
+import tempfile
+import time
+from queue import Empty
+from typing import Any, Callable
 
 from docker_kernel.guest import parameters
+from docker_kernel.guest.in_job import EVENTS, job
+from docker_kernel.guest.notebook_outputs import NotebookOutputs
 
 NAME = "output.ipynb"
 
+DIED = "KernelDied"
+"""The error in a cell that ended its kernel."""
 
-class _Tee(io.TextIOBase):
-    """Passes text on, and keeps it for the executed notebook."""
+INTERRUPTED = 130
+CELL_ERROR, CANNOT_START = 1, 3
 
-    def __init__(self, stream: Any, name: str, outputs: list[dict[str, Any]]) -> None:
-        self._stream, self._name, self._outputs = stream, name, outputs
+LOOK_SECONDS = 0.1
+"""How often a channel is looked at, whether or not it has said that there is a message."""
 
-    def write(self, text: str) -> int:
-        last = self._outputs[-1] if self._outputs else {}
-        if last.get("output_type") == "stream" and last["name"] == self._name:
-            last["text"] += text
-        else:
-            self._outputs.append({"output_type": "stream", "name": self._name, "text": text})
-        written: int = self._stream.write(text)
-        return written
+START_SECONDS = 120
+OUTPUT_SECONDS = 60
+"""How long a cell's outputs may take to come after its reply."""
 
-    def flush(self) -> None:
-        self._stream.flush()
+END_SECONDS = 5
+"""How long the kernel may take for what it wants to do at its end."""
 
-    def fileno(self) -> int:
-        number: int = self._stream.fileno()
-        return number
+MAX_EVENT = 1 << 16
+SAID = 4000
+"""Bytes of what the kernel's process itself printed, to say why it ended."""
 
-    def writable(self) -> bool:
-        return True
-
-
-class _Result:
-    """As IPython's result of a cell, for the whole notebook."""
-
-    def __init__(self, success: bool = True, error: BaseException | None = None) -> None:
-        self.success, self.error_in_exec, self.error_before_exec = success, error, None
+BEGIN = "__import__('docker_kernel.guest.notebook_kernel', fromlist=['begin']).begin(%r)"
 
 
 def with_parameters(notebook: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
@@ -56,63 +55,390 @@ def with_parameters(notebook: dict[str, Any], params: dict[str, Any]) -> dict[st
     return parameters.inject(notebook, found, parameters.check(found, params))
 
 
-def run_notebook(shell: Any, notebook: dict[str, Any], params: dict[str, Any], outputs: str, job: Any) -> Any:
-    """Run a notebook's code cells until one fails, unless that is tagged `raises-exception`; none where the parameters
-    do not fit.
+class KernelDied(Exception):
+    """The kernel's process has ended.
 
-    Returns:
-        What tells success and error, as an IPython result.
+    Args:
+        code: its exit code; negative for a signal.
     """
+
+    def __init__(self, code: int, said: str) -> None:
+        how = "was killed by %s" % signal.Signals(-code).name if code < 0 else "ended with exit code %d" % code
+        super().__init__("the kernel's process %s" % how)
+        self.code, self.said = code, said
+
+
+class _Ended(Exception):
+    """The notebook is over before its last cell: it failed, or wanted to end."""
+
+    def __init__(self, code: int, error: dict[str, Any] | None = None) -> None:
+        self.code, self.error = code, error
+
+
+def exit_code(value: str) -> int:
+    """The exit code of a SystemExit, from its message."""
+    if value in ("", "None", "False"):
+        return 0
     try:
-        made = with_parameters(notebook, params)
-    except parameters.ParameterError as refused:
-        print("docker-kernel: %s" % refused, file=sys.stderr)
-        return _Result(False, refused)
-    cells = [cell for cell in made["cells"] if cell["cell_type"] == "code"]
-    for cell in cells:
-        cell["outputs"], cell["execution_count"] = [], None
-    done = _Result()
-    for number, cell in enumerate(cells):
-        job.progress(number / len(cells), "cell %d of %d" % (number + 1, len(cells)))
+        return int(value) & 0xFF or (0 if int(value) == 0 else 1)
+    except ValueError:
+        return 1
+
+
+class _Kernel:
+    """The kernel's process and a client of it; its sockets, and the file with their key, are in a private folder."""
+
+    def __init__(self, room: str) -> None:
+        from jupyter_client.asynchronous import AsyncKernelClient
+        from jupyter_client.connect import write_connection_file
+
+        path = os.path.join(room, "kernel.json")
+        write_connection_file(path, transport="ipc", ip=os.path.join(room, "kernel"), key=os.urandom(32).hex().encode())
+        self.client = AsyncKernelClient()
+        self.client.load_connection_file(path)
+        # What is shown faster than it is taken is lost where a queue has an end.
+        self.client.context.rcvhwm = 0
+        read, write = os.pipe()
+        boot = os.path.join(os.path.dirname(os.path.abspath(__file__)), "boot.py")
+        self._process = subprocess.Popen(
+            [sys.executable, boot, "-f", path, "--HistoryManager.hist_file=:memory:"],
+            stdin=subprocess.DEVNULL, stdout=write, stderr=write,
+            env={**os.environ, "JPY_PARENT_PID": str(os.getpid())},
+        )  # fmt: skip
+        os.close(write)
+        self._said = b""
+        asyncio.get_running_loop().add_reader(read, self._read, read)
+
+    def _read(self, descriptor: int) -> None:
+        data = os.read(descriptor, 1 << 16)
+        if not data:
+            asyncio.get_running_loop().remove_reader(descriptor)
+            os.close(descriptor)
+        # ipykernel sends the same as a cell's output.
+        self._said = (self._said + data)[-SAID:]
+
+    def check(self) -> None:
+        """Raise KernelDied if it has."""
+        code = self._process.poll()
+        if code is not None:
+            raise KernelDied(code, self._said.decode(errors="replace").strip())
+
+    async def ready(self) -> None:
+        """Wait until it answers, and is heard. Its heartbeat is no sign: it comes late on a busy machine."""
+        self.client.start_channels(stdin=False, hb=False)
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            self.client.kernel_info()
+            for get in (self.client.get_shell_msg, self.client.get_iopub_msg):
+                try:
+                    await get(timeout=1)
+                except Empty:
+                    break
+            else:
+                return
+            self.check()
+        raise RuntimeError("it has not answered within %d s" % START_SECONDS)
+
+    async def ask(self, request: str, take: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """The reply to a request, when all that it shows has been given to `take`."""
+        reply: dict[str, Any] = {}
+
+        async def listen() -> None:
+            idle = False
+            while not idle:
+                message = await self._next(self.client.get_iopub_msg)
+                if message["parent_header"].get("msg_id") == request:
+                    idle = message["header"]["msg_type"] == "status" and message["content"]["execution_state"] == "idle"
+                    take(message)
+
+        listening = asyncio.ensure_future(listen())
+        try:
+            while reply.get("parent_header", {}).get("msg_id") != request:
+                reply = await self._next(self.client.get_shell_msg)
+            try:
+                await asyncio.wait_for(listening, OUTPUT_SECONDS)
+            except asyncio.TimeoutError:
+                print("docker-kernel: a cell's last outputs did not come, and are missing.", file=sys.stderr)
+        finally:
+            listening.cancel()
+        return reply
+
+    async def _next(self, get: Callable[..., Any]) -> dict[str, Any]:
+        while True:
+            try:
+                message: dict[str, Any] = await get(timeout=LOOK_SECONDS)
+                return message
+            except Empty:
+                self.check()
+
+    def send_comm(self, content: dict[str, Any], parent: dict[str, Any]) -> None:
+        message = self.client.session.msg("comm_msg", content=content, parent=parent)
+        self.client.shell_channel.send(message)
+
+    async def end(self) -> None:
+        """Let it do what it wants to do at its end, and end it."""
+        if self._process.poll() is None:
+            self.client.shutdown()
+            loop = asyncio.get_running_loop()
+            try:
+                await loop.run_in_executor(None, self._process.wait, END_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self.client.stop_channels()
+
+
+class _Run:
+    """One run of a notebook.
+
+    Args:
+        notebook: with its parameters in place; its outputs are replaced.
+        show: takes what the kernel shows, as it comes.
+        changed: is called when a cell has ended.
+    """
+
+    def __init__(
+        self,
+        notebook: dict[str, Any],
+        kernel: _Kernel,
+        show: Callable[[dict[str, Any]], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._notebook, self._kernel, self._show, self._changed = notebook, kernel, show, changed
+        self.stopped = False
+        self.outputs = NotebookOutputs(notebook, kernel.send_comm)
+        self.index: int | None = None
+        self._executed = 0
+
+    async def all(self, begin: str) -> None:
+        """Prepare the kernel, and run all cells.
+
+        Raises:
+            _Ended: it is over before.
+            KernelDied: so has the kernel.
+        """
+        kernel = self._kernel
+        await kernel.ready()
+        info = await kernel.ask(kernel.client.kernel_info(), lambda message: None)
+        self._notebook.setdefault("metadata", {})["language_info"] = info["content"]["language_info"]
+        begun = (await kernel.ask(kernel.client.execute(begin, silent=True, allow_stdin=False), self._show))["content"]
+        if begun["status"] != "ok":
+            raise _Ended(CANNOT_START, {"ename": "", "evalue": begun.get("evalue", ""), "traceback": []})
+        cells = self._notebook["cells"]
+        code = [index for index, cell in enumerate(cells) if cell["cell_type"] == "code"]
+        for number, index in enumerate(code):
+            if self.stopped:
+                return
+            job.progress(number / len(code), "cell %d of %d" % (number + 1, len(code)))
+            self.index = index
+            await self._cell(index)
+            self.outputs.settle()
+            self._changed()
+        job.progress(1.0, "%d cells" % len(code))
+
+    async def _cell(self, index: int) -> None:
+        cell = self._notebook["cells"][index]
         source = cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
-        if not source.strip():
-            continue
-        cell["execution_count"] = shell.execution_count
-        result = _run_cell(shell, source, cell["outputs"])
-        if not result.success:
-            error, lines = shell.failure or (result.error_in_exec or result.error_before_exec, [])
-            cell["outputs"].append(
+        tags = cell.get("metadata", {}).get("tags", [])
+        if not source.strip() or "skip-execution" in tags:
+            return
+        tolerant = "raises-exception" in tags
+        self._executed += 1
+        self.outputs.begin(index)
+
+        def take(message: dict[str, Any]) -> None:
+            self._show(message)
+            self.outputs.take(index, message)
+
+        client = self._kernel.client
+        request = client.execute(source, store_history=True, allow_stdin=False, stop_on_error=not tolerant)
+        reply = (await self._kernel.ask(request, take))["content"]
+        cell["execution_count"] = self._executed
+        if reply["status"] == "error" and not tolerant:
+            code = exit_code(reply["evalue"]) if reply["ename"] == "SystemExit" else CELL_ERROR
+            self.outputs.settle()
+            shown = [one for one in cell["outputs"] if one["output_type"] == "error"]
+            error = shown[-1] if shown else {name: reply[name] for name in ("ename", "evalue", "traceback")}
+            raise _Ended(code, error if code else None)
+        if any(one.get("source") == "ask_exit" for one in reply.get("payload") or []):
+            raise _Ended(0)
+
+
+class _Display:
+    """Shows in the log what the kernel shows: what is printed as it is, the rest as events."""
+
+    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
+        self._send = send
+
+    def __call__(self, message: dict[str, Any]) -> None:
+        kind, content = message["header"]["msg_type"], message["content"]
+        if kind == "stream":
+            sys.stdout.buffer.write(content["text"].encode("utf-8", errors="replace"))
+            sys.stdout.flush()
+        elif kind in ("display_data", "update_display_data"):
+            self._send(
                 {
-                    "output_type": "error",
-                    "ename": type(error).__name__,
-                    "evalue": str(error),
-                    "traceback": list(lines),
+                    "event": "display",
+                    "data": content["data"],
+                    "metadata": content["metadata"],
+                    "transient": content.get("transient") or {},
+                    "update": kind == "update_display_data",
                 }
             )
-            if "raises-exception" not in cell.get("metadata", {}).get("tags", []):
-                done = _Result(False, error)
-        _write(made, outputs)
-        if not done.success:
-            return done
-    _write(made, outputs)
-    job.progress(1.0, "%d cells" % len(cells))
-    return done
+        elif kind == "execute_result":
+            self._send({"event": "result_display", "data": content["data"], "metadata": content["metadata"]})
+        elif kind == "clear_output":
+            self._send({"event": "clear", "wait": bool(content.get("wait"))})
 
 
-def _run_cell(shell: Any, source: str, outputs: list[dict[str, Any]]) -> Any:
-    streams = sys.stdout, sys.stderr
-    shell.failure = None
-    shell.recorder = outputs.append
-    sys.stdout, sys.stderr = _Tee(streams[0], "stdout", outputs), _Tee(streams[1], "stderr", outputs)
+class _Events:
+    """Takes what the notebook tells by `job.progress` and `job.log`, from a socket."""
+
+    def __init__(self, path: str, send: Callable[[dict[str, Any]], None]) -> None:
+        self._send = send
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(path)
+        self._socket.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._socket, self.read)
+
+    def read(self) -> None:
+        """Pass on all that has come."""
+        while True:
+            try:
+                event = json.loads(self._socket.recv(MAX_EVENT))
+            except BlockingIOError:
+                return
+            except ValueError:
+                continue
+            if isinstance(event, dict) and event.get("event") in ("progress", "metrics"):
+                self._send(event)
+
+
+def run_notebook(spec: dict[str, Any], send: Callable[[dict[str, Any]], None], outputs: str) -> int:
+    """Run a notebook's code cells until one fails, unless that is tagged `raises-exception`; none where the parameters
+    do not fit. This process has the job's environment, and the executed notebook is in `outputs` afterwards.
+
+    Args:
+        spec: the job's.
+        send: takes events, the result's digest among them.
+
+    Returns:
+        The job's exit code. Where the kernel died of a signal, so does this process.
+    """
+    job._begin(spec, send, outputs)
+    params = spec.get("params") or {}
+    error: dict[str, Any] | None = None
+    raised, code = "", 0
     try:
-        return shell.run_cell(source, store_history=True)
-    finally:
-        sys.stdout, sys.stderr = streams
-        shell.recorder = None
+        made = with_parameters(json.loads(spec["source"]), params)
+    except parameters.ParameterError as refused:
+        print("docker-kernel: %s" % refused, file=sys.stderr)
+        name = type(refused).__name__
+        error, code = {"ename": name, "evalue": str(refused), "traceback": ["%s: %s" % (name, refused)]}, CELL_ERROR
+    else:
+        room = tempfile.mkdtemp(prefix="docker-kernel-")
+        kept = os.path.join(room, "raised")
+        try:
+            with open(os.path.join(room, "begin.json"), "w") as file:
+                json.dump({**{name: spec[name] for name in spec if name != "source"}, "error": kept}, file)
+            code, error = asyncio.run(_run(made, send, outputs, room))
+            if error is not None and os.path.exists(kept):
+                with open(kept) as file:
+                    raised = file.read()
+        finally:
+            shutil.rmtree(room, ignore_errors=True)
+    job.flush()
+    if code == INTERRUPTED and error is None:
+        return code
+    return _finish(spec, send, outputs, code, error, raised)
+
+
+async def _run(
+    notebook: dict[str, Any], send: Callable[[dict[str, Any]], None], outputs: str, room: str
+) -> tuple[int, dict[str, Any] | None]:
+    """The exit code, and the error that ended the notebook."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"], cell["execution_count"] = [], None
+    os.environ[EVENTS] = os.path.join(room, "events")
+    told = _Events(os.environ[EVENTS], send)
+    kernel = _Kernel(room)
+    run = _Run(notebook, kernel, _Display(send), lambda: _write(notebook, outputs))
+
+    def stop() -> None:
+        # The kernel is in this process's group, and so interrupted as well.
+        run.stopped = True
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop)
+    code, error = 0, None
+    try:
+        await run.all(BEGIN % os.path.join(room, "begin.json"))
+    except _Ended as ended:
+        code, error = ended.code, ended.error
+    except (KernelDied, RuntimeError) as died:
+        if run.index is None:
+            said = "The kernel could not be started: %s. %s" % (died, getattr(died, "said", ""))
+            code, error = CANNOT_START, {"ename": "", "evalue": said.strip(), "traceback": []}
+        else:
+            code = _mark(notebook, run.index, died)
+    run.outputs.settle()
+    run.outputs.add_widgets()
+    if run.index is not None:
+        _write(notebook, outputs)
+    await kernel.end()
+    told.read()
+    return (INTERRUPTED, None) if run.stopped else (code, error)
+
+
+def _mark(notebook: dict[str, Any], index: int, died: Exception) -> int:
+    """Leave in a cell that it ended its kernel; returns the kernel's exit code."""
+    numbers = [number for number, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "code"]
+    text = "Cell %d of %d ended the kernel: %s." % (numbers.index(index) + 1, len(numbers), died)
+    print("docker-kernel: %s" % text, file=sys.stderr)
+    error = {"output_type": "error", "ename": DIED, "evalue": text, "traceback": ["%s: %s" % (DIED, text)]}
+    notebook["cells"][index]["outputs"].append(error)
+    return getattr(died, "code", CELL_ERROR)
+
+
+def _finish(
+    spec: dict[str, Any],
+    send: Callable[[dict[str, Any]], None],
+    outputs: str,
+    code: int,
+    error: dict[str, Any] | None,
+    raised: str,
+) -> int:
+    """Keep what came of the notebook as the job's result, but of one that has none."""
+    from docker_kernel.guest import snapshot
+    from docker_kernel.guest.worker import output_files
+
+    if error is not None:
+        send({"event": "raised", "name": error["ename"][:200], "value": error["evalue"][:500]})
+    if error is not None and code == CANNOT_START and not error["ename"]:
+        print("docker-kernel: %s" % error["evalue"], file=sys.stderr)
+        return code
+    if code and error is None:
+        if code < 0:
+            signal.signal(-code, signal.SIG_DFL)
+            os.kill(os.getpid(), -code)  # as a cell would end this process that is no notebook's
+        return code
+    context: dict[str, Any] = {"deleted": [], "files": output_files(outputs, spec["state"])}
+    if error is not None:
+        context["error"] = {"name": error["ename"], "value": error["evalue"], "traceback": error["traceback"]}
+    if raised:
+        digest = snapshot.with_context(spec["state"], raised, **context).digest
+    else:
+        digest = snapshot.capture({}, {}, spec["state"], **context).digest
+    if spec.get("result"):
+        from docker_kernel.guest.deliver import deliver
+
+        deliver(spec["state"], digest, spec["result"], send)
+    send({"event": "result", "digest": digest})
+    return code
 
 
 def _write(notebook: dict[str, Any], outputs: str) -> None:
     path = os.path.join(outputs, NAME)
-    with open(path + ".new", "w", encoding="utf-8") as file:
+    with open(path + ".new", "w", encoding="utf-8", errors="backslashreplace") as file:
         json.dump(notebook, file, ensure_ascii=False, indent=1)
     os.replace(path + ".new", path)

@@ -154,7 +154,9 @@ class Session:
             OptionError: an option does not fit, or the source is no Python.
         """
         kind = kind or _kind_of(source)
+        cwd = os.getcwd()
         if kind == "notebook":
+            cwd = os.path.dirname(os.path.abspath(os.path.expanduser(source.strip())))
             source = _read_notebook(source)
         else:
             _check_code(self.shell, source, kind, first_line)
@@ -183,7 +185,7 @@ class Session:
             "source": source,
             "params": runs,
             "name": options.name,
-            "cwd": os.getcwd(),
+            "cwd": cwd,
             "timeout": options.timeout,
             "memory": options.memory,
             "cpus": options.cpus,

@@ -752,6 +752,19 @@ def capture(
             _texts.pop(unstored, None)
 
 
+def with_context(state: str, digest: str, **context: Any) -> Snapshot:
+    """A snapshot that is in the state folder, with more in its manifest.
+
+    Raises:
+        SnapshotError: it is missing, or the folder cannot be written.
+    """
+    manifest = json.dumps({**read_manifest(state, digest), **context}, sort_keys=True)
+    try:
+        return Snapshot(_write(os.path.join(state, "manifests"), memoryview(manifest.encode())), manifest, [], [])
+    except OSError as error:
+        raise _not_written(error) from None
+
+
 def scan(values: dict[str, Any], namespace: dict[str, Any]) -> _Pickler | None:
     """Pickle a group to nowhere, and return what did; None where it cannot be pickled."""
     arrays: frozenset[int] = frozenset()

@@ -75,8 +75,6 @@ def make_shell(events: Events) -> Any:
             self, data: Any, metadata: Any = None, *, transient: Any = None, update: bool = False, **kwargs: Any
         ) -> None:
             bundle = _as_json(data)
-            if shell.recorder is not None and not update:
-                shell.recorder({"output_type": "display_data", "data": bundle, "metadata": metadata or {}})
             events.send(
                 {
                     "event": "display",
@@ -96,23 +94,12 @@ def make_shell(events: Events) -> Any:
 
         def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
             bundle = _as_json(format_dict)
-            if shell.recorder is not None:
-                count = shell.execution_count
-                shell.recorder(
-                    {
-                        "output_type": "execute_result",
-                        "data": bundle,
-                        "metadata": md_dict or {},
-                        "execution_count": count,
-                    }
-                )
             events.send({"event": "result_display", "data": bundle, "metadata": md_dict or {}})
 
     class Shell(InteractiveShell):  # type: ignore[misc]
         display_pub_class = Publisher
         displayhook_class = Hook
         failure: tuple[Any, list[str]] | None = None
-        recorder: Any = None
 
         def enable_gui(self, gui: Any = None) -> None:
             pass
@@ -143,8 +130,10 @@ def set_up(spec: dict[str, Any], manifest: dict[str, Any]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    # A notebook runs in its own folder, and not in that of who sent it.
+    own = spec["cwd"] if spec["kind"] == "notebook" else manifest.get("cwd") or spec["cwd"]
     try:
-        os.chdir(manifest.get("cwd") or spec["cwd"])
+        os.chdir(own)
     except OSError:
         try:
             os.chdir(spec["cwd"])
@@ -205,6 +194,12 @@ def run(spec: dict[str, Any], events: Events) -> int:
     state = spec["state"]
     manifest = snapshot.read_manifest(state, spec["manifest"])
     set_up(spec, manifest)
+    if spec["kind"] == "notebook":
+        from docker_kernel.guest.run_notebook import run_notebook
+
+        inputs.link(spec.get("linked") or {})
+        inputs.fetch(spec.get("inputs") or {}, events.send)
+        return run_notebook(spec, events.send, os.environ["DOCKER_KERNEL_OUTPUTS"])
     shell = make_shell(events)
     # Not before IPython is there, which a file of the user's must not shadow.
     if manifest.get("sys_path"):
@@ -230,16 +225,12 @@ def run(spec: dict[str, Any], events: Events) -> int:
     params = spec.get("params") or {}
     shell.user_ns.update(params)
     before = dict(shell.user_ns)
-    source = "" if spec["kind"] == "notebook" else spec["source"]
+    source = spec["source"]
     groups = [group for group in groups if not {PROCESS, sources.NAME} & set(group.values)]
     changes = Changes(groups, shell.user_ns, shell.transform_cell(source))
     process.begin()
 
-    if spec["kind"] == "notebook":
-        from docker_kernel.guest.run_notebook import run_notebook
-
-        result = run_notebook(shell, json.loads(spec["source"]), params, outputs, job)
-    elif spec["kind"] == "expression":
+    if spec["kind"] == "expression":
         result = shell.run_cell("%s = (\n%s\n)" % (VALUE, source), store_history=False)
     else:
         result = shell.run_cell(source, store_history=True)
@@ -249,9 +240,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
 
     variables = snapshot.user_variables(shell)
     changed: list[Restored] = []
-    if spec["kind"] == "notebook":
-        assigned = {}
-    elif spec.get("pull") is not None:
+    if spec.get("pull") is not None:
         assigned = {name: variables[name] for name in spec["pull"] if name in variables}
     else:
         assigned = {name: value for name, value in variables.items() if before.get(name, before) is not value}
@@ -263,7 +252,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
     if VALUE in shell.user_ns:
         assigned[VALUE] = shell.user_ns[VALUE]
     settings = process.changes(only_random=spec.get("pull") is not None)
-    if spec["kind"] != "notebook" and (settings.state or settings.left_out):
+    if settings.state or settings.left_out:
         assigned[PROCESS] = settings[:2]
     context: dict[str, Any] = {
         "deleted": sorted(set(restored) - set(variables)),

@@ -17,6 +17,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat.v4 import new_output
 
 from docker_kernel.guest.memory import oom_kills
+from docker_kernel.guest.run_notebook import exit_code
 from docker_kernel.runner.kernel import Kernel
 from docker_kernel.runner.log import RunLog
 
@@ -57,6 +58,10 @@ class Ending:
     name: str = ""
     value: str = ""
     out_of_memory: bool = False
+
+
+class _Finished(Exception):
+    """A cell has ended the notebook, as a script may end itself."""
 
 
 @dataclass
@@ -138,6 +143,8 @@ class Run(NotebookClient):  # type: ignore[misc]
             if not work.done():
                 await self._interrupt(work)
             await work
+        except _Finished:
+            pass
         except CellExecutionError as error:
             if not self._stop.code:
                 return self._failed(error)
@@ -185,6 +192,15 @@ class Run(NotebookClient):  # type: ignore[misc]
             self._settle(cell.get("outputs"))
             self._changed(index)
 
+    async def _check_raise_for_error(self, cell: Any, cell_index: int, exec_reply: Any) -> None:
+        content = exec_reply["content"] if exec_reply else {}
+        tolerant = "raises-exception" in cell.metadata.get("tags", [])
+        if content.get("ename") == "SystemExit" and not exit_code(str(content.get("evalue"))) and not tolerant:
+            raise _Finished
+        await super()._check_raise_for_error(cell, cell_index, exec_reply)
+        if any(one.get("source") == "ask_exit" for one in content.get("payload") or []):
+            raise _Finished  # exit() and quit()
+
     async def _watch(self) -> None:
         """Have what a long cell puts out written before it ends."""
         pause = PARTIAL_SECONDS
@@ -218,7 +234,8 @@ class Run(NotebookClient):  # type: ignore[misc]
         self._out.traceback(lines or [f"{error.ename}: {error.evalue}"])
         value = " ".join(str(error.evalue).split())[:500]
         reason = f"{self._which()} failed: {error.ename}: {value}".rstrip(": ")
-        return Ending(1, reason, str(error.ename)[:200], value)
+        code = exit_code(str(error.evalue)) if error.ename == "SystemExit" else 1
+        return Ending(code, reason, str(error.ename)[:200], value)
 
     async def _died(self, error: Exception, oom: bool) -> Ending:
         code = None
