@@ -91,6 +91,7 @@ class ResultManifest(_Manifest):
     """What a job brings back."""
 
     deleted: list[str] = []
+    changed: list[int] = []
     error: JobException | None = None
     files: list[OutputFile] = []
 

@@ -239,7 +239,10 @@ class Load:
 
 _NOT_UPDATED = "An object that the job changed could not be updated here: %s"
 
-_load = Load()
+_NEW = Load()
+"""Where nobody has said what references stand for, each pickle has new objects."""
+
+_load = _NEW
 
 
 @contextlib.contextmanager
@@ -260,6 +263,9 @@ def referred(number: Any) -> Any:
 
 def _finish(values: dict[str, Any], contents: list[Any]) -> dict[str, Any]:
     _load.contents += contents[2:]
+    if _load is _NEW:
+        _load.apply()
+        _load.made.clear()
     return values
 
 

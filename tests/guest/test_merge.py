@@ -77,6 +77,17 @@ class Kernel:
     def variables(self) -> dict[str, Any]:
         return {name: value for name, value in self.namespace.items() if not name.startswith("__")}
 
+    def result(self, source: str) -> str:
+        """Run a cell in a job; returns its result's digest, and assigns nothing."""
+        digest = snapshot.capture(self.variables, self.namespace, self.state).digest
+        return self._job(digest, source)[0]
+
+    def _job(self, digest: str, source: str) -> tuple[str, list[str]]:
+        assert self.worker.stdin is not None and self.worker.stdout is not None
+        print(json.dumps([self.state, digest, textwrap.dedent(source)]), file=self.worker.stdin, flush=True)
+        result, deleted = json.loads(self.worker.stdout.readline())
+        return result, deleted
+
     def local(self, source: str, meanwhile: str = "", fresh: bool = False) -> dict[str, Any]:
         """Run a cell in a job and assign what came of it; returns that.
 
@@ -87,9 +98,7 @@ class Kernel:
         taken = snapshot.capture(variables, self.namespace, self.state)
         assert not taken.left_out, taken.left_out
         originals = merge.Originals(taken.groups, variables, variables, self.namespace, still=not meanwhile)
-        assert self.worker.stdin is not None and self.worker.stdout is not None
-        print(json.dumps([self.state, taken.digest, textwrap.dedent(source)]), file=self.worker.stdin, flush=True)
-        digest, deleted = json.loads(self.worker.stdout.readline())
+        digest, deleted = self._job(taken.digest, source)
         self.run(meanwhile)
         manifest = snapshot.read_manifest(self.state, digest)
         assert not manifest["left_out"], manifest["left_out"]
@@ -319,6 +328,15 @@ def test_results_can_be_read_without_the_kernels_objects(kernel: Kernel) -> None
     assert values["b"] == {"a": [1, 2], "b": [1, 2]} and values["s"] == {1, 2}
     assert values["b"]["a"] is values["b"]["b"] is values["a"] is values["new"] is not kernel["a"]
     assert kernel["a"] == [1] and kernel["s"] == {1}
+
+
+def test_without_a_kernel_results_are_whole_too(kernel: Kernel) -> None:
+    kernel.restart()
+    kernel.run("a = [1]; b = {'a': a}; c = {1}")
+    digest = kernel.result("a.append(2); c.add(2)")
+    for _ in range(2):
+        values, _ = snapshot.restore(kernel.state, snapshot.read_manifest(kernel.state, digest), {})
+        assert values == {"a": [1, 2], "b": {"a": [1, 2]}, "c": {1, 2}} and values["b"]["a"] is values["a"]
 
 
 NAMES = "abcd"

@@ -65,6 +65,7 @@ class EngineTarget(Target):
     async def start(self, task: JobTask, prepared: Record) -> Record:
         engine = await self.engine()
         made: dict[str, Any] = {"containers": [], "network": ""}
+        asked = False
         if task.attempt > 1:
             await self._remove_earlier(engine, task)
         try:
@@ -76,9 +77,14 @@ class EngineTarget(Target):
                 # Faster than its log, but what is attached to must be this machine's: TLS and ssh have no such socket.
                 if (await engine.info()).local:
                     self._streams[container] = await engine.attach(container)
+                asked = True
                 await engine.start(container)
-        except BaseException:
-            await asyncio.shield(self.clean(made))
+        except BaseException as error:
+            with contextlib.suppress(EngineUnavailable):
+                await asyncio.shield(self.clean(made))
+            if asked and isinstance(error, EngineUnavailable):
+                # What was removed may have run: whoever took the error for an engine out of reach would start it again.
+                raise JobError(f"the engine went away while the job was started, which may have run: {error}") from None
             raise
         return made
 
