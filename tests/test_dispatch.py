@@ -207,6 +207,24 @@ def test_what_was_changed_here_since_the_dispatch_stays_and_both_can_be_had(note
     assert notebook.value("[job.variables['here'], job.variables['there'] is there]") == [[1, "job"], False]
 
 
+def test_a_generator_that_goes_on_here_is_no_change(notebook: Notebook) -> None:
+    notebook.run(
+        "import random\nclass Model: pass\nmodel = Model(); model.rng = random.Random(5); model.log = []\n"
+        "held = [model]\ndef fit(): model.log.append(model.rng.random())"
+    )
+    notebook.run("%%dispatch\nfit()")
+    reply = notebook.run("job = _\ndrawn = model.rng.random()\njob.result()")
+    assert "Kept" not in reply.text
+    assert notebook.value("[len(model.log), model.log[0] == random.Random(5).random(), held[0] is model]") == [
+        1, True, True,
+    ]  # fmt: skip
+    assert notebook.value("drawn not in model.log") is True
+    notebook.run("model.rng = random.Random(5)")
+    notebook.run("%local fit()")
+    notebook.run("same = random.Random(5)")
+    assert notebook.value("[model.log[1] == same.random(), model.rng.random() == same.random()]") == [True, True]
+
+
 def test_a_job_can_be_cancelled(notebook: Notebook) -> None:
     notebook.run("%%dispatch\nimport time; time.sleep(60)")
     notebook.run("job = _\nwhile not job.running(): pass\njob.cancel(); job.wait()")

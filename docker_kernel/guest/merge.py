@@ -482,6 +482,15 @@ class _Group:
     data: str
     buffers: list[str]
     values: dict[str, Any]
+    objects: int = 0
+    without_generators: str = ""
+
+
+class _WithoutGenerators(snapshot._Pickler):
+    """Leaves out the states of generators of random numbers."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (object, ()) if isinstance(value, self._generators) else super().reducer_override(value)
 
 
 class Originals:
@@ -523,30 +532,22 @@ class Originals:
             return name not in namespace
         return name in namespace and namespace[name] is held()
 
-    @contextlib.contextmanager
-    def moving(self, some: bool) -> Iterator[None]:
-        """Take it for no change that the kernel's generators of random numbers are moved meanwhile.
-
-        Args:
-            some: whether the variables hold any.
-        """
-        holding: list[tuple[_Group, int]] = []
-        for group in self._groups if some else []:
+    def note_generators(self) -> None:
+        """Take it for no change that generators of random numbers in the variables go on, as they do in the kernel."""
+        for group in self._groups:
             with generators.noted() as found:
                 pickler = self._pickle(group)
             if pickler is not None and found:
-                holding.append((group, len(pickler.memo.copy())))
-        yield
-        for group, size in holding:
-            pickler = self._pickle(group)
-            # With another number of objects, none would be found by its key.
-            if pickler is not None and len(pickler.memo.copy()) == size:
-                group.data = hashlib.sha256(pickler.file.value()).hexdigest()
+                group.objects, group.without_generators = len(pickler.memo.copy()), self._without_generators(group)
 
-    def _pickle(self, group: _Group) -> snapshot._Pickler | None:
+    def _without_generators(self, group: _Group) -> str:
+        pickler = self._pickle(group, _WithoutGenerators)
+        return "" if pickler is None else hashlib.sha256(pickler.file.value()).hexdigest()
+
+    def _pickle(self, group: _Group, kind: Any = snapshot._Pickler) -> snapshot._Pickler | None:
         values = {name: value() for name, value in group.values.items()}
         classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
-        make = functools.partial(snapshot._Pickler, self._namespace, None, group.views, classes)
+        make = functools.partial(kind, self._namespace, None, group.views, classes)
         try:
             return snapshot.run_pickler(values, make)
         except Exception:
@@ -574,7 +575,9 @@ class Originals:
         pickler = self._pickle(group)
         if pickler is None:
             return None
-        if hashlib.sha256(pickler.file.value()).hexdigest() != group.data:
+        if hashlib.sha256(pickler.file.value()).hexdigest() != group.data and not self._generators_went_on(
+            group, pickler
+        ):
             return None
         if len(pickler.buffers) != len(group.buffers):
             return None
@@ -582,6 +585,15 @@ class Originals:
             for content, digest in zip(pickler.buffers, group.buffers):
                 if (content.digest or snapshot.digest(content.raw)) != digest:
                     return None
+        return self._by_number(pickler)
+
+    def _generators_went_on(self, group: _Group, pickler: snapshot._Pickler) -> bool:
+        """Whether nothing else has changed; with another number of objects, none would be found by its key."""
+        if not group.without_generators or len(pickler.memo.copy()) != group.objects:
+            return False
+        return self._without_generators(group) == group.without_generators
+
+    def _by_number(self, pickler: snapshot._Pickler) -> dict[int, Any]:
         found = {}
         for number, value in pickler.memo.copy().values():
             found[number] = value.cell if type(value) is snapshot._Cell else value

@@ -205,8 +205,9 @@ class Session:
             job._settings = None if options.live else self._changes.settings
             self._secrets[job.id] = list(secrets)
         if not options.live and self._changes.state:
-            with originals.moving(bool(self._generators)):
-                self._report(self.process.move_on(self._generators))
+            if self._generators:
+                originals.note_generators()
+            self._report(self.process.move_on(self._generators))
         self._report_held_back(answer["held_back"], [*environment.credentials_in_home(), *answer["held_back_in_home"]])
         return Sweep(jobs) if options.sweep else jobs[0]
 
