@@ -19,7 +19,7 @@ from docker_kernel.batch.ledger import Ledger
 from docker_kernel.batch.manager import manager
 from docker_kernel.batch.record import JobRecord
 from docker_kernel.engine import Engine
-from docker_kernel.errors import JobError
+from docker_kernel.errors import EngineUnavailable, JobError
 from tests.conftest import NotebookMaker, SpecMaker
 from tests.notebook import HOLD, KERNEL_IDS, let_go
 from tests.patience import patient, until
@@ -273,3 +273,21 @@ def test_pruned_jobs_are_gone_with_their_results(start: NotebookMaker) -> None:
     assert not JobFolder(job).path.exists()
     with pytest.raises(JobError, match="There is no job"):
         wait(job)
+
+
+def test_a_start_whose_answer_is_lost_is_the_jobs_end_and_is_not_begun_again(
+    engine: Engine, start: NotebookMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = start()
+    really_start = Engine.start
+
+    async def start_and_lose_the_answer(self: Engine, container: str) -> None:
+        await really_start(self, container)
+        raise EngineUnavailable("The engine did not answer in time.")
+
+    monkeypatch.setattr(Engine, "start", start_and_lose_the_answer)
+    one.run("%%dispatch\nimport time; time.sleep(60)")
+    one.run("sent = _; sent.wait(60)")
+    assert one.value("sent.state") == "failed"
+    assert "the engine went away while the job was started, which may have run" in one.value("sent.reason")
+    until(lambda: not containers(engine, one.value("sent.id")))
