@@ -565,8 +565,8 @@ class JobManager:
             return "lost", outcome.lost
         if outcome.exit_code == 0 and record.result:
             return "succeeded", ""
-        # Its runner has told of a result: so a cell failed, or ended its notebook with a code of its own; but not where the
-        # runner itself was told to end, as by an engine that stops.
+        # Its runner has told of a result: so a cell failed, or ended its notebook with a code of its own; but not where
+        # the runner itself was told to end, as by an engine that stops.
         own = outcome.exit_code == 1 or (record.kind == "notebook" and outcome.exit_code != 128 + signal.SIGTERM)
         if own and record.result and said is not None and said.code == outcome.exit_code:
             return "failed", f"its cell raised {running.raised or 'an exception'}"

@@ -28,10 +28,11 @@ WHERE = "%%local\nimport socket\nwhere = socket.gethostname()"
 
 LOOK = r"""%%local
 import os, pathlib, resource, socket, sys
+mask = os.umask(2); os.umask(mask)
 where = socket.gethostname()
 folders = ("/opt/docker-kernel/run", "/tmp", "/inputs", "/outputs", os.environ["HOME"])
 seen = [
-    dict(os.environ), pathlib.Path("/proc/self/environ").read_text().split("\0"), os.getcwd(), os.umask(2),
+    dict(os.environ), pathlib.Path("/proc/self/environ").read_text().split("\0"), os.getcwd(), mask,
     sys.argv, sys.path, sorted(sys.modules), sorted(globals()),
     sorted(str(path) for folder in folders for path in pathlib.Path(folder).rglob("*") if "history" not in path.name),
     sorted(os.listdir("/")), os.getuid(), os.getgroups(), resource.getrlimit(resource.RLIMIT_NOFILE),
@@ -39,7 +40,7 @@ seen = [
     [line.split()[4:6] for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines()],
 ]
 seen = eval(repr(seen).replace(where, "HOST"))
-del os, pathlib, resource, socket, sys, folders
+del os, pathlib, resource, socket, sys, folders, mask
 """
 """What a job sees of where it runs."""
 
