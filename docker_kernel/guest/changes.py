@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import types
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from docker_kernel.guest import snapshot
 from docker_kernel.guest.merge import Restored, ReturnPickler, owners
 from docker_kernel.guest.reach import cell_code, read_names, runs_text
+
+
+class _Fingerprint(NamedTuple):
+    """Of a group: the digest of its pickle, and the sizes and digests of its buffers."""
+
+    data: str
+    sizes: list[int]
+    digests: list[str]
 
 
 class Changes:
@@ -22,13 +29,13 @@ class Changes:
         source: the cell as Python, magics transformed.
 
     Attributes:
-        reached: for the number of each group that the cell can reach, the sha256 of its pickle and its buffers' sizes.
+        reached: for the number of each group that the cell can reach, what tells whether it changes.
     """
 
     def __init__(self, groups: Iterable[Restored], namespace: dict[str, Any], source: str) -> None:
         self._namespace = namespace
         self._groups = {group.number: group for group in groups}
-        self.reached: dict[int, tuple[str, list[int]]] = {}
+        self.reached: dict[int, _Fingerprint] = {}
         self._reach(source)
 
     def _reach(self, source: str) -> None:
@@ -58,25 +65,23 @@ class Changes:
         if pickler is None:
             # It was restored, and cannot be pickled: there is no telling whether it changes.
             return []
-        buffers = [content.size for content in pickler.buffers]
-        self.reached[group.number] = (hashlib.sha256(pickler.file.value()).hexdigest(), buffers)
-        if buffers != group.sizes:
-            group.digests[:] = [content.digest or snapshot.digest(content.raw) for content in pickler.buffers]
+        sizes, digests = [content.size for content in pickler.buffers], [digest for digest, _ in group.buffers]
+        if sizes != [size for _, size in group.buffers]:
+            digests = [content.own_digest() for content in pickler.buffers]
+        self.reached[group.number] = _Fingerprint(pickler.digest(), sizes, digests)
         return [part for part in pickler.objects if type(part) is types.CodeType]
 
     def changed(self) -> list[Restored]:
         """The groups that are not as they were."""
         return [self._groups[number] for number, before in self.reached.items() if self._differs(number, before)]
 
-    def _differs(self, number: int, before: tuple[str, list[int]]) -> bool:
-        group = self._groups[number]
-        pickler = snapshot.scan(group.values, self._namespace)
-        if pickler is None:
+    def _differs(self, number: int, before: _Fingerprint) -> bool:
+        pickler = snapshot.scan(self._groups[number].values, self._namespace)
+        if pickler is None or pickler.digest() != before.data:
             return True
-        buffers = pickler.buffers
-        if (hashlib.sha256(pickler.file.value()).hexdigest(), [one.size for one in buffers]) != before:
+        if [one.size for one in pickler.buffers] != before.sizes:
             return True
-        return any((one.digest or snapshot.digest(one.raw)) != was for one, was in zip(buffers, group.digests))
+        return any(one.own_digest() != was for one, was in zip(pickler.buffers, before.digests))
 
     def pickler(self) -> snapshot.MakePickler:
         """What pickles the cell's result, with references to what the kernel has."""

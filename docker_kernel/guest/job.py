@@ -478,7 +478,7 @@ class Job:
         state, left_out = self._process
         kept, failed = self._session.process.bring_home(state, self._settings, with_random=self.record["live"])
         for one in [*left_out, *failed]:
-            print("Not brought back: %s (%s): %s; %s." % one)
+            print(NOT_BROUGHT % one._asdict())
         if kept:
             print("Kept as they are, as they were set anew since the job was sent: %s" % ", ".join(kept))
 

@@ -13,7 +13,6 @@ import collections
 import contextlib
 import copyreg
 import functools
-import hashlib
 import io
 import pickle
 import sys
@@ -151,10 +150,10 @@ class ReturnPickler(snapshot._Pickler):
             self._contents += [number, content]
             return _own, (number, make, arguments)
         # A dict that has it as a key needs its content at once.
-        return _own, (number, make, arguments), content, None, None, _fill_at_once
+        return _own, (number, make, arguments), (number, content), None, None, _fill_at_once
 
-    def _owner(self, numpy: Any, array: Any) -> Any:
-        owner = super()._owner(numpy, array)
+    def _owner(self, array: Any) -> Any:
+        owner = super()._owner(array)
         return self._owners.get(id(owner), owner)
 
     def _reduce(self, value: Any) -> Any:
@@ -177,6 +176,12 @@ def _flat(pairs: Iterator[tuple[Any, Any]]) -> list[Any]:
     """Keys, and then values: a dict is filled when the content of its keys is there, which their hashes may need."""
     found = list(pairs)
     return [*(key for key, _ in found), *(value for _, value in found)]
+
+
+def _pairs(flat: list[Any]) -> Iterator[tuple[Any, Any]]:
+    """What `_flat` was given."""
+    half = len(flat) // 2
+    return zip(flat[:half], flat[half:])
 
 
 class Load:
@@ -222,16 +227,14 @@ class Load:
         for number, content in zip(contents, contents):
             hashes = number & 3 in (DICT, SET) or (number & 3 == OTHER and _is_hashing(content))
             (containers if hashes else objects).append((self.made[number], content))
-        # Last those that hash what has its content then.
-        for own, content in [*objects, *containers]:
+        # Those that hash others come when these have their content.
+        fills: list[Callable[[], None]] = [
+            functools.partial(_refill, own, content) for own, content in [*objects, *containers]
+        ]
+        for fill in [*fills, *self.updates]:
             try:
-                _refill(own, content)
+                fill()
             except Exception as error:  # of the type's own code
-                failed.append(_NOT_UPDATED % error)
-        for update in self.updates:
-            try:
-                update()
-            except Exception as error:
                 failed.append(_NOT_UPDATED % error)
         self.contents, self.updates = [], []
         return failed
@@ -293,9 +296,9 @@ def _is_of(own: Any, make: Any, arguments: tuple[Any, ...]) -> bool:
     return type(own) is kind
 
 
-def _fill_at_once(own: Any, content: Any) -> None:
+def _fill_at_once(own: Any, numbered: tuple[int, Any]) -> None:
     """Fill a new object; the kernel's own is filled when all has been read."""
-    number = next((number for number, made in reversed(_load.made.items()) if made is own), None)
+    number, content = numbered
     if number in _load.owned:
         _load.contents += [number, content]
     else:
@@ -309,8 +312,7 @@ def _refill(own: Any, content: Any) -> None:
         own[:] = content
     elif kind is dict:
         own.clear()
-        half = len(content) // 2
-        own.update(zip(content[:half], content[half:]))
+        own.update(_pairs(content))
     elif kind is set:
         own.clear()
         own.update(content)
@@ -343,8 +345,7 @@ def _set(own: Any, state: Any, items: Any, pairs: Any) -> None:
         else:
             own.extend(items) if hasattr(own, "extend") else [own.append(one) for one in items]
     if pairs is not None:
-        half = len(pairs) // 2
-        for key, value in zip(pairs[:half], pairs[half:]):
+        for key, value in _pairs(pairs):
             own[key] = value
     if state is None:
         return
@@ -368,18 +369,18 @@ def _own_like(number: int, fresh: Any) -> Any:
     """The kernel's object of a reference with the content of another one, where its type allows that; else that one."""
     load = _load
     own = load.find(number)
-    if number not in load.made:
-        if own is not None and type(own) is type(fresh) and isinstance(own, generators.kinds()) and not load.draws:
-            # The kernel went on in a stream of its own.
-            load.made[number] = own
-            return own
-        update = None if own is None or type(own) is not type(fresh) else _updater(own, fresh)
-        if update is None:
-            own = fresh
-        else:
+    if number in load.made:
+        return own
+    load.made[number] = fresh
+    if own is not None and type(own) is type(fresh):
+        # Where the kernel went on in a stream of its own, its generators stay where they are.
+        stays = isinstance(own, generators.kinds()) and not load.draws
+        update = None if stays else _updater(own, fresh)
+        if update is not None:
             load.updates.append(update)
-        load.made[number] = own
-    return own
+        if stays or update is not None:
+            load.made[number] = own
+    return load.made[number]
 
 
 def _updater(own: Any, fresh: Any) -> Callable[[], None] | None:
@@ -431,15 +432,16 @@ class Restored(NamedTuple):
     """A group of variables as it was restored in a job.
 
     Attributes:
+        number: in the manifest.
         values: by name, as they were restored, whatever the names are bound to later.
-        sizes, digests: of what was stored apart from the pickle.
+        memo: of its pickle.
+        buffers: the digest and the size of each part that was stored apart from the pickle.
     """
 
     number: int
     values: dict[str, Any]
     memo: Any
-    sizes: list[int]
-    digests: list[str]
+    buffers: list[tuple[str, int]]
 
     def known(self, namespace: dict[str, Any]) -> Iterator[tuple[Any, tuple[int, int]]]:
         """Its objects, each with its key."""
@@ -453,9 +455,7 @@ def owners(values: Iterable[Any]) -> dict[int, Any]:
     found: dict[int, Any] = {}
     for value in values:
         if type(value).__name__ == "ndarray" and type(value).__module__ == "numpy" and value.base is not None:
-            owner = value
-            while type(owner.base) is type(value):
-                owner = owner.base
+            owner = snapshot.memory_owner(value)
             if owner.nbytes == value.nbytes and value.flags.forc:
                 found.setdefault(id(owner), value)
     return found
@@ -542,14 +542,12 @@ class Originals:
 
     def _without_generators(self, group: _Group) -> str:
         pickler = self._pickle(group, _WithoutGenerators)
-        return "" if pickler is None else hashlib.sha256(pickler.file.value()).hexdigest()
+        return "" if pickler is None else pickler.digest()
 
     def _pickle(self, group: _Group, kind: Any = snapshot._Pickler) -> snapshot._Pickler | None:
         values = {name: value() for name, value in group.values.items()}
-        classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
-        make = functools.partial(kind, self._namespace, None, group.views, classes)
         try:
-            return snapshot.run_pickler(values, make)
+            return snapshot.run_pickler(values, self._namespace, None, group.views, kind)
         except Exception:
             return None
 
@@ -575,29 +573,22 @@ class Originals:
         pickler = self._pickle(group)
         if pickler is None:
             return None
-        if hashlib.sha256(pickler.file.value()).hexdigest() != group.data and not self._generators_went_on(
-            group, pickler
-        ):
+        if pickler.digest() != group.data and not self._generators_went_on(group, pickler):
             return None
         if len(pickler.buffers) != len(group.buffers):
             return None
-        if not self.still:
-            for content, digest in zip(pickler.buffers, group.buffers):
-                if (content.digest or snapshot.digest(content.raw)) != digest:
-                    return None
-        return self._by_number(pickler)
+        if not self.still and [content.own_digest() for content in pickler.buffers] != group.buffers:
+            return None
+        return {
+            number: value.cell if type(value) is snapshot._Cell else value
+            for number, value in pickler.memo.copy().values()
+        }
 
     def _generators_went_on(self, group: _Group, pickler: snapshot._Pickler) -> bool:
         """Whether nothing else has changed; with another number of objects, none would be found by its key."""
         if not group.without_generators or len(pickler.memo.copy()) != group.objects:
             return False
         return self._without_generators(group) == group.without_generators
-
-    def _by_number(self, pickler: snapshot._Pickler) -> dict[int, Any]:
-        found = {}
-        for number, value in pickler.memo.copy().values():
-            found[number] = value.cell if type(value) is snapshot._Cell else value
-        return found
 
 
 def _held(value: Any) -> Callable[[], Any]:

@@ -6,14 +6,11 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import sys
 from typing import Any
 
-from docker_kernel.guest import generators, snapshot
+from docker_kernel.guest import snapshot
 from docker_kernel.guest.in_job import EVENTS, _sender, job
-from docker_kernel.guest.process_state import NAME as PROCESS
-from docker_kernel.guest.process_state import ProcessState
-from docker_kernel.guest.worker import ERROR, stream_of
+from docker_kernel.guest.worker import ERROR, restore_state, stream_of
 
 
 def begin(path: str) -> None:
@@ -31,18 +28,8 @@ def begin(path: str) -> None:
         spec = json.load(file)
     shell = get_ipython()
     manifest = snapshot.read_manifest(spec["state"], spec["manifest"])
-    if manifest.get("sys_path"):
-        sys.path[:] = manifest["sys_path"]
-    stream = stream_of(spec)
-    process = ProcessState(shell.user_ns, stream)
-    with generators.noted() as found:
-        restored, failed = snapshot.restore(spec["state"], manifest, shell.user_ns)
-    sent = restored.pop(PROCESS, ({}, []))
-    shell.user_ns.update(restored)
-    failed += [*process.apply(sent[0]), *process.give_stream(found)]
-    for one in failed:
-        print("docker-kernel: %s is not here: %s" % (one.name, one.reason), file=sys.stderr)
-    job._begin(spec, _sender(os.environ[EVENTS]), os.environ["DOCKER_KERNEL_OUTPUTS"], stream)
+    restore_state(spec, manifest, shell)
+    job._begin(spec, _sender(os.environ[EVENTS]), os.environ["DOCKER_KERNEL_OUTPUTS"], stream_of(spec))
     atexit.register(job.flush)
 
     def keep_error(result: Any) -> None:

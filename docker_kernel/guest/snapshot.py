@@ -103,7 +103,7 @@ class SentGroup(NamedTuple):
 
     Attributes:
         views: ids of the arrays whose views it has as views of one memory.
-        data: the sha256 of its pickle; buffers: the digests of what is stored apart from that.
+        data: the digest of its pickle; buffers: the digests of what is stored apart from that.
     """
 
     names: list[str]
@@ -150,6 +150,10 @@ class _Content:
         """Whether it is stored in any case: not so the memory of an array that may be another's view."""
         self.digest = ""
         self.future: Future[None] | None = None
+
+    def own_digest(self) -> str:
+        """Its digest, made now if it is not stored."""
+        return self.digest or digest(self.raw)
 
 
 class _Marker(bytearray):
@@ -283,7 +287,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return self._refusals[id(value)]
 
     def _reduce_array(self, numpy: Any, array: Any) -> Any:
-        owner = self._owner(numpy, array)
+        owner = self._owner(array)
         self.memory.add(id(owner if owner.base is None else owner.base))
         # The memory of objects cannot be shown by another array, and that of permuted axes is pickled in order.
         if not owner.dtype.hasobject and owner.flags.forc:
@@ -297,11 +301,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return _make_texts, (marker, array.shape, "F" if array.flags.fnc else "C")
         return super().reducer_override(array)
 
-    def _owner(self, numpy: Any, array: Any) -> Any:
+    def _owner(self, array: Any) -> Any:
         """The array whose memory an array shows."""
-        while type(array.base) is numpy.ndarray:
-            array = array.base
-        return array
+        return memory_owner(array)
+
+    def digest(self) -> str:
+        """Of what it has pickled, apart from the buffers."""
+        return digest(self.file.value())
 
     def _reduce_storage(self, value: Any) -> Any:
         torch = sys.modules["torch"]
@@ -370,6 +376,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 self.ignored.update((id(part.__dict__), id(part.__annotations__)))
                 for cell in cells:
                     self._ignore(cell.cell_contents)
+
+
+def memory_owner(array: Any) -> Any:
+    """The last of the arrays whose memory an array shows."""
+    while type(array.base) is type(array):
+        array = array.base
+    return array
 
 
 def _collector(buffers: list[_Content], blobs: _Blobs | None) -> Callable[[pickle.PickleBuffer], bool]:
@@ -563,8 +576,7 @@ def _pickle(
     views: frozenset[int] = frozenset(),
     make: MakePickler = _Pickler,
 ) -> _Pickled:
-    classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
-    pickler = run_pickler(values, functools.partial(make, namespace, blobs, views, classes))
+    pickler = run_pickler(values, namespace, blobs, views, make)
     objects = pickler.objects
     kinds = set(map(type, objects))
     linking = {kind for kind in kinds if not _is_atom(kind)}
@@ -579,9 +591,16 @@ def _pickle(
     return _Pickled(data, pickler.buffers, shared, pickler.arrays, dropped, files, (keep, values), views)
 
 
-def run_pickler(values: dict[str, Any], make: Callable[..., _Pickler]) -> _Pickler:
+def run_pickler(
+    values: dict[str, Any],
+    namespace: dict[str, Any],
+    blobs: _Blobs | None = None,
+    views: frozenset[int] = frozenset(),
+    make: MakePickler = _Pickler,
+) -> _Pickler:
     """Pickle variables, and return what did: without the attributes of exceptions that cannot be pickled."""
-    pickler = make()
+    classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
+    pickler = make(namespace, blobs, views, classes)
     try:
         pickler.dump(values)
     except SnapshotError:
@@ -589,7 +608,7 @@ def run_pickler(values: dict[str, Any], make: Callable[..., _Pickler]) -> _Pickl
     except Exception:
         if not any(issubclass(type(one), BaseException) for one in pickler.objects):
             raise
-        pickler = make(refusals={})
+        pickler = make(namespace, blobs, views, classes, refusals={})
         pickler.dump(values)
     return pickler
 
@@ -677,7 +696,10 @@ def capture(
         content = _Content(memoryview(data), settled=True)
         for one in (content, *buffers):
             blobs.store(one)
-        known = [(names, len(one.data), one.views, hashlib.sha256(one.data).hexdigest()) for names, one in groups]
+        # One that is alone in its blob has that one's digest.
+        known = [
+            (names, len(one.data), one.views, digest(one.data) if len(groups) > 1 else "") for names, one in groups
+        ]
         packs.append((known, buffers, content))
 
     try:
@@ -739,12 +761,12 @@ def capture(
             sort_keys=True,
         )
         sent = [
-            SentGroup(names, views, digest, [one.digest for one in buffers])
-            for groups, buffers, _ in packs
-            for names, _, views, digest in groups
+            SentGroup(names, views, own or content.digest, [buffer.digest for buffer in buffers])
+            for groups, buffers, content in packs
+            for names, _, views, own in groups
         ]
-        digest = _write(os.path.join(state, "manifests"), memoryview(manifest.encode()))
-        return Snapshot(digest, manifest, left_out, sent)
+        written = _write(os.path.join(state, "manifests"), memoryview(manifest.encode()))
+        return Snapshot(written, manifest, left_out, sent)
     except OSError as error:
         raise _not_written(error) from None
     finally:
@@ -769,9 +791,8 @@ def scan(values: dict[str, Any], namespace: dict[str, Any]) -> _Pickler | None:
     """Pickle a group to nowhere, and return what did; None where it cannot be pickled."""
     arrays: frozenset[int] = frozenset()
     while True:
-        classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
         try:
-            pickler = run_pickler(values, functools.partial(_Pickler, namespace, None, arrays, classes))
+            pickler = run_pickler(values, namespace, None, arrays)
         except Exception:
             return None
         shared = frozenset(owner for owner, views in pickler.arrays.items() if len(views) > 1)

@@ -11,7 +11,10 @@ import json
 import os
 import sys
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from docker_kernel.guest.process_state import ProcessState
 
 VALUE = "__docker_kernel_value__"
 """Under which name an expression's value comes back."""
@@ -182,14 +185,39 @@ def stream_of(spec: dict[str, Any]) -> tuple[int, ...]:
     return (*own, int(spec["rank"])) if spec.get("world_size") else own
 
 
+def restore_state(
+    spec: dict[str, Any], manifest: dict[str, Any], shell: Any, on_group: Any = None
+) -> tuple[ProcessState, dict[str, Any]]:
+    """Give a shell the state that a job was sent with; returns the process's, and the variables.
+
+    Args:
+        on_group: as of `snapshot.restore`.
+    """
+    from docker_kernel.guest import generators, snapshot
+    from docker_kernel.guest.process_state import NAME as PROCESS
+    from docker_kernel.guest.process_state import ProcessState
+
+    # Not before IPython is there, which a file of the user's must not shadow.
+    if manifest.get("sys_path"):
+        sys.path[:] = manifest["sys_path"]
+    process = ProcessState(shell.user_ns, stream_of(spec))
+    with generators.noted() as found:
+        restored, failed = snapshot.restore(spec["state"], manifest, shell.user_ns, on_group=on_group)
+    sent = restored.pop(PROCESS, ({}, []))
+    shell.user_ns.update(restored)
+    failed += [*process.apply(sent[0]), *process.give_stream(found)]
+    for one in failed:
+        print("docker-kernel: %s is not here: %s" % (one.name, one.reason), file=sys.stderr)
+    return process, restored
+
+
 def run(spec: dict[str, Any], events: Events) -> int:
-    from docker_kernel.guest import generators, inputs, snapshot, sources
+    from docker_kernel.guest import inputs, snapshot, sources
     from docker_kernel.guest.changes import Changes
     from docker_kernel.guest.exceptions import text_of
     from docker_kernel.guest.in_job import job
     from docker_kernel.guest.merge import Restored
     from docker_kernel.guest.process_state import NAME as PROCESS
-    from docker_kernel.guest.process_state import ProcessState
 
     state = spec["state"]
     manifest = snapshot.read_manifest(state, spec["manifest"])
@@ -201,23 +229,8 @@ def run(spec: dict[str, Any], events: Events) -> int:
         inputs.fetch(spec.get("inputs") or {}, events.send)
         return run_notebook(spec, events.send, os.environ["DOCKER_KERNEL_OUTPUTS"])
     shell = make_shell(events)
-    # Not before IPython is there, which a file of the user's must not shadow.
-    if manifest.get("sys_path"):
-        sys.path[:] = manifest["sys_path"]
     groups: list[Restored] = []
-
-    def on_group(number: int, values: dict[str, Any], memo: Any, buffers: list[tuple[str, int]]) -> None:
-        digests, sizes = [digest for digest, _ in buffers], [size for _, size in buffers]
-        groups.append(Restored(number, values, memo, sizes, digests))
-
-    process = ProcessState(shell.user_ns, stream_of(spec))
-    with generators.noted() as found:
-        restored, failed = snapshot.restore(state, manifest, shell.user_ns, on_group=on_group)
-    sent = restored.pop(PROCESS, ({}, []))
-    shell.user_ns.update(restored)
-    failed += [*process.apply(sent[0]), *process.give_stream(found)]
-    for one in failed:
-        print("docker-kernel: %s is not here: %s" % (one.name, one.reason), file=sys.stderr)
+    process, restored = restore_state(spec, manifest, shell, lambda *group: groups.append(Restored(*group)))
     inputs.link(spec.get("linked") or {})
     inputs.fetch(spec.get("inputs") or {}, events.send)
     outputs = os.environ["DOCKER_KERNEL_OUTPUTS"]

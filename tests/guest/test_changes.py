@@ -24,12 +24,13 @@ uses = Uses()
 
 
 def looked_at(notebook: Notebook, source: str) -> tuple[Changes, dict[int, set[str]]]:
-    groups = []
-
-    def on_group(number: int, values: dict[str, object], memo: object, buffers: list[tuple[str, int]]) -> None:
-        groups.append(Restored(number, values, memo, [size for _, size in buffers], [one for one, _ in buffers]))
-
-    found, _ = snapshot.restore(notebook.state, notebook.manifest(), notebook.namespace, on_group=on_group)
+    groups: list[Restored] = []
+    found, _ = snapshot.restore(
+        notebook.state,
+        notebook.manifest(),
+        notebook.namespace,
+        on_group=lambda *group: groups.append(Restored(*group)),
+    )
     notebook.namespace.update(found)
     changes = Changes(groups, notebook.namespace, textwrap.dedent(source))
     return changes, {group.number: set(group.values) for group in groups}

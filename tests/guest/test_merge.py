@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from docker_kernel.guest import merge, snapshot
+from tests.guest.test_snapshot import Notebook
 
 JOB = r"""
 import json, sys, types
@@ -29,8 +30,7 @@ from docker_kernel.guest.merge import Restored
 def run(state, digest, source):
     module = sys.modules["__main__"] = types.ModuleType("__main__")
     namespace, groups = module.__dict__, []
-    def on_group(number, values, memo, buffers):
-        groups.append(Restored(number, values, memo, [size for _, size in buffers], [one for one, _ in buffers]))
+    on_group = lambda *group: groups.append(Restored(*group))
     found, failed = snapshot.restore(state, snapshot.read_manifest(state, digest), namespace, on_group=on_group)
     assert not failed, failed
     namespace.update(found)
@@ -51,11 +51,11 @@ for line in sys.stdin:
 EXAMPLES = int(os.environ.get("DOCKER_KERNEL_TEST_EXAMPLES", "50"))
 
 
-class Kernel:
+class Kernel(Notebook):
     """A notebook's namespace here, and a process that runs its jobs."""
 
     def __init__(self, state: Path) -> None:
-        self.state = str(state)
+        super().__init__(state, {})
         self.worker = subprocess.Popen(
             [sys.executable, "-c", JOB], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -67,20 +67,12 @@ class Kernel:
         self.namespace = module.__dict__
 
     def run(self, source: str) -> Kernel:
-        exec(compile(textwrap.dedent(source), "<cell>", "exec"), self.namespace)
+        super().run(source)
         return self
-
-    def __getitem__(self, name: str) -> Any:
-        return self.namespace[name]
-
-    @property
-    def variables(self) -> dict[str, Any]:
-        return {name: value for name, value in self.namespace.items() if not name.startswith("__")}
 
     def result(self, source: str) -> str:
         """Run a cell in a job; returns its result's digest, and assigns nothing."""
-        digest = snapshot.capture(self.variables, self.namespace, self.state).digest
-        return self._job(digest, source)[0]
+        return self._job(self.capture().digest, source)[0]
 
     def _job(self, digest: str, source: str) -> tuple[str, list[str]]:
         assert self.worker.stdin is not None and self.worker.stdout is not None
@@ -95,7 +87,7 @@ class Kernel:
             meanwhile: runs here before it comes back; fresh: the kernel's objects are not used, nor is assigned.
         """
         variables = self.variables
-        taken = snapshot.capture(variables, self.namespace, self.state)
+        taken = self.capture()
         assert not taken.left_out, taken.left_out
         originals = merge.Originals(taken.groups, variables, variables, self.namespace, still=not meanwhile)
         digest, deleted = self._job(taken.digest, source)
@@ -232,17 +224,6 @@ CELLS = {
 }
 
 
-@pytest.mark.parametrize("kind", CELLS)
-def test_a_cell_does_in_a_job_what_it_does_here(kernel: Kernel, kind: str) -> None:
-    before, cell, expected = CELLS[kind]
-    kernel.restart()
-    kernel.run(before).run(cell)
-    assert eval(expected, kernel.namespace), "this is not what it does here"
-    kernel.restart()
-    kernel.run(before).local(cell)
-    assert eval(expected, kernel.namespace)
-
-
 ARRAYS = {
     "an array that is filled": ("a = np.zeros(4); box = [a]", "a[2] = 5", "a[2] == 5 and box[0] is a"),
     "a view": ("a = np.zeros(4); v = a[1:3]", "v[0] = 5", "a[1] == 5 and v.base is a"),
@@ -261,12 +242,17 @@ ARRAYS = {
 }
 
 
-@pytest.mark.parametrize("kind", ARRAYS)
-def test_arrays_are_filled_in_place(kernel: Kernel, kind: str) -> None:
-    pytest.importorskip("numpy")
-    before, cell, expected = ARRAYS[kind]
+@pytest.mark.parametrize("kind", {**CELLS, **ARRAYS})
+def test_a_cell_does_in_a_job_what_it_does_here(kernel: Kernel, kind: str) -> None:
+    before, cell, expected = {**CELLS, **ARRAYS}[kind]
+    if kind in ARRAYS:
+        pytest.importorskip("numpy")
+        before = "import numpy as np\n" + before
     kernel.restart()
-    kernel.run("import numpy as np\n" + before).local(cell)
+    kernel.run(before).run(cell)
+    assert eval(expected, kernel.namespace), "this is not what it does here"
+    kernel.restart()
+    kernel.run(before).local(cell)
     assert eval(expected, kernel.namespace)
 
 
