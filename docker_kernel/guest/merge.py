@@ -127,7 +127,9 @@ class ReturnPickler(snapshot._Pickler):
         if kind is _Result:
             return _finish, (value.values, value.contents)
         if kind is _Native:
-            return self._reduce(value.value)
+            make, *rest = self._reduce(value.value)
+            # What pickle knows by these names has to be of the class that it makes.
+            return _MAKING.get(make, make), *rest
         if kind is not _Reference:
             return super().reducer_override(value)
         number, one = value.number, value.value
@@ -162,9 +164,23 @@ class ReturnPickler(snapshot._Pickler):
             return bytearray, (pickle.PickleBuffer(value),)
         reduced = super().reducer_override(value)
         if reduced is NotImplemented:
-            by_type = copyreg.dispatch_table.get(type(value))
+            by_type = self.dispatch_table.get(type(value))
             reduced = by_type(value) if by_type else value.__reduce_ex__(5)
         return reduced
+
+
+def _new(kind: Any, *arguments: Any) -> Any:
+    return kind.__new__(kind, *arguments)
+
+
+def _new_with_names(kind: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    return kind.__new__(kind, *arguments, **named)
+
+
+_MAKING: dict[Any, Any] = {
+    copyreg.__newobj__: _new,  # type: ignore[attr-defined]
+    copyreg.__newobj_ex__: _new_with_names,  # type: ignore[attr-defined]
+}
 
 
 def _is_plain(make: Any, arguments: tuple[Any, ...]) -> bool:

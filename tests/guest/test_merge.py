@@ -177,6 +177,29 @@ CELLS = {
         "x.append(2); x.tag = 2; y['b'] = 2; y.tag = 2",
         "both[0] is x and both[1] is y and (x, y, x.tag, y.tag) == ([1, 2], {'a': 1, 'b': 2}, 2, 2)",
     ),
+    "named tuples": (
+        "import collections, typing\nclass P(typing.NamedTuple):\n    a: list\n    b: int = 1\n"
+        "    def put(self): self.a.append(self.b)\nQ = collections.namedtuple('Q', 'a b')\n"
+        "p = P([]); q = Q([], p); box = [p, q]",
+        "p.put(); q.a.append(2); r = P(q.a)",
+        "(p.a, q.a, type(p), type(q)) == ([1], [2], P, Q) and box[0] is q.b and box[1].a is q.a is r.a "
+        "and P([1]).b == 1",
+    ),
+    "children of what does not change": (
+        "class T(tuple): pass\nclass S(str): pass\nclass F(frozenset): pass\nclass N(int): pass\n"
+        "class K:\n    def __new__(cls, *, a): self = super().__new__(cls); self.a = a; return self\n"
+        "    def __getnewargs_ex__(self): return (), {'a': self.a}\n"
+        "t = T([[]]); s = S('s'); f = F([1]); n = N(5); k = K(a=[]); all_ = [t, s, f, n, k]",
+        "t[0].append(1); s.tag = f.tag = n.tag = [t]; k.a.append(2)",
+        "t == ([1],) and s.tag is f.tag is n.tag and s.tag[0] is all_[0] is t and all_[4] is k and k.a == [2] "
+        "and [type(one) for one in all_] == [T, S, F, N, K] and all_[1:4] == ['s', {1}, 5]",
+    ),
+    "data classes": (
+        "import dataclasses\n@dataclasses.dataclass(slots=True)\nclass S:\n    n: int = 0\n"
+        "@dataclasses.dataclass(frozen=True)\nclass C:\n    parts: list\ns = S(); c = C([]); box = {'s': s, 'c': c}",
+        "s.n += 1; c.parts.append(s)",
+        "s.n == 1 and c.parts == [s] and box['s'] is s is c.parts[0] and box['c'] is c and S().n == 0",
+    ),
     "slots": (
         "class P:\n    __slots__ = ('x', 'all')\np = P(); p.x, p.all = 1, [p]; all_ = p.all",
         "p.x = 2; del p.all",
