@@ -577,13 +577,17 @@ def _pickle(
     make: MakePickler = _Pickler,
 ) -> _Pickled:
     pickler = run_pickler(values, namespace, blobs, views, make)
+    pickler.clear_memo()
     objects = pickler.objects
     kinds = set(map(type, objects))
     linking = {kind for kind in kinds if not _is_atom(kind)}
     keep = list(compress(objects, map(linking.__contains__, map(type, objects))))
     code = [one for one in objects if type(one) is types.CodeType] if types.CodeType in kinds else []
     files = {one.co_filename for one in code}
-    shared = set(map(id, keep)) | pickler.memory
+    # The memo and this list are as large as what follows, which need not stand beside them.
+    objects.clear()
+    shared = set(map(id, keep))
+    shared |= pickler.memory
     shared -= pickler.ignored
     shared.discard(id(values))
     dropped = pickler.exceptions.dropped
