@@ -486,8 +486,9 @@ class Soak:
 def share_one_heap() -> None:
     """Have all threads of this process allocate from one heap.
 
-    ZeroMQ's threads take a client's messages, and with glibc each thread may have a heap of its own, up to eight for each
-    CPU. Of those, `malloc_trim` does not give back what is free at their end: 20 MB in each that ever took a huge output.
+    ZeroMQ's threads take a client's messages, and with glibc each thread may have a heap of its own, up to eight for
+    each CPU. Of those, `malloc_trim` does not give back what is free at their end: 20 MB in each that ever took a huge
+    output.
     """
     with contextlib.suppress(AttributeError):  # another C library's
         ctypes.CDLL(None).mallopt(ctypes.c_int(M_ARENA_MAX), ctypes.c_int(1))

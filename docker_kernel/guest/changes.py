@@ -27,13 +27,15 @@ class Changes:
         groups: the groups as they were restored.
         namespace: the notebook's.
         source: the cell as Python, magics transformed.
+        state: the folder that the groups were read from: large content is compared with what is there, which is faster
+            than to make a digest.
 
     Attributes:
         reached: for the number of each group that the cell can reach, what tells whether it changes.
     """
 
-    def __init__(self, groups: Iterable[Restored], namespace: dict[str, Any], source: str) -> None:
-        self._namespace = namespace
+    def __init__(self, groups: Iterable[Restored], namespace: dict[str, Any], source: str, state: str) -> None:
+        self._namespace, self._state = namespace, state
         self._groups = {group.number: group for group in groups}
         self.reached: dict[int, _Fingerprint] = {}
         self._reach(source)
@@ -81,7 +83,8 @@ class Changes:
             return True
         if [one.size for one in pickler.buffers] != before.sizes:
             return True
-        return any(one.own_digest() != was for one, was in zip(pickler.buffers, before.digests))
+        contents = zip(pickler.buffers, before.digests)
+        return not all(snapshot.is_stored(self._state, was, one) or one.own_digest() == was for one, was in contents)
 
     def pickler(self) -> snapshot.MakePickler:
         """What pickles the cell's result, with references to what the kernel has."""

@@ -461,9 +461,14 @@ class Restored(NamedTuple):
 
     def known(self, namespace: dict[str, Any]) -> Iterator[tuple[Any, tuple[int, int]]]:
         """Its objects, each with its key."""
+        # Most kinds are tracked as a whole or not at all.
+        kinds: dict[type, bool | None] = {}
+        own = self.number
         for number, value in self.memo.copy().items():
-            if is_tracked(value, namespace):
-                yield value, (self.number, number)
+            kind = type(value)
+            tracked = kinds[kind] if kind in kinds else kinds.setdefault(kind, _is_tracked_kind(kind))
+            if tracked or (tracked is None and is_tracked(value, namespace)):
+                yield value, (own, number)
 
 
 def owners(values: Iterable[Any]) -> dict[int, Any]:
@@ -482,10 +487,19 @@ def is_tracked(value: Any, namespace: dict[str, Any]) -> bool:
     kind = type(value)
     if kind is types.FunctionType:
         return value.__globals__ is namespace
+    tracked = _is_tracked_kind(kind)
+    # Functions that libraries have compiled are pickled by their names.
+    return not isinstance(getattr(value, "__qualname__", None), str) if tracked is None else tracked
+
+
+def _is_tracked_kind(kind: type) -> bool | None:
+    """Whether `is_tracked` says yes, or no, to all objects of a type; None where they differ."""
+    if kind is types.FunctionType:
+        return None
     if kind in snapshot._ATOMS or snapshot._is_atom(kind):
         return False
-    # Functions that libraries have compiled, which are pickled by their names.
-    return kind is snapshot._CACHED or not (callable(value) and isinstance(getattr(value, "__qualname__", None), str))
+    is_callable = any("__call__" in vars(base) for base in kind.__mro__)
+    return None if is_callable and kind is not snapshot._CACHED else True
 
 
 # In the kernel

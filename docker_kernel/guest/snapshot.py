@@ -932,6 +932,11 @@ class _Blobs:
             return self._names.setdefault(size, [])
 
 
+def is_stored(state: str, digest: str, content: _Content) -> bool:
+    """Whether the content is what a state folder has under a digest."""
+    return content.size >= LARGE and _equal(os.path.join(state, "blobs", digest[7:]), content.raw)
+
+
 def _similar(path: str, raw: memoryview) -> bool:
     """Whether a file has the same content where it is quick to see: at its beginning, middle and end."""
     last = (raw.nbytes - 1) // _CHUNK * _CHUNK

@@ -240,7 +240,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
     before = dict(shell.user_ns)
     source = spec["source"]
     groups = [group for group in groups if not {PROCESS, sources.NAME} & set(group.values)]
-    changes = Changes(groups, shell.user_ns, shell.transform_cell(source))
+    changes = Changes(groups, shell.user_ns, shell.transform_cell(source), state)
     process.begin()
 
     if spec["kind"] == "expression":

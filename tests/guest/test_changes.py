@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 
 import pytest
@@ -32,7 +33,7 @@ def looked_at(notebook: Notebook, source: str) -> tuple[Changes, dict[int, set[s
         on_group=lambda *group: groups.append(Restored(*group)),
     )
     notebook.namespace.update(found)
-    changes = Changes(groups, notebook.namespace, textwrap.dedent(source))
+    changes = Changes(groups, notebook.namespace, textwrap.dedent(source), notebook.state)
     return changes, {group.number: set(group.values) for group in groups}
 
 
@@ -63,10 +64,13 @@ def test_what_a_cell_cannot_reach_is_not_looked_at(notebook: Notebook) -> None:
     assert seen == {"a", "uses_a"}
 
 
-def test_large_content_is_compared_with_what_was_sent(notebook: Notebook) -> None:
+@pytest.mark.parametrize("size", [10_000, 100_000, 1_000_000])
+@pytest.mark.parametrize("stored", [True, False], ids=["stored here", "stored no more"])
+def test_large_content_is_compared_with_what_was_sent(notebook: Notebook, size: int, stored: bool) -> None:
     pytest.importorskip("numpy")
-    notebook.run("import numpy as np\nc = np.zeros(100_000); d = np.zeros(100_000); e = d[::-1]")
-    changes, names = looked_at(notebook, "c, d")
-    notebook.run("c[5] = 1; d[7] = 0")
-    (changed,) = changes.changed()
-    assert names[changed.number] == {"c"}
+    notebook.run(f"import numpy as np\nc, d, g = np.zeros({size}), np.zeros({size}), np.zeros({size}); e = d[::-1]")
+    changes, names = looked_at(notebook, "c, d, g")
+    if not stored:
+        shutil.rmtree(f"{notebook.state}/blobs")
+    notebook.run("c[-7] = 1; d[7] = 0; g[len(g) // 2] = 1")
+    assert {name for changed in changes.changed() for name in names[changed.number]} == {"c", "g"}

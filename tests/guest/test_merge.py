@@ -35,7 +35,7 @@ def run(state, digest, source):
     assert not failed, failed
     namespace.update(found)
     before = dict(namespace)
-    changes = Changes(groups, namespace, source)
+    changes = Changes(groups, namespace, source, state)
     exec(compile(source, "<cell>", "exec"), namespace)
     variables = {name: value for name, value in namespace.items() if not name.startswith("__")}
     assigned = {name: value for name, value in variables.items() if before.get(name, before) is not value}
