@@ -130,6 +130,13 @@ class Notebook:
             if message["msg_type"] == "stream" and message["parent_header"].get("msg_id") == request:
                 return
 
+    def reply(self, request: str, timeout: float = 60) -> dict[str, Any]:
+        """The content of the reply to a cell that was sent without waiting for it; others' replies are passed over."""
+        while (answer := self.client.get_shell_msg(timeout=patient(timeout)))["parent_header"]["msg_id"] != request:
+            pass
+        found: dict[str, Any] = answer["content"]
+        return found
+
     def restart(self, now: bool = False) -> None:
         self.manager.restart_kernel(now=now)
         self.client.wait_for_ready(timeout=patient(30))

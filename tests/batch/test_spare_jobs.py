@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -82,14 +81,6 @@ def warm(make_spec: SpecMaker, tmp_path_factory: pytest.TempPathFactory) -> Iter
     local(one)
     yield one
     one.close()
-
-
-def replied(notebook: Notebook, request: str) -> dict[str, Any]:
-    """The reply to a cell that was sent without waiting for it."""
-    while (answer := notebook.client.get_shell_msg(timeout=patient(60)))["parent_header"]["msg_id"] != request:
-        pass
-    found: dict[str, Any] = answer["content"]
-    return found
 
 
 def pid_of(container: str) -> int:
@@ -234,7 +225,7 @@ def test_a_spares_job_ends_as_any_does(engine: Engine, warm: Notebook) -> None:
     request = warm.client.execute("%%local\nimport time; time.sleep(600)")
     assert until(lambda: not spares(engine, warm.container.kernel_id))
     warm.manager.interrupt_kernel()
-    assert replied(warm, request)["ename"] == "KeyboardInterrupt"
+    assert warm.reply(request)["ename"] == "KeyboardInterrupt"
     assert until(lambda: waiting.id not in [one.id for one in containers(engine, warm.container.kernel_id)])
 
 
@@ -258,7 +249,7 @@ def test_a_spare_that_was_killed_costs_only_time(engine: Engine, warm: Notebook)
     claimed = lambda: waiting.id not in [one.id for one in spares(engine, warm.container.kernel_id)]  # noqa: E731
     until(claimed, what="its claim")
     run(engine.kill(waiting.id))
-    assert replied(warm, request)["status"] == "ok"
+    assert warm.reply(request)["status"] == "ok"
     assert not waiting.id.startswith(str(warm.value("where")))
 
 
