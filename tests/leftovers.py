@@ -151,7 +151,7 @@ def _ancestors() -> Iterator[int]:
 
 
 def _containers(homes: list[str]) -> list[str]:
-    """The containers of the kernels and jobs that the folders of a run know of."""
+    """The containers of the kernels and jobs that the folders of a run know of, and those that have one mounted."""
     kernels: set[str] = set()
     jobs: set[str] = set()
     for ledger in (file for home in homes for file in Path(home).rglob("jobs.sqlite")):
@@ -161,7 +161,7 @@ def _containers(homes: list[str]) -> list[str]:
                 with contextlib.suppress(ValueError):  # some tests write what is no record
                     kernels.add(json.loads(record).get("kernel_id", ""))
     names = ("id", labels.CONNECTION_FILE, labels.KERNEL_ID, labels.JOB_ID)
-    form = "\t".join(["{{.ID}}", *(f'{{{{.Label "{name}"}}}}' for name in names[1:])])
+    form = "\t".join(["{{.ID}}", "{{.Mounts}}", *(f'{{{{.Label "{name}"}}}}' for name in names[1:])])
     command = ["docker", "ps", "--all", "--no-trunc", "--filter", f"label={labels.KIND}", "--format", form]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
@@ -169,8 +169,9 @@ def _containers(homes: list[str]) -> list[str]:
         return []
     found = []
     for line in listed.splitlines():
-        container, connection_file, kernel, job = line.split("\t")
-        ours = any(connection_file.startswith(home.rstrip("/") + "/") for home in homes)
+        container, mounts, connection_file, kernel, job = line.split("\t")
+        paths = [connection_file, *mounts.split(",")]
+        ours = any(path.startswith(home.rstrip("/") + "/") for home in homes for path in paths)
         if ours or job in jobs - {""} or kernel in kernels - {""}:
             found.append(container)
     return found

@@ -23,12 +23,14 @@ from pathlib import Path
 from tests import leftovers
 from tests.notebook import KERNEL_IDS
 
-def test_it_hangs(second_engine, start):
+def test_it_hangs(second_engine, start, tmp_path):
     one = start()
+    mount = ["--label", "io.docker-kernel.kind=run", "--volume", f"{{tmp_path}}:/outputs"]  # as an image's run has it
+    subprocess.run(["docker", "create", *mount, {image!r}, "true"], check=True)
     one.run("%%dispatch\\nimport time; time.sleep(600)")
     child = subprocess.Popen(["sleep", "600"], start_new_session=True)
     made = {{"run": os.environ[leftovers.RUN], "namespace": second_engine.namespace, "data": str(second_engine.folder),
-            "kernels": sorted(KERNEL_IDS)}}
+            "kernels": sorted(KERNEL_IDS), "folder": str(tmp_path)}}
     Path({said!r}).with_suffix(".new").write_text(json.dumps(made))
     Path({said!r}).with_suffix(".new").rename({said!r})
     time.sleep(600)
@@ -65,15 +67,17 @@ def left_of(made: dict[str, Any]) -> list[str]:
     for kernel in made["kernels"]:
         command = ["docker", "ps", "-aq", "--filter", f"label=io.docker-kernel.kernel-id={kernel}"]
         found += subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    command = ["docker", "ps", "-aq", "--filter", f"volume={made['folder']}"]
+    found += subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     return found
 
 
 @pytest.mark.engine
 @pytest.mark.skipif(os.geteuid() != 0, reason="a second engine needs root")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
-def test_a_run_that_is_cut_off_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_run_that_is_cut_off_leaves_nothing(number: signal.Signals, tmp_path: Path, python_image: str) -> None:
     said, module = tmp_path / "said.json", tmp_path / "test_hangs.py"
-    module.write_text(HANGS.format(said=str(said)))
+    module.write_text(HANGS.format(said=str(said), image=python_image))
     run = pytest_run(tmp_path, str(module))
     try:
         until(lambda: said.exists() or run.poll() is not None, 60, "the hanging test's beginning")
