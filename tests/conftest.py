@@ -94,7 +94,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section(f"{len(retried)} passed or failed at their second try: find out why", red=True)
         for report in retried:
             lines = [line for line in report.longreprtext.splitlines() if line.startswith("E ")] or ["(no text)"]
-            terminalreporter.line(f"{report.nodeid} ({report.when})\n    {' '.join(lines[0].split())[:300]}")
+            terminalreporter.line(f"{report.nodeid} ({report.when})")
+            # A browser's says in its next lines what was there instead.
+            for line in lines[:4]:
+                terminalreporter.line(f"    {' '.join(line.split())[:300]}")
     if config.getoption("write_seconds"):
         schedule.write()
 
