@@ -16,9 +16,20 @@ from playwright.sync_api import Locator, Page, expect
 
 from docker_kernel import kernelspec, labels
 from docker_kernel.engine import ContainerState
-from tests.lab import ABSENT, CHROMIUM, START_MS, Lab, keep
+from tests.lab import ABSENT, CHROMIUM, START_MS, Lab, expect_loaded, keep, load
 
-__all__ = ["ABSENT", "START_MS", "Lab", "Notebook", "keep", "kernel_of", "needs_chromium", "show_in"]
+__all__ = [
+    "ABSENT",
+    "START_MS",
+    "Lab",
+    "Notebook",
+    "expect_loaded",
+    "keep",
+    "kernel_of",
+    "load",
+    "needs_chromium",
+    "show_in",
+]
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
@@ -33,9 +44,10 @@ class Notebook:
     @classmethod
     def open(cls, lab: Lab, page: Page, kernel: str = "Docker Python") -> Notebook:
         """Pick a kernel from the launcher."""
-        page.goto(lab.address())
+        load(lambda: page.goto(lab.address()))
         card = page.locator(".jp-LauncherCard[data-category=Notebook]")
         label = page.locator(".jp-LauncherCard-label", has_text=re.compile(f"^{re.escape(kernel)}$"))
+        expect_loaded(page, card.filter(has=label))
         card.filter(has=label).click()
         return cls(page)
 
@@ -53,11 +65,11 @@ class Notebook:
         }
         content = {"metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5, "cells": [cell]}
         (lab.workspace / name).write_text(json.dumps(content))
-        page.goto(lab.address(f"lab/tree/{name}"))
+        load(lambda: page.goto(lab.address(f"lab/tree/{name}")))
         return cls(page)
 
     def ready(self) -> Notebook:
-        expect(self.page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=START_MS)
+        expect_loaded(self.page, self.page.locator("#jp-main-statusbar"), "| Idle")
         return self
 
     def cell(self, source: str) -> Locator:

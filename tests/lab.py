@@ -10,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ from tests.jupyter_server import address_of
 from tests.patience import patient
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize
+    from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, ViewportSize
 
 run = background.run_blocking
 
@@ -179,6 +181,7 @@ def window_fixture(browser: Browser) -> Iterator[BrowserContext]:
 def page_fixture(lab: Lab, window: BrowserContext, request: pytest.FixtureRequest) -> Iterator[Page]:
     """An empty page in the browser's window; what it shows at the test's end is kept as a picture."""
     page = window.new_page()
+    page.on("requestfailed", lambda request: _note_lost(page, request))
     try:
         yield page
     finally:
@@ -189,6 +192,49 @@ def page_fixture(lab: Lab, window: BrowserContext, request: pytest.FixtureReques
         lab.end_sessions()
         for path in (*lab.workspace.glob("[!.]*"), *lab.folder.glob("settings/**/themes.jupyterlab-settings")):
             path.unlink()
+
+
+_not_whole: weakref.WeakSet[Page] = weakref.WeakSet()
+"""Pages that were not loaded whole."""
+
+
+def _note_lost(page: Page, request: Request) -> None:
+    if "ERR_NETWORK_CHANGED" in (request.failure or ""):
+        _not_whole.add(page)
+
+
+def load(loads: Callable[[], object]) -> None:
+    """Go to an address, or reload a page, as often as the network changes meanwhile."""
+    from playwright.sync_api import Error
+
+    for _ in range(20):
+        try:
+            loads()
+            return
+        except Error as error:
+            if "ERR_NETWORK_CHANGED" not in str(error):
+                raise
+    pytest.fail("the network changed each time that a page was loaded")
+
+
+def expect_loaded(page: Page, there: Locator, text: str = "") -> None:
+    """Wait until a page that is being loaded has an element with a text.
+
+    Chromium gives up what it loads when a network interface of the machine comes or goes (ERR_NETWORK_CHANGED), as with
+    each container. What the page then lacks, only loading it again brings.
+    """
+    from playwright.sync_api import expect
+
+    end = time.monotonic() + START_MS / 1000
+    while True:
+        try:
+            return expect(there).to_contain_text(text, timeout=1000)
+        except AssertionError:
+            if page in _not_whole:
+                _not_whole.discard(page)
+                load(page.reload)
+            elif time.monotonic() > end:
+                raise
 
 
 def keep(page: Page, name: str) -> None:

@@ -23,7 +23,9 @@ from tests.browser import (
     START_MS,
     Lab,
     Notebook,
+    expect_loaded,
     keep,
+    load,
     needs_chromium,
     show_in,
 )
@@ -88,7 +90,7 @@ def write_report(lab: Lab, name: str) -> None:
 
 def opened(lab: Lab, page: Page, name: str = "sales report.ipynb") -> None:
     write_report(lab, name)
-    page.goto(lab.address(f"lab/tree/{name}"))
+    load(lambda: page.goto(lab.address(f"lab/tree/{name}")))
     Notebook(page).ready()
 
 
@@ -335,7 +337,7 @@ def test_builds_go_on_without_their_window(lab: Lab, page: Page, image: str) -> 
     expect(item).to_contain_text("was cancelled: nothing of it is left", timeout=BUILD_MS)
     press(images, "Close")
     # The page that started the first build is gone; whoever looks finds it.
-    page.reload()
+    load(page.reload)
     Notebook(page).ready()
     palette(page).fill("Notebook Images")
     page.keyboard.press("Enter")
@@ -432,8 +434,8 @@ def test_axe_finds_nothing(lab: Lab, page: Page, image: str) -> None:
 
 def test_in_notebook_7(lab: Lab, page: Page, image: str) -> None:
     write_report(lab, "seven.ipynb")
-    page.goto(lab.address("notebooks/seven.ipynb"))
-    expect(button(page)).to_be_visible(timeout=START_MS)
+    load(lambda: page.goto(lab.address("notebooks/seven.ipynb")))
+    expect_loaded(page, button(page))
     shown = go(page, image)
     expect(shown.get_by_role("button", name="Copy")).to_be_visible(timeout=BUILD_MS)
     keep(page, "containerize-notebook-7")

@@ -15,7 +15,9 @@ from tests.browser import (
     START_MS,
     Lab,
     Notebook,
+    expect_loaded,
     keep,
+    load,
     needs_chromium,
     show_in,
 )
@@ -81,8 +83,8 @@ def saved_and_reloaded(page: Page) -> None:
     with page.expect_response(lambda answer: "/api/contents/" in answer.url and answer.request.method == "PUT"):
         page.keyboard.press("Control+s")
     page.wait_for_timeout(500)
-    page.reload()
-    expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=START_MS)
+    load(page.reload)
+    Notebook(page).ready()
 
 
 def output_of(page: Page, number: int) -> Locator:
@@ -116,8 +118,8 @@ def test_a_job_that_ends_needs_no_kernel_to_be_read(lab: Lab, page: Page) -> Non
     with page.expect_response(lambda answer: "/api/contents/" in answer.url and answer.request.method == "PUT"):
         page.keyboard.press("Control+s")
     lab.end_sessions()
-    page.reload()
-    expect(output_of(page, 1)).to_contain_text("epoch 60  loss", timeout=START_MS)
+    load(page.reload)
+    expect_loaded(page, output_of(page, 1), "epoch 60  loss")
 
 
 def test_a_failed_job_is_retried_by_its_button(lab: Lab, page: Page) -> None:
