@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple
 
-from docker_kernel.guest import generators, snapshot
+from docker_kernel.guest import functools_objects, generators, snapshot
 
 DEPTH = 6000
 """To which Python may recurse while a result is pickled."""
@@ -137,7 +137,7 @@ class ReturnPickler(snapshot._Pickler):
         if kind is snapshot._Cell:
             return _own, (number, types.CellType, ())
         if kind is types.FunctionType:
-            make, arguments, state, _, _, _ = self._reduce_function(one)
+            make, arguments, state, _, _, _ = self._reduced_function(one)
             self._contents += [number, state]
             return _own, (number, make, arguments)
         reduced = self._reduce(one)
@@ -153,6 +153,12 @@ class ReturnPickler(snapshot._Pickler):
             return _own, (number, make, arguments)
         # A dict that has it as a key needs its content at once.
         return _own, (number, make, arguments), (number, content), None, None, _fill_at_once
+
+    def _reduced_function(self, function: Any) -> Any:
+        if functools_objects.is_dispatching(function):
+            self.memory.add(id(function))
+            return functools_objects.reduce_dispatching(function, self._namespace)
+        return self._reduce_function(function)
 
     def _owner(self, array: Any) -> Any:
         owner = super()._owner(array)
@@ -306,6 +312,8 @@ def _own(number: int, make: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def _is_of(own: Any, make: Any, arguments: tuple[Any, ...]) -> bool:
+    if make is functools_objects.make_dispatching:
+        return functools_objects.is_dispatching(own)
     if make is snapshot._make_function:
         return isinstance(own, types.FunctionType) and len(own.__closure__ or ()) == len(arguments[2])
     kind = arguments[0] if make is copyreg.__newobj__ else make  # type: ignore[attr-defined]
@@ -332,6 +340,8 @@ def _refill(own: Any, content: Any) -> None:
     elif kind is set:
         own.clear()
         own.update(content)
+    elif functools_objects.is_dispatching(own):
+        functools_objects.fill(own, content)
     elif kind is types.FunctionType:
         own.__dict__.clear()
         snapshot._fill_function(own, content)
@@ -481,11 +491,15 @@ def is_tracked(value: Any, namespace: dict[str, Any]) -> bool:
     """Whether it makes a difference that a reference from elsewhere is to this very object."""
     kind = type(value)
     if kind is types.FunctionType:
+        if functools_objects.is_dispatching(value):
+            return not functools_objects.is_importable(value)
         return value.__globals__ is namespace
     if kind in snapshot._ATOMS or snapshot._is_atom(kind):
         return False
     # Functions that libraries have compiled, which are pickled by their names.
-    return kind is snapshot._CACHED or not (callable(value) and isinstance(getattr(value, "__qualname__", None), str))
+    return kind is functools_objects.CACHED or not (
+        callable(value) and isinstance(getattr(value, "__qualname__", None), str)
+    )
 
 
 # In the kernel

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import datetime
 import enum
-import functools
 import hashlib
 import importlib
 import io
@@ -34,7 +33,7 @@ from typing import Any, Callable, NamedTuple
 
 import cloudpickle
 
-from docker_kernel.guest import generators, sources
+from docker_kernel.guest import functools_objects, generators, sources
 from docker_kernel.guest.exceptions import Dropped, Exceptions
 
 VERSION = 1
@@ -66,7 +65,6 @@ _ATOMS = frozenset(
 """Immutable, or a shell around what is in the memo, too. A notebook's own functions link groups by `memory`."""
 
 _ATOM_MODULES = ("typing", "dataclasses", "pandas._libs.missing", "pandas._libs.tslibs.nattype")
-_CACHED = type(functools.lru_cache(None)(len))
 
 TINY = 1 << 10
 """Bytes up to which a group goes into a blob with others: one of 16, chosen by its first name."""
@@ -253,9 +251,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _make_code, (*self.dispatch_table[types.CodeType](value), value.co_filename)
         if type(value) is _Cell:
             return types.CellType, ()
-        if type(value) is _CACHED and getattr(value.__wrapped__, "__globals__", None) is self._namespace:
-            parameters = value.cache_parameters()
-            return _make_cached, (value.__wrapped__, parameters["maxsize"], parameters["typed"])
+        if type(value).__module__ == "functools" or type(value) is types.FunctionType:
+            reduced = functools_objects.reduce(value, self._namespace)
+            if reduced is not None:
+                if reduced[0] is functools_objects.make_dispatching:
+                    self.memory.add(id(value))
+                return reduced
         if issubclass(type(value), BaseException):
             return self.exceptions.reduce(value)
         if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
@@ -357,8 +358,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if isinstance(part, property):
                 for function in (part.fget, part.fset, part.fdel):
                     self._ignore(function)
-            elif isinstance(part, (classmethod, staticmethod, types.FunctionType, _CACHED)):
+            elif isinstance(part, (classmethod, staticmethod, types.FunctionType)):
                 self._ignore(getattr(part, "__func__", part))
+            elif functools_objects.parts(part):
+                self._ignore(part)
             elif name.startswith("__") and name.endswith("__"):
                 self.ignored.add(id(part))
         make, arguments, state, _, _, setter = reduced
@@ -369,6 +372,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if id(part) in self.ignored:
             return
         self.ignored.add(id(part))
+        for inner in functools_objects.parts(part):
+            self._ignore(inner)
         if isinstance(part, types.FunctionType):
             cells = part.__closure__ or ()
             self.ignored.update(map(id, cells))
@@ -430,10 +435,6 @@ def _fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
     function.__qualname__ = state["qualname"]
     function.__doc__ = state["doc"]
     function.__module__ = state["module"]
-
-
-def _make_cached(function: Any, maxsize: int | None, typed: bool) -> Any:
-    return functools.lru_cache(maxsize, typed)(function)
 
 
 _complete: weakref.WeakSet[type] = weakref.WeakSet()
