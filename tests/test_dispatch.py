@@ -207,6 +207,29 @@ def test_what_was_changed_here_since_the_dispatch_stays_and_both_can_be_had(note
     assert notebook.value("[job.variables['here'], job.variables['there'] is there]") == [[1, "job"], False]
 
 
+def test_a_job_that_a_variable_holds_is_a_handle_in_another_job_and_the_same_at_home(notebook: Notebook) -> None:
+    notebook.run("%%dispatch --name fit --detach\nfrom docker_kernel import job\njob.log(score=0.5)\nmade = 41")
+    notebook.run("fit = _; fit.wait(); fits = {'all': [fit.job]}\nfrom docker_kernel import jobs")
+    cell = "%%local\nfits['best'] = max(fits['all'], key=lambda one: one.last_metrics['score'])\nprint(fits['best'])\n"
+    reply = notebook.run(cell + "fit")
+    assert reply.text.count("'fit' on local, succeeded") == 2, reply.traceback
+    assert notebook.value("[fits['best'] is fits['all'][0] is fit.job, fit.result(), made]") == [True, None, 41]
+    reply = notebook.run("%%local\nfits['best'].result()")
+    assert "no job can ask for another: take its result there, as in `value = job.result()`" in reply.value
+    notebook.run("del fit, fits, jobs")
+
+
+def test_a_job_that_would_send_jobs_says_what_is_possible(notebook: Notebook) -> None:
+    before = notebook.value("len(__import__('docker_kernel').jobs)")
+    sentence = "A job can neither send jobs nor ask for the notebook's: run this code in it as it is"
+    assert sentence in notebook.run("%%dispatch\n%%local\nx = 1").value
+    assert notebook.value("len(__import__('docker_kernel').jobs)") == before
+    reply = notebook.run("%%local\nif True:\n    %local 1 + 1")
+    assert reply.name == "JobFailed" and reply.value.startswith(sentence) and "\n" not in reply.value
+    assert notebook.run("%%local\nfrom docker_kernel import dispatch\ndispatch('1')").value.startswith(sentence)
+    assert notebook.run("%%local\n%jobs").value.startswith(sentence)
+
+
 def test_a_generator_that_goes_on_here_is_no_change(notebook: Notebook) -> None:
     notebook.run(
         "import random\nclass Model: pass\nmodel = Model(); model.rng = random.Random(5); model.log = []\n"

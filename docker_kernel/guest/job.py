@@ -15,7 +15,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
-from docker_kernel.guest import merge, snapshot
+from docker_kernel.guest import handles, merge, snapshot
 from docker_kernel.guest.exceptions import Shown
 from docker_kernel.guest.merge import Originals
 from docker_kernel.guest.options import NotThere
@@ -153,6 +153,9 @@ class Job:
         self._value: Any = None
         self._fetched = False
         self._take(record)
+
+    def __reduce__(self) -> Any:
+        return handles.reduce(self)
 
     def _take(self, record: dict[str, Any]) -> None:
         """Take over what the host side says of this job."""
@@ -563,9 +566,7 @@ class Job:
         return (self.ended or time.time()) - self.created
 
     def _ipython_display_(self) -> None:
-        from docker_kernel.guest.display import LiveDisplay
-
-        LiveDisplay([self], self._session.shell)
+        _display([self])
 
     def __repr__(self) -> str:
         title = " %r" % self.name if self.name else ""
@@ -580,6 +581,16 @@ class Job:
         """The last lines of its output, with lines that were written over (a progress bar's) as they ended."""
         lines = "".join(self._text).split("\n")
         return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines[-TAIL_LINES:]).strip("\n")
+
+
+def _display(jobs: list[Job]) -> None:
+    from docker_kernel.guest.display import LiveDisplay
+
+    shell = jobs[0]._session.shell if jobs else None
+    if shell is not None:
+        LiveDisplay(jobs, shell)
+    else:
+        print(*map(repr, jobs), sep="\n")
 
 
 Listener = Callable[[Job, "dict[str, Any]"], None]
@@ -654,10 +665,7 @@ class Sweep(collections.abc.Sequence[Job]):
             raise
 
     def _ipython_display_(self) -> None:
-        from docker_kernel.guest.display import LiveDisplay
-
-        if self._jobs:
-            LiveDisplay(self._jobs, self._jobs[0]._session.shell)
+        _display(self._jobs)
 
     def __repr__(self) -> str:
         return "\n".join(map(repr, self._jobs))

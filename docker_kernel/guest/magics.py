@@ -130,5 +130,8 @@ class _Silent:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.job, name)
 
+    def __reduce__(self) -> Any:
+        return _Silent, (self.job,)
+
     def _ipython_display_(self) -> None:
         print(repr(self.job))

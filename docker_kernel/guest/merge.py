@@ -13,6 +13,7 @@ import collections
 import contextlib
 import copyreg
 import functools
+import importlib
 import io
 import pickle
 import sys
@@ -142,7 +143,7 @@ class ReturnPickler(snapshot._Pickler):
             return _own, (number, make, arguments)
         reduced = self._reduce(one)
         if isinstance(reduced, str):
-            return super().reducer_override(one)
+            return _by_name, (pickle.whichmodule(one, reduced), reduced)  # type: ignore[attr-defined]
         make, arguments, *rest = reduced
         state, items, pairs, setter = [*rest, None, None, None, None][:4]
         if setter is not None or not _is_plain(make, arguments):
@@ -173,6 +174,10 @@ class ReturnPickler(snapshot._Pickler):
             by_type = self.dispatch_table.get(type(value))
             reduced = by_type(value) if by_type else value.__reduce_ex__(5)
         return reduced
+
+
+def _by_name(module: str, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), importlib.import_module(module))
 
 
 def _new(kind: Any, *arguments: Any) -> Any:

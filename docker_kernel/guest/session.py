@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from docker_kernel.guest import environment, generators, snapshot
+from docker_kernel.guest import environment, generators, handles, nested, snapshot
 from docker_kernel.guest.credentials import looks_secret
 from docker_kernel.guest.garbage import collect_garbage
 from docker_kernel.guest.job import STATE, Job, JobFailed, Sweep
@@ -110,6 +110,15 @@ class Session:
         for event in early:
             job._receive(event)
         return job
+
+    def handle(self, record: dict[str, Any]) -> Job:
+        """The job that a variable of a result holds, by what lasts of its record."""
+        if record["id"] in self._jobs:
+            return self._jobs[record["id"]]
+        try:
+            return self._known(self.request("job.get", {"job": record["id"]}))
+        except JobFailed as error:
+            return self._known({**record, "state": "lost", "reason": str(error), "ended": record["created"]})
 
     def jobs(self) -> list[Job]:
         """The notebook's jobs, the newest first, also of kernels before this one."""
@@ -238,9 +247,7 @@ class Session:
         self, found: dict[str, Any], source: str, kind: str, options: Options, sent: set[str]
     ) -> tuple[snapshot.Snapshot, dict[str, Any]]:
         """Take a snapshot of what is to be sent; returns it, and what it was taken of."""
-        from docker_kernel.guest.api import Jobs, Ports
-
-        variables = {name: value for name, value in found.items() if not isinstance(value, (Job, Sweep, Jobs, Ports))}
+        variables = dict(found)
         # A notebook starts from nothing, unless it is told.
         if kind == "notebook" and options.only is None:
             variables, self._changes = {}, Changes({}, [], {})
@@ -248,7 +255,9 @@ class Session:
             self._changes = self.process.changes(all_random=True)
             variables = {**self._chosen(variables, source, options), PROCESS: self._changes[:2]}
         try:
-            with generators.noted() as self._generators:
+            with generators.noted() as self._generators, handles.noted() as known:
+                if self._jobs and variables:
+                    variables[handles.NAME] = known  # the last, as it is of those before
                 captured = snapshot.capture(variables, self.shell.user_ns, STATE, **self._context(options.live))
         except snapshot.SnapshotError as error:
             raise JobFailed(str(error)) from None
@@ -373,6 +382,8 @@ def _check_code(shell: Any, source: str, kind: str, first_line: int) -> None:
         ) from None
     except ValueError as error:
         raise CodeError("The code cannot be read: %s." % error) from None
+    if kind == "cell" and nested.refusal_of(shell.transform_cell(source)):
+        raise CodeError(nested.refusal_of(shell.transform_cell(source)))
 
 
 def _is_cell(shell: Any, source: str) -> bool:
@@ -448,7 +459,7 @@ def _plan_text(plan: dict[str, Any], captured: snapshot.Snapshot, changes: Chang
     for pack in manifest["packs"]:
         buffers = sum(size for _, size in pack["buffers"])
         for names, size in zip(pack["groups"], pack["sizes"]):
-            if names not in ([PROCESS], [SOURCES]):
+            if names not in ([PROCESS], [SOURCES], [handles.NAME]):
                 sizes.append((size + buffers, ", ".join(names)))
     sizes.sort(key=lambda pair: (-pair[0], pair[1]))
     lines = ["To the target %s would travel:" % options.on, "variables (together where they share objects):"]

@@ -72,6 +72,8 @@ TINY = 1 << 10
 HINTS = {
     "generator": "make it a list, or create it in the cell",
     "coroutine": "await it first",
+    "asyncio.task": "await it first",
+    "future": "wait for its result, and keep that",
     "lock": "create it in the cell",
     "file": "open it in the cell",
     "connection": "connect in the cell",

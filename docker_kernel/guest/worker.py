@@ -28,7 +28,7 @@ INTERRUPTED = 130
 NEEDED = (
     "IPython.core.displayhook", "IPython.core.displaypub", "IPython.core.interactiveshell", "IPython.core.logger",
     "docker_kernel.guest.changes", "docker_kernel.guest.in_job", "docker_kernel.guest.inputs",
-    "docker_kernel.guest.process_state", "docker_kernel.guest.snapshot",
+    "docker_kernel.guest.magics", "docker_kernel.guest.process_state", "docker_kernel.guest.snapshot",
 )  # fmt: skip
 """Modules of every job, which are imported before its spec is read: a worker that waits for a job has them already."""
 
@@ -193,7 +193,8 @@ def restore_state(
     Args:
         on_group: as of `snapshot.restore`.
     """
-    from docker_kernel.guest import generators, snapshot
+    from docker_kernel.guest import generators, handles, snapshot
+    from docker_kernel.guest.magics import DispatchMagics
     from docker_kernel.guest.process_state import NAME as PROCESS
     from docker_kernel.guest.process_state import ProcessState
 
@@ -203,6 +204,8 @@ def restore_state(
     process = ProcessState(shell.user_ns, stream_of(spec))
     with generators.noted() as found:
         restored, failed = snapshot.restore(spec["state"], manifest, shell.user_ns, on_group=on_group)
+    handles.tell(restored.pop(handles.NAME, {}).values())
+    shell.register_magics(DispatchMagics)  # which say that a job sends none
     sent = restored.pop(PROCESS, ({}, []))
     shell.user_ns.update(restored)
     failed += [*process.apply(sent[0]), *process.give_stream(found)]
@@ -212,7 +215,7 @@ def restore_state(
 
 
 def run(spec: dict[str, Any], events: Events) -> int:
-    from docker_kernel.guest import inputs, snapshot, sources
+    from docker_kernel.guest import handles, inputs, snapshot, sources
     from docker_kernel.guest.changes import Changes
     from docker_kernel.guest.exceptions import text_of
     from docker_kernel.guest.in_job import job
@@ -239,7 +242,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
     shell.user_ns.update(params)
     before = dict(shell.user_ns)
     source = spec["source"]
-    groups = [group for group in groups if not {PROCESS, sources.NAME} & set(group.values)]
+    groups = [group for group in groups if not {PROCESS, sources.NAME, handles.NAME} & set(group.values)]
     changes = Changes(groups, shell.user_ns, shell.transform_cell(source))
     process.begin()
 
