@@ -45,9 +45,23 @@ def test_an_unpicklable_variable_is_named_and_costs_only_itself(notebook: Notebo
     notebook.run("import threading\nguard = threading.Lock()\nhandle = open('/etc/hostname')\nfine = 1")
     reply = notebook.run("%%local\nprint(fine, 'guard' in globals(), 'handle' in globals())")
     assert reply.text.endswith("1 False False\n")
-    assert "Left out: guard (lock): cannot pickle '_thread.lock' object" in reply.text
-    assert "Left out: handle (TextIOWrapper): it is an open file; open it in the cell." in reply.text
+    guard = "guard (lock: cannot pickle '_thread.lock' object; create it in the cell)"
+    handle = "handle (TextIOWrapper: it is an open file; open it in the cell)"
+    assert reply.text.startswith(f"Left out: {guard}, {handle}.\n")
+    assert notebook.run("%%local\nprint(fine, 'guard' in globals())").text == "1 False\n", "once is enough"
     notebook.run("handle.close(); del guard, handle")
+
+
+def test_what_is_left_out_is_named_only_where_the_cell_may_use_it(notebook: Notebook) -> None:
+    notebook.run("import threading\nidle, busy = threading.Lock(), threading.Lock()\ndef hold(): return busy")
+    assert notebook.run("%%local\nprint('quiet')").text == "quiet\n"
+    notebook.run("from docker_kernel import jobs; job = jobs[-1]")
+    assert notebook.value("sorted(one['name'] for one in job.left_out)") == ["busy", "idle"]
+    reply = notebook.run("%%local\nimport sys\nif not sys.path: hold()")
+    assert reply.text == "Left out: busy (lock: cannot pickle '_thread.lock' object; create it in the cell).\n"
+    assert "  idle (lock): cannot pickle" in notebook.run("%%local --dry-run\nhold()").text
+    assert "The cell uses idle, which cannot travel (lock" in notebook.run("%%local\nidle.acquire()").value
+    notebook.run("del idle, busy, hold, job, jobs")
 
 
 def test_the_original_exception_comes_back_with_the_jobs_traceback(notebook: Notebook) -> None:

@@ -146,6 +146,7 @@ class Job:
         """What it was sent from, in this kernel, until its variables were assigned."""
         self._bound = False
         self._sent_here = False
+        self._left_out: list[dict[str, str]] | None = None
         self._settings: Settings | None = None
         """Those of the kernel when the job was sent; None where there is nothing to compare."""
         self._process: tuple[State, list[snapshot.LeftOut]] = ({}, [])
@@ -321,6 +322,17 @@ class Job:
             for event in self._events()
             if event["event"] == "metrics"
         ]
+
+    @property
+    def left_out(self) -> list[dict[str, str]]:
+        """What could not travel when the job was sent: the `name`, `type`, `reason` and `hint` of each variable."""
+        if self._left_out is None:
+            try:
+                self._left_out = list(snapshot.read_manifest(STATE, self.record["snapshot"])["left_out"])
+            except snapshot.SnapshotError:
+                text = "What the job %s started from is not here any more, nor what was left out of that."
+                raise JobFailed(text % self.id) from None
+        return list(self._left_out)
 
     @property
     def outputs(self) -> list[dict[str, Any]]:

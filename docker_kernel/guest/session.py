@@ -23,7 +23,7 @@ from docker_kernel.guest.merge import Originals
 from docker_kernel.guest.options import CodeError, OptionError, Options, closest
 from docker_kernel.guest.process_state import NAME as PROCESS
 from docker_kernel.guest.process_state import Changes, ProcessState
-from docker_kernel.guest.reach import needed_names
+from docker_kernel.guest.reach import needed_names, reachable_names
 from docker_kernel.guest.sources import NAME as SOURCES
 
 MAX_MANIFEST = 8 << 20
@@ -211,6 +211,7 @@ class Session:
         originals = Originals(captured.groups, variables, found, self.shell.user_ns, still=options.live)
         for job in jobs:
             job._originals, job._sent_here = originals, True
+            job._left_out = [one._asdict() for one in [*captured.left_out, *self._changes.left_out]]
             job._settings = None if options.live else self._changes.settings
             self._secrets[job.id] = list(secrets)
         if not options.live and self._changes.state:
@@ -269,7 +270,9 @@ class Session:
             for one in captured.left_out:
                 if one.name in used:
                     raise JobFailed("The cell uses %s, which cannot travel (%s: %s); %s." % one)
-        self._report([*captured.left_out, *self._changes.left_out])
+        if not options.dry_run:
+            self._report(self._usable(captured.left_out, source, kind))
+            self._report(self._changes.left_out)
         self._collect_garbage(captured.digest)
         held = (name for name, value in os.environ.items() if looks_secret(name, value) and name not in sent)
         self._held_env = [] if options.live else sorted(held)
@@ -310,12 +313,22 @@ class Session:
         changed.update({name: None for name in self._environment if name not in os.environ})
         return {"env": changed, "cwd": os.getcwd(), "sys_path": list(sys.path)}
 
+    def _usable(self, left_out: list[snapshot.LeftOut], source: str, kind: str) -> list[snapshot.LeftOut]:
+        """Those that the code may miss."""
+        new = [one for one in left_out if one not in self._reported]
+        if not new or kind == "notebook":
+            return new
+        namespace = self.shell.user_ns
+        reached = reachable_names(self.shell.transform_cell(source), namespace)
+        # An exception's part has the name of its variable before its own.
+        return [one for one in new if not reached.isdisjoint((one.name, one.name.split(".")[0]))]
+
     def _report(self, left_out: list[snapshot.LeftOut]) -> None:
         """Name what does not travel, once for each variable and reason."""
-        for one in left_out:
-            if one not in self._reported:
-                self._reported.add(one)
-                print("Left out: %s (%s): %s; %s." % one, file=sys.stderr)
+        new = [one for one in left_out if one not in self._reported]
+        self._reported.update(new)
+        if new:
+            print("Left out: %s." % _short(["%s (%s: %s; %s)" % one for one in new]))
 
     def _report_held_back(self, files: list[str], in_home: list[str]) -> None:
         """Name what looks like a credential and so stays here, once."""

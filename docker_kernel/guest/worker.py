@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from docker_kernel.guest.process_state import ProcessState
+    from docker_kernel.guest.snapshot import LeftOut
 
 VALUE = "__docker_kernel_value__"
 """Under which name an expression's value comes back."""
@@ -209,9 +210,20 @@ def restore_state(
     sent = restored.pop(PROCESS, ({}, []))
     shell.user_ns.update(restored)
     failed += [*process.apply(sent[0]), *process.give_stream(found)]
-    for one in failed:
+    for one in _usable(failed, spec, shell):
         print("docker-kernel: %s is not here: %s" % (one.name, one.reason), file=sys.stderr)
     return process, restored
+
+
+def _usable(failed: list[LeftOut], spec: dict[str, Any], shell: Any) -> list[LeftOut]:
+    """Of what could not be restored, that which the cell may miss."""
+    if not failed or spec["kind"] == "notebook":
+        return failed
+    from docker_kernel.guest.reach import reachable_names
+
+    names = dict.fromkeys(one.name for one in failed)
+    reached = reachable_names(shell.transform_cell(spec["source"]), {**names, **shell.user_ns})
+    return [one for one in failed if one.type not in ("", "module") or one.name in reached]
 
 
 def run(spec: dict[str, Any], events: Events) -> int:
