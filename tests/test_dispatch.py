@@ -119,6 +119,28 @@ def test_an_expression_gives_its_value(notebook: Notebook) -> None:
     assert notebook.run("value = %local sum(range(4))\nprint(value)").text == "6\n"
 
 
+def test_a_cell_goes_on_from_the_values_before_and_leaves_its_own(notebook: Notebook) -> None:
+    notebook.run("values = [1]\nvalues")
+    notebook.run("'second'")
+    cell = "%%local\nprint(_, Out[max(Out)], _i, In[-1].split()[-1], len(In), get_ipython().execution_count)\n"
+    reply = notebook.run(cell + "__.append(2)\n__")
+    length, count = notebook.value("[len(In) - 1, get_ipython().execution_count - 1]")
+    assert (reply.text, reply.shown) == (f"second second 'second' __ {length} {count}\n", "[1, 2]"), reply.traceback
+    assert notebook.value("[_ is values is Out[max(Out)], values, max(Out)]") == [True, [1, 2], count - 1]
+    notebook.run("41")
+    assert notebook.run("%local _ + 1").shown == "42"
+    notebook.run("%%dispatch --wait\n_ + 1")
+    assert notebook.value("[_, __]") == [43, 42]
+    assert notebook.run("__import__('docker_kernel').jobs[-1].result()").shown == "43"
+    notebook.run("%%local\n[6, 7];")
+    assert notebook.value("_") == 43, "as its output, a value before a semicolon is not kept"
+    notebook.run("import threading; threading.Lock()")
+    assert "The cell uses _, which cannot travel (lock: " in notebook.run("%%local\n_.acquire()").value
+    reply = notebook.run("%%local\nimport threading; threading.Lock()")
+    assert "Not brought back: the value (lock): cannot pickle" in reply.text
+    notebook.run("del values")
+
+
 def test_code_on_a_line_is_run_as_it_was_written(notebook: Notebook) -> None:
     notebook.run("n, text = 4, 'in 1984 and {n} $n'")
     assert notebook.run(r"%local __import__('re').findall(r'\d{4}', text)").shown == "['1984']"

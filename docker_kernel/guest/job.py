@@ -15,7 +15,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
-from docker_kernel.guest import handles, merge, snapshot
+from docker_kernel.guest import handles, history, merge, snapshot
 from docker_kernel.guest.exceptions import Shown
 from docker_kernel.guest.merge import Originals
 from docker_kernel.guest.options import NotThere
@@ -256,7 +256,8 @@ class Job:
         return None
 
     def result(self, timeout: float | None = None) -> Any:
-        """Wait for the end, assign what the cell assigned, and return an expression's value (or an executed notebook).
+        """Wait for the end, assign what the cell assigned, and return the value: that of the expression, or of the
+        expression that ends the cell; or the executed notebook.
 
         A name that was bound anew since the job was sent keeps its new value, and is reported. Jobs of a sweep assign
         nothing, as each would undo another's: see `variables`.
@@ -440,7 +441,7 @@ class Job:
                 self._bring_settings()
             raise _original(manifest["error"], values.get(ERROR), left_out, self.id)
         for one in left_out:
-            print(NOT_BROUGHT % one)
+            print(NOT_BROUGHT % ({**one, "name": "the value"} if one["name"] == VALUE else one))
         for text in troubles:
             print(text)
         self._deleted = list(manifest.get("deleted", []))
@@ -459,7 +460,8 @@ class Job:
                 if originals.changed(number):
                     changed_here |= originals.names(number)
         values = self._fetch(originals)
-        brought = [name for name in values if name != VALUE]
+        # What cells before had as values changes in place, if it does.
+        brought = [name for name in values if name != VALUE and not history.is_result(name)]
         deleted = [name for name in self._deleted if name in namespace and originals is not None]
         bound_here = [
             name

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from docker_kernel.guest import environment, generators, handles, nested, snapshot
+from docker_kernel.guest import environment, generators, handles, history, nested, snapshot
 from docker_kernel.guest.credentials import looks_secret
 from docker_kernel.guest.garbage import collect_garbage
 from docker_kernel.guest.job import STATE, Job, JobFailed, Sweep
@@ -254,7 +254,8 @@ class Session:
             variables, self._changes = {}, Changes({}, [], {})
         else:
             self._changes = self.process.changes(all_random=True)
-            variables = {**self._chosen(variables, source, options), PROCESS: self._changes[:2]}
+            before = history.named(self.shell.transform_cell(source), self.shell) if options.only is None else {}
+            variables = {**self._chosen(variables, source, options), **before, PROCESS: self._changes[:2]}
         try:
             with generators.noted() as self._generators, handles.noted() as known:
                 if self._jobs and variables:
@@ -319,7 +320,8 @@ class Session:
         if not new or kind == "notebook":
             return new
         namespace = self.shell.user_ns
-        reached = reachable_names(self.shell.transform_cell(source), namespace)
+        code = self.shell.transform_cell(source)
+        reached = reachable_names(code, namespace).union(history.named(code, self.shell))
         # An exception's part has the name of its variable before its own.
         return [one for one in new if not reached.isdisjoint((one.name, one.name.split(".")[0]))]
 
@@ -472,7 +474,7 @@ def _plan_text(plan: dict[str, Any], captured: snapshot.Snapshot, changes: Chang
     for pack in manifest["packs"]:
         buffers = sum(size for _, size in pack["buffers"])
         for names, size in zip(pack["groups"], pack["sizes"]):
-            if names not in ([PROCESS], [SOURCES], [handles.NAME]):
+            if names not in ([PROCESS], [SOURCES], [handles.NAME], [history.NAME]):
                 sizes.append((size + buffers, ", ".join(names)))
     sizes.sort(key=lambda pair: (-pair[0], pair[1]))
     lines = ["To the target %s would travel:" % options.on, "variables (together where they share objects):"]

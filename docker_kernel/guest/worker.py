@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from docker_kernel.guest.snapshot import LeftOut
 
 VALUE = "__docker_kernel_value__"
-"""Under which name an expression's value comes back."""
+"""Under which name the value of an expression, or of a cell's last one, comes back."""
 
 ERROR = "__docker_kernel_error__"
 """Under which name the exception of a failed cell comes back, if it can be pickled."""
@@ -194,7 +194,7 @@ def restore_state(
     Args:
         on_group: as of `snapshot.restore`.
     """
-    from docker_kernel.guest import generators, handles, snapshot
+    from docker_kernel.guest import generators, handles, history, snapshot
     from docker_kernel.guest.magics import DispatchMagics
     from docker_kernel.guest.process_state import NAME as PROCESS
     from docker_kernel.guest.process_state import ProcessState
@@ -207,6 +207,7 @@ def restore_state(
         restored, failed = snapshot.restore(spec["state"], manifest, shell.user_ns, on_group=on_group)
     handles.tell(restored.pop(handles.NAME, {}).values())
     shell.register_magics(DispatchMagics)  # which say that a job sends none
+    history.give(shell, restored)
     sent = restored.pop(PROCESS, ({}, []))
     shell.user_ns.update(restored)
     failed += [*process.apply(sent[0]), *process.give_stream(found)]
@@ -227,7 +228,7 @@ def _usable(failed: list[LeftOut], spec: dict[str, Any], shell: Any) -> list[Lef
 
 
 def run(spec: dict[str, Any], events: Events) -> int:
-    from docker_kernel.guest import handles, inputs, snapshot, sources
+    from docker_kernel.guest import handles, history, inputs, snapshot, sources
     from docker_kernel.guest.changes import Changes
     from docker_kernel.guest.exceptions import text_of
     from docker_kernel.guest.in_job import job
@@ -254,7 +255,8 @@ def run(spec: dict[str, Any], events: Events) -> int:
     shell.user_ns.update(params)
     before = dict(shell.user_ns)
     source = spec["source"]
-    groups = [group for group in groups if not {PROCESS, sources.NAME, handles.NAME} & set(group.values)]
+    own = {PROCESS, sources.NAME, handles.NAME, history.NAME}
+    groups = [group for group in groups if not own & set(group.values)]
     changes = Changes(groups, shell.user_ns, shell.transform_cell(source))
     process.begin()
 
@@ -267,6 +269,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
     sys.stderr.flush()
 
     variables = snapshot.user_variables(shell)
+    variables.update((name, value) for name, value in restored.items() if history.is_result(name))
     changed: list[Restored] = []
     if spec.get("pull") is not None:
         assigned = {name: variables[name] for name in spec["pull"] if name in variables}
@@ -279,6 +282,8 @@ def run(spec: dict[str, Any], events: Events) -> int:
                 assigned.update({name: value for name, value in group.values.items() if variables.get(name) is value})
     if VALUE in shell.user_ns:
         assigned[VALUE] = shell.user_ns[VALUE]
+    elif result.result is not None and spec.get("pull") is None:
+        assigned[VALUE] = result.result
     settings = process.changes(only_random=spec.get("pull") is not None)
     if settings.state or settings.left_out:
         assigned[PROCESS] = settings[:2]
