@@ -136,8 +136,11 @@ def test_a_cell_goes_on_from_the_values_before_and_leaves_its_own(notebook: Note
     assert notebook.value("_") == 43, "as its output, a value before a semicolon is not kept"
     notebook.run("import threading; threading.Lock()")
     assert "The cell uses _, which cannot travel (lock: " in notebook.run("%%local\n_.acquire()").value
-    reply = notebook.run("%%local\nimport threading; threading.Lock()")
-    assert "Not brought back: the value (lock): cannot pickle" in reply.text
+    reply = notebook.run("%%local\nthreading.Lock()")
+    assert reply.text == "", "a cell is hardly run for such a value"
+    reply = notebook.run("_.acquire()")
+    assert reply.value == "the cell's value (lock) stayed in the job: cannot pickle '_thread.lock' object"
+    assert "Not brought back: the value (lock): cannot pickle" in notebook.run("%local threading.Lock()").text
     notebook.run("del values")
 
 
@@ -179,6 +182,17 @@ def test_a_cell_works_on_the_workspace_and_a_job_on_a_copy(notebook: Notebook, w
     code = "%%dispatch --wait\nimport os\nprint(helper.greet(), os.path.exists('local.txt'))\nopen('job.txt', 'w')"
     assert notebook.run(code).text == "from helper False\n"
     assert not (workspace / "job.txt").exists()
+
+
+def test_files_in_the_temporary_folder_are_named_where_they_are_missed(notebook: Notebook) -> None:
+    notebook.run("from pathlib import Path\nmine = Path('/tmp/mine'); mine.touch()\ndef read(): return mine")
+    reply = notebook.run("%%local\nprint(read().exists())\nmade = Path('/tmp/made'); made.touch()")
+    first, found, last = reply.text.splitlines()
+    assert first.startswith("Files in the temporary folder stay here, so the job has no /tmp/mine: keep what")
+    assert found == "False"
+    assert last.startswith("The temporary folder ends with the job, and /tmp/made with it: write to the workspace")
+    assert "which stay here: /tmp/mine\n" in notebook.run("%%dispatch --dry-run\nread()").text
+    notebook.run("mine.unlink(); del mine, made, read")
 
 
 def test_the_environment_travels(notebook: Notebook) -> None:

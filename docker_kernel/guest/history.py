@@ -14,6 +14,20 @@ _ALL_RESULTS = frozenset({"Out", "_oh"})
 _INPUTS = re.compile(r"In|_ih|_i{1,3}|_i\d+")
 
 
+class NotBrought:
+    """Stands for the value of a cell that stayed in the job: most cells are not run for it, so it says so when it is
+    used."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        self._why = "the cell's value (%s) stayed in the job: %s" % (kind, reason)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(self.__dict__.get("_why", name))
+
+    def __repr__(self) -> str:
+        return "<%s>" % self._why
+
+
 def is_result(name: str) -> bool:
     """Whether IPython binds a name to the values of cells."""
     return _RESULTS.fullmatch(name) is not None

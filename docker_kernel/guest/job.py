@@ -441,7 +441,10 @@ class Job:
                 self._bring_settings()
             raise _original(manifest["error"], values.get(ERROR), left_out, self.id)
         for one in left_out:
-            print(NOT_BROUGHT % ({**one, "name": "the value"} if one["name"] == VALUE else one))
+            if one["name"] == VALUE and self.record["kind"] == "cell":
+                values[VALUE] = history.NotBrought(one["type"], one["reason"])
+            else:
+                print(NOT_BROUGHT % ({**one, "name": "the value"} if one["name"] == VALUE else one))
         for text in troubles:
             print(text)
         self._deleted = list(manifest.get("deleted", []))

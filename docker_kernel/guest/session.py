@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from docker_kernel.guest import environment, generators, handles, history, nested, snapshot
+from docker_kernel.guest import environment, generators, handles, history, nested, snapshot, temporary_files
 from docker_kernel.guest.credentials import looks_secret
 from docker_kernel.guest.garbage import collect_garbage
 from docker_kernel.guest.job import STATE, Job, JobFailed, Sweep
-from docker_kernel.guest.link import Channel, LinkFailed, RemoteError
+from docker_kernel.guest.link import SOCKET, Channel, LinkFailed, RemoteError
 from docker_kernel.guest.merge import Originals
 from docker_kernel.guest.options import CodeError, OptionError, Options, closest
 from docker_kernel.guest.process_state import NAME as PROCESS
@@ -187,7 +187,8 @@ class Session:
             "workspace": "live" if options.live else "copy",
         }
         if options.dry_run:
-            print(_plan_text(self.request("job.plan", params), captured, self._changes, options))
+            temporary = self._temporary(source, kind)
+            print(_plan_text(self.request("job.plan", params), captured, self._changes, options, temporary))
             return None
         params |= {
             "kind": kind,
@@ -274,6 +275,7 @@ class Session:
         if not options.dry_run:
             self._report(self._usable(captured.left_out, source, kind))
             self._report(self._changes.left_out)
+            self._report_temporary(self._temporary(source, kind))
         self._collect_garbage(captured.digest)
         held = (name for name, value in os.environ.items() if looks_secret(name, value) and name not in sent)
         self._held_env = [] if options.live else sorted(held)
@@ -331,6 +333,24 @@ class Session:
         self._reported.update(new)
         if new:
             print("Left out: %s." % _short(["%s (%s: %s; %s)" % one for one in new]))
+
+    def _temporary(self, source: str, kind: str) -> list[str]:
+        """The files in the temporary folder that the code names, and that were made since the container's start."""
+        if kind == "notebook":
+            cells = (cell["source"] for cell in json.loads(source)["cells"] if cell["cell_type"] == "code")
+            named = temporary_files.named_in("\n".join("".join(lines) for lines in cells))
+        else:
+            named = temporary_files.named_by_cell(self.shell.transform_cell(source), self.shell.user_ns)
+            named += temporary_files.named_by([os.getcwd()])
+        return temporary_files.those_since(named, SOCKET)
+
+    def _report_temporary(self, paths: list[str]) -> None:
+        """Name files that the job will miss, once."""
+        new = [path for path in paths if ("file", path) not in self._reported]
+        self._reported.update(("file", path) for path in new)
+        if new:
+            text = "Files in the temporary folder stay here, so the job has no %s: keep what it needs in the workspace."
+            print(text % _short(new))
 
     def _report_held_back(self, files: list[str], in_home: list[str]) -> None:
         """Name what looks like a credential and so stays here, once."""
@@ -467,7 +487,9 @@ def _used(shell: Any, source: str) -> set[str]:
     return read - {node.id for node in nodes if not isinstance(node.ctx, ast.Load)}
 
 
-def _plan_text(plan: dict[str, Any], captured: snapshot.Snapshot, changes: Changes, options: Options) -> str:
+def _plan_text(
+    plan: dict[str, Any], captured: snapshot.Snapshot, changes: Changes, options: Options, temporary: list[str]
+) -> str:
     """What would travel, for a reader."""
     manifest = json.loads(captured.manifest)
     sizes: list[tuple[int, str]] = []
@@ -492,6 +514,8 @@ def _plan_text(plan: dict[str, Any], captured: snapshot.Snapshot, changes: Chang
         lines.append("files: the workspace itself")
     else:
         lines.append("files: %d of the workspace, %s" % (plan["files"], _size(plan["files_size"])))
+    if temporary:
+        lines.append("files in the temporary folder, which stay here: %s" % _short(temporary))
     held = sorted(name for name, value in os.environ.items() if looks_secret(name, value)) if not options.live else []
     held = [name for name in held if name not in options.environment() and name not in options.secrets()]
     held += [*plan["held_back"], *environment.credentials_in_home(), *plan["held_back_in_home"]]

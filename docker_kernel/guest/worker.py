@@ -227,6 +227,16 @@ def _usable(failed: list[LeftOut], spec: dict[str, Any], shell: Any) -> list[Lef
     return [one for one in failed if one.type not in ("", "module") or one.name in reached]
 
 
+def _report_temporary(values: dict[str, Any], outputs: str) -> None:
+    """Name the files that values name and that end with the container."""
+    from docker_kernel.guest import temporary_files
+
+    paths = [path for path in temporary_files.named_by(values.values()) if not (path + "/").startswith(outputs + "/")]
+    if paths:
+        text = "The temporary folder ends with the job, and %s with it: write to the workspace, or to job.outputs."
+        print(text % ", ".join(paths[:10]), flush=True)
+
+
 def run(spec: dict[str, Any], events: Events) -> int:
     from docker_kernel.guest import handles, history, inputs, snapshot, sources
     from docker_kernel.guest.changes import Changes
@@ -284,6 +294,8 @@ def run(spec: dict[str, Any], events: Events) -> int:
         assigned[VALUE] = shell.user_ns[VALUE]
     elif result.result is not None and spec.get("pull") is None:
         assigned[VALUE] = result.result
+    if result.success:
+        _report_temporary(assigned, outputs)
     settings = process.changes(only_random=spec.get("pull") is not None)
     if settings.state or settings.left_out:
         assigned[PROCESS] = settings[:2]
