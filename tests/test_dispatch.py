@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tqdm
 
 from docker_kernel.engine import Engine
 from tests.conftest import NotebookMaker, SpecMaker
@@ -182,6 +184,54 @@ def test_a_cell_works_on_the_workspace_and_a_job_on_a_copy(notebook: Notebook, w
     code = "%%dispatch --wait\nimport os\nprint(helper.greet(), os.path.exists('local.txt'))\nopen('job.txt', 'w')"
     assert notebook.run(code).text == "from helper False\n"
     assert not (workspace / "job.txt").exists()
+
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def test_widgets_are_text_or_live_and_the_kernels_own_hear_what_a_job_did(notebook: Notebook) -> None:
+    notebook.run(
+        "import ipywidgets as widgets\nslider, heard = widgets.IntSlider(3), []\nbox = widgets.VBox([slider])\n"
+        "slider.observe(lambda change: heard.append(change['new']), 'value'); held = [box]"
+    )
+    cell = "slider.value = 7\nmade = widgets.Text('here')\nbox.children += (made,)\n"
+    reply = notebook.run("%%local\n" + cell + "display(made, widgets.Text('gone'))\nbox")
+    made, box = notebook.value("[made.model_id, box.model_id]")
+    shown = [(data["text/plain"].split("(")[0], data.get(VIEW, {}).get("model_id")) for data in reply.displays]
+    assert shown == [("Text", None), ("Text", None), ("VBox", box), ("Text", made)], reply.traceback
+    assert notebook.value("[slider.value, heard, held[0] is box, box.children == (slider, made)]") == [
+        7, [7], True, True,
+    ]  # fmt: skip
+    notebook.run("slider.value = 8")
+    assert notebook.value("[heard, made.value, made.comm is not None]") == [[7, 8], "here", True]
+    notebook.run("%%dispatch --wait\nimport ipywidgets as widgets\ndisplay(widgets.Text('gone'))")
+    outputs = notebook.value("__import__('docker_kernel').jobs[-1].outputs")
+    assert [sorted(one["data"]) for one in outputs] == [["text/plain"]]
+    notebook.run("del slider, heard, box, held, made")
+
+
+def test_bars_of_tqdm_with_widgets_are_text_and_progress(notebook: Notebook, workspace: Path) -> None:
+    shutil.copytree(Path(tqdm.__file__).parent, workspace / "tqdm")
+    notebook.run("import tqdm.auto, tqdm.notebook\nfrom tqdm.notebook import tqdm as bar, trange")
+    cell = "for _ in bar(range(3)): pass\nfor _ in tqdm.auto.tqdm(range(4)): pass\nfrom tqdm.auto import tqdm as chosen"
+    reply = notebook.run(f"%%local\n{cell}")
+    assert "3/3 [" in reply.text and "4/4 [" in reply.text and not reply.displays, reply.traceback
+    assert notebook.value("__import__('docker_kernel').jobs[-1].progress") == 1.0
+    assert notebook.value("[chosen is tqdm.auto.tqdm, bar is tqdm.notebook.tqdm, chosen.__module__]") == [
+        True, True, "tqdm.auto",
+    ]  # fmt: skip
+    notebook.run("del chosen, bar, trange")
+
+
+def test_a_packages_modules_are_there_by_its_name_also_when_they_come_home(notebook: Notebook) -> None:
+    notebook.run("import xml.dom.minidom, xml.etree.ElementTree")
+    notebook.run("def tag(text): return xml.etree.ElementTree.XML(text).tag")
+    cell = "%%local\nprint(xml.dom.minidom.parseString('<a/>').firstChild.tagName, tag('<b/>'))\n"
+    reply = notebook.run(cell + "import wsgiref.util, xml.sax")
+    assert reply.text == "a b\n", reply.traceback
+    assert notebook.value("[hasattr(wsgiref, 'util'), hasattr(xml, 'sax')]") == [True, True]
+    assert notebook.value("[name for name in globals() if '.' in name]") == []
+    notebook.run("del xml, tag, wsgiref")
 
 
 def test_files_in_the_temporary_folder_are_named_where_they_are_missed(notebook: Notebook) -> None:

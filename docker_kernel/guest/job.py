@@ -15,7 +15,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
-from docker_kernel.guest import handles, history, merge, snapshot
+from docker_kernel.guest import handles, history, merge, snapshot, submodules, widget_values
 from docker_kernel.guest.exceptions import Shown
 from docker_kernel.guest.merge import Originals
 from docker_kernel.guest.options import NotThere
@@ -434,6 +434,7 @@ class Job:
             values, failed = self._with_result(lambda: snapshot.restore(STATE, manifest, namespace))
         troubles = load.apply()
         self._process = values.pop(PROCESS, ({}, []))
+        values = {name: value for name, value in values.items() if not submodules.is_name(name)}
         left_out = [*manifest["left_out"], *(one._asdict() for one in failed)]
         if manifest.get("error"):
             # Here, too, a cell that fails leaves the settings and the random states as they are then.
@@ -519,13 +520,14 @@ class Job:
             past, over = list(self._past), self.over
             self._listeners.append(listener)
         interrupted = False
+        views = widget_values.Views()
         try:
             for event in past:
-                self._show(event)
+                self._show(event, views)
             while not over:
                 try:
                     event = events.get()
-                    self._show(event)
+                    self._show(event, views)
                 except KeyboardInterrupt:
                     interrupted = True
                     self.cancel()
@@ -535,18 +537,23 @@ class Job:
             self._unlisten(listener)
         if interrupted:
             raise KeyboardInterrupt
-        return self.result()
+        try:
+            return self.result()
+        finally:
+            views.show(self._session.shell.display_pub)
 
-    def _show(self, event: dict[str, Any]) -> None:
+    def _show(self, event: dict[str, Any], views: widget_values.Views) -> None:
         publisher = self._session.shell.display_pub
         kind = event.get("event")
         if kind == "output":
             sys.stdout.write(event["text"])
             sys.stdout.flush()
         elif kind == "display":
-            publisher.publish(event["data"], event["metadata"], transient=event["transient"], update=event["update"])
+            transient = views.note(event["data"], event["metadata"], event["transient"])
+            publisher.publish(event["data"], event["metadata"], transient=transient, update=event["update"])
         elif kind == "result_display":
-            publisher.publish(event["data"], event["metadata"])
+            transient = views.note(event["data"], event["metadata"], {})
+            publisher.publish(event["data"], event["metadata"], transient=transient)
         elif kind == "clear":
             publisher.clear_output(event["wait"])
 

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple
 
-from docker_kernel.guest import functools_objects, generators, snapshot
+from docker_kernel.guest import functools_objects, generators, snapshot, widget_values
 
 DEPTH = 6000
 """To which Python may recurse while a result is pickled."""
@@ -139,6 +139,10 @@ class ReturnPickler(snapshot._Pickler):
             return _own, (number, types.CellType, ())
         if kind is types.FunctionType:
             make, arguments, state, _, _, _ = self._reduced_function(one)
+            self._contents += [number, state]
+            return _own, (number, make, arguments)
+        if widget_values.is_widget(one):
+            make, arguments, state, _, _, _ = widget_values.reduce(one)
             self._contents += [number, state]
             return _own, (number, make, arguments)
         reduced = self._reduce(one)
@@ -321,6 +325,8 @@ def _is_of(own: Any, make: Any, arguments: tuple[Any, ...]) -> bool:
         return functools_objects.is_dispatching(own)
     if make is snapshot._make_function:
         return isinstance(own, types.FunctionType) and len(own.__closure__ or ()) == len(arguments[2])
+    if make is widget_values.make:
+        return type(own) is arguments[0]
     kind = arguments[0] if make is copyreg.__newobj__ else make  # type: ignore[attr-defined]
     return type(own) is kind
 
@@ -347,6 +353,8 @@ def _refill(own: Any, content: Any) -> None:
         own.update(content)
     elif functools_objects.is_dispatching(own):
         functools_objects.fill(own, content)
+    elif widget_values.is_widget(own):
+        widget_values.fill(own, content)
     elif kind is types.FunctionType:
         own.__dict__.clear()
         snapshot._fill_function(own, content)

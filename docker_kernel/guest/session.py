@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from docker_kernel.guest import environment, generators, handles, history, nested, snapshot, temporary_files
+from docker_kernel.guest import environment, generators, handles, history, nested, snapshot, submodules, temporary_files
 from docker_kernel.guest.credentials import looks_secret
 from docker_kernel.guest.garbage import collect_garbage
 from docker_kernel.guest.job import STATE, Job, JobFailed, Sweep
@@ -255,8 +255,10 @@ class Session:
             variables, self._changes = {}, Changes({}, [], {})
         else:
             self._changes = self.process.changes(all_random=True)
-            before = history.named(self.shell.transform_cell(source), self.shell) if options.only is None else {}
-            variables = {**self._chosen(variables, source, options), **before, PROCESS: self._changes[:2]}
+            code = self.shell.transform_cell(source) if kind != "notebook" else ""
+            before = history.named(code, self.shell) if options.only is None else {}
+            chosen = self._chosen(variables, source, options)
+            variables = {**chosen, **submodules.used(code, chosen), **before, PROCESS: self._changes[:2]}
         try:
             with generators.noted() as self._generators, handles.noted() as known:
                 if self._jobs and variables:

@@ -33,7 +33,7 @@ from typing import Any, Callable, NamedTuple
 
 import cloudpickle
 
-from docker_kernel.guest import functools_objects, generators, sources
+from docker_kernel.guest import functools_objects, generators, sources, widget_values
 from docker_kernel.guest.exceptions import Dropped, Exceptions
 
 VERSION = 1
@@ -267,6 +267,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if generators.is_library_own(value):
                 self.ignored.add(id(value))
             return generators.reduce(value)
+        if widget_values.is_widget(value):
+            return widget_values.reduce(value)
         ctypes = sys.modules.get("ctypes")
         if ctypes is not None and isinstance(value, ctypes.CDLL):
             raise pickle.PicklingError("it is a library in this process's memory")

@@ -74,16 +74,18 @@ def make_shell(events: Events) -> Any:
     from IPython.core.displaypub import DisplayPublisher
     from IPython.core.interactiveshell import InteractiveShell
 
+    from docker_kernel.guest.widget_values import without_view
+
     class Publisher(DisplayPublisher):  # type: ignore[misc]
         def publish(
             self, data: Any, metadata: Any = None, *, transient: Any = None, update: bool = False, **kwargs: Any
         ) -> None:
-            bundle = _as_json(data)
+            bundle, metadata = without_view(_as_json(data), metadata or {})
             events.send(
                 {
                     "event": "display",
                     "data": bundle,
-                    "metadata": metadata or {},
+                    "metadata": metadata,
                     "transient": transient or {},
                     "update": update,
                 }
@@ -97,8 +99,8 @@ def make_shell(events: Events) -> Any:
             pass
 
         def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
-            bundle = _as_json(format_dict)
-            events.send({"event": "result_display", "data": bundle, "metadata": md_dict or {}})
+            bundle, metadata = without_view(_as_json(format_dict), md_dict or {})
+            events.send({"event": "result_display", "data": bundle, "metadata": metadata})
 
     class Shell(InteractiveShell):  # type: ignore[misc]
         display_pub_class = Publisher
@@ -194,7 +196,7 @@ def restore_state(
     Args:
         on_group: as of `snapshot.restore`.
     """
-    from docker_kernel.guest import generators, handles, history, snapshot
+    from docker_kernel.guest import generators, handles, history, snapshot, submodules
     from docker_kernel.guest.magics import DispatchMagics
     from docker_kernel.guest.process_state import NAME as PROCESS
     from docker_kernel.guest.process_state import ProcessState
@@ -205,6 +207,8 @@ def restore_state(
     process = ProcessState(shell.user_ns, stream_of(spec))
     with generators.noted() as found:
         restored, failed = snapshot.restore(spec["state"], manifest, shell.user_ns, on_group=on_group)
+    # Of a package's modules only the package has a name.
+    restored = {name: value for name, value in restored.items() if not submodules.is_name(name)}
     handles.tell(restored.pop(handles.NAME, {}).values())
     shell.register_magics(DispatchMagics)  # which say that a job sends none
     history.give(shell, restored)
@@ -238,7 +242,7 @@ def _report_temporary(values: dict[str, Any], outputs: str) -> None:
 
 
 def run(spec: dict[str, Any], events: Events) -> int:
-    from docker_kernel.guest import handles, history, inputs, snapshot, sources
+    from docker_kernel.guest import handles, history, inputs, snapshot, sources, submodules, text_bars, widget_values
     from docker_kernel.guest.changes import Changes
     from docker_kernel.guest.exceptions import text_of
     from docker_kernel.guest.in_job import job
@@ -255,8 +259,10 @@ def run(spec: dict[str, Any], events: Events) -> int:
         inputs.fetch(spec.get("inputs") or {}, events.send)
         return run_notebook(spec, events.send, os.environ["DOCKER_KERNEL_OUTPUTS"])
     shell = make_shell(events)
+    text_bars.begin()
     groups: list[Restored] = []
     process, restored = restore_state(spec, manifest, shell, lambda *group: groups.append(Restored(*group)))
+    widget_values.begin()
     inputs.link(spec.get("linked") or {})
     inputs.fetch(spec.get("inputs") or {}, events.send)
     outputs = os.environ["DOCKER_KERNEL_OUTPUTS"]
@@ -268,6 +274,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
     own = {PROCESS, sources.NAME, handles.NAME, history.NAME}
     groups = [group for group in groups if not own & set(group.values)]
     changes = Changes(groups, shell.user_ns, shell.transform_cell(source))
+    imported = set(sys.modules)
     process.begin()
 
     if spec["kind"] == "expression":
@@ -290,6 +297,9 @@ def run(spec: dict[str, Any], events: Events) -> int:
             changed = changes.changed()
             for group in changed:
                 assigned.update({name: value for name, value in group.values.items() if variables.get(name) is value})
+    if spec.get("pull") is None:
+        found = submodules.used(shell.transform_cell(source), variables)
+        assigned.update((name, module) for name, module in found.items() if name not in imported)
     if VALUE in shell.user_ns:
         assigned[VALUE] = shell.user_ns[VALUE]
     elif result.result is not None and spec.get("pull") is None:
