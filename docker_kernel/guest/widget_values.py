@@ -42,6 +42,7 @@ def reduce(widget: Any) -> Any:
         "traits": {name: getattr(widget, name) for name in names},
         "attributes": {name: part for name, part in vars(widget).items() if name not in _INTERNAL},
         "observers": list(_observers(widget)),
+        "closed": widget.comm is None,
     }
     return make, (type(widget), widget._model_id), state, None, None, fill
 
@@ -76,7 +77,10 @@ def fill(widget: Any, state: dict[str, Any]) -> None:
         widget._trait_notifiers[name][kind].remove(function)
     for name, kind, function in state["observers"]:
         widget._trait_notifiers.setdefault(name, {}).setdefault(kind, []).append(function)
-    if widget.comm is None:
+    if state["closed"]:
+        widget.close()
+        widget._repr_mimebundle_ = None  # as of one that was closed here
+    elif widget.comm is None:
         _open(widget)
     elif changed:
         _open_parts(widget)
@@ -147,7 +151,7 @@ class Views:
 
     def note(self, data: dict[str, Any], metadata: dict[str, Any], transient: dict[str, Any]) -> dict[str, Any]:
         """Note an output that is about to be shown; returns what is transient of it."""
-        if VIEW not in metadata or VIEW in data:
+        if VIEW in data or not isinstance(metadata.get(VIEW), dict):
             return transient
         import uuid
 

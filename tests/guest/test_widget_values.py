@@ -57,6 +57,13 @@ def test_a_widget_made_in_a_job_is_live_at_home(made: Kernel) -> None:
     assert made["new"].model_id == made["name"] and made["new"].children[0].comm is not None
 
 
+def test_a_closed_widget_stays_closed_and_one_that_a_job_closes_is_so_at_home(made: Kernel) -> None:
+    made["button"].close()
+    made.local("button.description = 'Gone'; box.close()")
+    assert [made["button"].description, made["button"].comm, made["box"].comm] == ["Gone", None, None]
+    assert made["box"].children[0].comm is not None and made["box"]._repr_mimebundle_ is None
+
+
 def test_what_a_job_only_reads_does_not_change(made: Kernel) -> None:
     assert sorted(made.local("seen = [repr(tab), slider.style.handle_color, tab.get_title(0)]")) == ["seen"]
 
