@@ -10,7 +10,8 @@ import sys
 import types
 from typing import Any
 
-CACHED = type(functools.lru_cache(None)(len))
+from docker_kernel.guest import caches
+from docker_kernel.guest.caches import CACHED
 
 
 def _nothing(*_: Any) -> None:
@@ -43,11 +44,11 @@ def is_importable(value: Any) -> bool:
     return found is value
 
 
-def reduce(value: Any, namespace: dict[str, Any]) -> Any:
+def reduce(value: Any, namespace: dict[str, Any], with_results: bool) -> Any:
     """How one of these is pickled; None for all other objects, and those that pickle knows by their names.
 
     Args:
-        namespace: the notebook's.
+        namespace: the notebook's; with_results: cached functions keep their results.
     """
     if is_dispatching(value):
         return reduce_dispatching(value, namespace)
@@ -58,7 +59,11 @@ def reduce(value: Any, namespace: dict[str, Any]) -> Any:
         return _make_descriptor, (type(value),), state, None, None, _fill_descriptor
     if type(value) is CACHED and not is_importable(value):
         parameters = _parameters(value)
-        return make_cached, (value.__wrapped__, parameters["maxsize"], parameters["typed"])
+        arguments = value.__wrapped__, parameters["maxsize"], parameters["typed"]
+        found = caches.contents(value) if with_results and caches.can_fill(value) else None
+        if found is None or not (found.hits or found.misses):
+            return make_cached, arguments
+        return make_cached, arguments, tuple(found), None, None, _fill_cached
     return None
 
 
@@ -140,3 +145,7 @@ def _parameters(cached: Any) -> dict[str, Any]:
 
 def make_cached(function: Any, maxsize: int | None, typed: bool) -> Any:
     return functools.lru_cache(maxsize, typed)(function)
+
+
+def _fill_cached(cached: Any, state: tuple[Any, ...]) -> None:
+    caches.fill(cached, caches.Contents(*state))

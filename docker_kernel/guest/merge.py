@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple
 
-from docker_kernel.guest import functools_objects, generators, snapshot, widget_values
+from docker_kernel.guest import caches, functools_objects, generators, snapshot, widget_values
 
 DEPTH = 6000
 """To which Python may recurse while a result is pickled."""
@@ -424,6 +424,9 @@ def _own_like(number: int, fresh: Any) -> Any:
 
 def _updater(own: Any, fresh: Any) -> Callable[[], None] | None:
     """What gives an object the content of another of its type; None where nothing can."""
+    if type(own) is caches.CACHED:
+        found = caches.contents(fresh)
+        return (lambda: caches.fill(own, found)) if found is not None and caches.can_fill(own) else None
     if isinstance(own, (bytearray, array.array)):
         return lambda: own.__setitem__(slice(None), fresh)
     if isinstance(own, (dict, set, collections.deque)):
@@ -510,9 +513,7 @@ def is_tracked(value: Any, namespace: dict[str, Any]) -> bool:
     if kind in snapshot._ATOMS or snapshot._is_atom(kind):
         return False
     # Functions that libraries have compiled, which are pickled by their names.
-    return kind is functools_objects.CACHED or not (
-        callable(value) and isinstance(getattr(value, "__qualname__", None), str)
-    )
+    return kind is caches.CACHED or not (callable(value) and isinstance(getattr(value, "__qualname__", None), str))
 
 
 # In the kernel

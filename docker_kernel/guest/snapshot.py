@@ -33,7 +33,7 @@ from typing import Any, Callable, NamedTuple
 
 import cloudpickle
 
-from docker_kernel.guest import functools_objects, generators, sources, widget_values
+from docker_kernel.guest import caches, functools_objects, generators, sources, widget_values
 from docker_kernel.guest.exceptions import Dropped, Exceptions
 
 VERSION = 1
@@ -209,6 +209,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         views: ids of the arrays whose views are to be restored as views of one memory.
         classes: ids of the classes that are variables themselves, and so are brought up to date where they exist.
         refusals: leave out those parts of exceptions that cannot travel; what is known of them, by id, is kept here.
+        with_results: cached functions (functools.lru_cache) keep their results, but those of classes, which would come
+            along with each instance.
     """
 
     def __init__(
@@ -218,6 +220,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         views: frozenset[int] = frozenset(),
         classes: frozenset[int] = frozenset(),
         refusals: dict[int, Exception | None] | None = None,
+        with_results: bool = True,
     ) -> None:
         self.buffers: list[_Content] = []
         self.file = _File(self.buffers)
@@ -241,6 +244,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Storages of tensors by their address."""
         self._generators = generators.kinds()
         self._refusals = refusals
+        self._with_results = with_results
         self.exceptions = Exceptions(None if refusals is None else self._refusal)
 
     def reducer_override(self, value: Any) -> Any:
@@ -254,7 +258,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if type(value) is _Cell:
             return types.CellType, ()
         if type(value).__module__ == "functools" or type(value) is types.FunctionType:
-            reduced = functools_objects.reduce(value, self._namespace)
+            reduced = functools_objects.reduce(
+                value, self._namespace, self._with_results and id(value) not in self.ignored
+            )
             if reduced is not None:
                 if reduced[0] is functools_objects.make_dispatching:
                     self.memory.add(id(value))
@@ -284,7 +290,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         assert self._refusals is not None
         if id(value) not in self._refusals:
             self._refusals[id(value)] = None  # For a value that contains itself.
-            pickler = _Pickler(self._namespace, None, self._views, self._classes, self._refusals)
+            pickler = _Pickler(self._namespace, None, self._views, self._classes, self._refusals, self._with_results)
             try:
                 pickler.dump(value)
             except Exception as error:
@@ -607,7 +613,8 @@ def run_pickler(
     views: frozenset[int] = frozenset(),
     make: MakePickler = _Pickler,
 ) -> _Pickler:
-    """Pickle variables, and return what did: without the attributes of exceptions that cannot be pickled."""
+    """Pickle variables, and return what did: if need be without the results that cached functions keep, and without
+    the attributes of exceptions that cannot be pickled."""
     classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
     pickler = make(namespace, blobs, views, classes)
     try:
@@ -615,9 +622,11 @@ def run_pickler(
     except SnapshotError:
         raise
     except Exception:
-        if not any(issubclass(type(one), BaseException) for one in pickler.objects):
+        kinds = set(map(type, pickler.objects))
+        failed = any(issubclass(kind, BaseException) for kind in kinds)
+        if not failed and caches.CACHED not in kinds:
             raise
-        pickler = make(namespace, blobs, views, classes, refusals={})
+        pickler = make(namespace, blobs, views, classes, refusals={} if failed else None, with_results=False)
         pickler.dump(values)
     return pickler
 
