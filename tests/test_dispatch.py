@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tqdm
 
 from docker_kernel.engine import Engine
 from tests.conftest import NotebookMaker, SpecMaker
@@ -45,9 +47,23 @@ def test_an_unpicklable_variable_is_named_and_costs_only_itself(notebook: Notebo
     notebook.run("import threading\nguard = threading.Lock()\nhandle = open('/etc/hostname')\nfine = 1")
     reply = notebook.run("%%local\nprint(fine, 'guard' in globals(), 'handle' in globals())")
     assert reply.text.endswith("1 False False\n")
-    assert "Left out: guard (lock): cannot pickle '_thread.lock' object" in reply.text
-    assert "Left out: handle (TextIOWrapper): it is an open file; open it in the cell." in reply.text
+    guard = "guard (lock: cannot pickle '_thread.lock' object; create it in the cell)"
+    handle = "handle (TextIOWrapper: it is an open file; open it in the cell)"
+    assert reply.text.startswith(f"Left out: {guard}, {handle}.\n")
+    assert notebook.run("%%local\nprint(fine, 'guard' in globals())").text == "1 False\n", "once is enough"
     notebook.run("handle.close(); del guard, handle")
+
+
+def test_what_is_left_out_is_named_only_where_the_cell_may_use_it(notebook: Notebook) -> None:
+    notebook.run("import threading\nidle, busy = threading.Lock(), threading.Lock()\ndef hold(): return busy")
+    assert notebook.run("%%local\nprint('quiet')").text == "quiet\n"
+    notebook.run("from docker_kernel import jobs; job = jobs[-1]")
+    assert notebook.value("sorted(one['name'] for one in job.left_out)") == ["busy", "idle"]
+    reply = notebook.run("%%local\nimport sys\nif not sys.path: hold()")
+    assert reply.text == "Left out: busy (lock: cannot pickle '_thread.lock' object; create it in the cell).\n"
+    assert "  idle (lock): cannot pickle" in notebook.run("%%local --dry-run\nhold()").text
+    assert "The cell uses idle, which cannot travel (lock" in notebook.run("%%local\nidle.acquire()").value
+    notebook.run("del idle, busy, hold, job, jobs")
 
 
 def test_the_original_exception_comes_back_with_the_jobs_traceback(notebook: Notebook) -> None:
@@ -105,6 +121,31 @@ def test_an_expression_gives_its_value(notebook: Notebook) -> None:
     assert notebook.run("value = %local sum(range(4))\nprint(value)").text == "6\n"
 
 
+def test_a_cell_goes_on_from_the_values_before_and_leaves_its_own(notebook: Notebook) -> None:
+    notebook.run("values = [1]\nvalues")
+    notebook.run("'second'")
+    cell = "%%local\nprint(_, Out[max(Out)], _i, In[-1].split()[-1], len(In), get_ipython().execution_count)\n"
+    reply = notebook.run(cell + "__.append(2)\n__")
+    length, count = notebook.value("[len(In) - 1, get_ipython().execution_count - 1]")
+    assert (reply.text, reply.shown) == (f"second second 'second' __ {length} {count}\n", "[1, 2]"), reply.traceback
+    assert notebook.value("[_ is values is Out[max(Out)], values, max(Out)]") == [True, [1, 2], count - 1]
+    notebook.run("41")
+    assert notebook.run("%local _ + 1").shown == "42"
+    notebook.run("%%dispatch --wait\n_ + 1")
+    assert notebook.value("[_, __]") == [43, 42]
+    assert notebook.run("__import__('docker_kernel').jobs[-1].result()").shown == "43"
+    notebook.run("%%local\n[6, 7];")
+    assert notebook.value("_") == 43, "as its output, a value before a semicolon is not kept"
+    notebook.run("import threading; threading.Lock()")
+    assert "The cell uses _, which cannot travel (lock: " in notebook.run("%%local\n_.acquire()").value
+    reply = notebook.run("%%local\nthreading.Lock()")
+    assert reply.text == "", "a cell is hardly run for such a value"
+    reply = notebook.run("_.acquire()")
+    assert reply.value == "the cell's value (lock) stayed in the job: cannot pickle '_thread.lock' object"
+    assert "Not brought back: the value (lock): cannot pickle" in notebook.run("%local threading.Lock()").text
+    notebook.run("del values")
+
+
 def test_code_on_a_line_is_run_as_it_was_written(notebook: Notebook) -> None:
     notebook.run("n, text = 4, 'in 1984 and {n} $n'")
     assert notebook.run(r"%local __import__('re').findall(r'\d{4}', text)").shown == "['1984']"
@@ -143,6 +184,65 @@ def test_a_cell_works_on_the_workspace_and_a_job_on_a_copy(notebook: Notebook, w
     code = "%%dispatch --wait\nimport os\nprint(helper.greet(), os.path.exists('local.txt'))\nopen('job.txt', 'w')"
     assert notebook.run(code).text == "from helper False\n"
     assert not (workspace / "job.txt").exists()
+
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def test_widgets_are_text_or_live_and_the_kernels_own_hear_what_a_job_did(notebook: Notebook) -> None:
+    notebook.run(
+        "import ipywidgets as widgets\nslider, heard = widgets.IntSlider(3), []\nbox = widgets.VBox([slider])\n"
+        "slider.observe(lambda change: heard.append(change['new']), 'value'); held = [box]"
+    )
+    cell = "slider.value = 7\nmade = widgets.Text('here')\nbox.children += (made,)\n"
+    reply = notebook.run("%%local\n" + cell + "display(made, widgets.Text('gone'))\nbox")
+    made, box = notebook.value("[made.model_id, box.model_id]")
+    shown = [(data["text/plain"].split("(")[0], data.get(VIEW, {}).get("model_id")) for data in reply.displays]
+    assert shown == [("Text", None), ("Text", None), ("VBox", box), ("Text", made)], reply.traceback
+    assert notebook.value("[slider.value, heard, held[0] is box, box.children == (slider, made)]") == [
+        7, [7], True, True,
+    ]  # fmt: skip
+    notebook.run("slider.value = 8")
+    assert notebook.value("[heard, made.value, made.comm is not None]") == [[7, 8], "here", True]
+    notebook.run("%%dispatch --wait\nimport ipywidgets as widgets\ndisplay(widgets.Text('gone'))")
+    outputs = notebook.value("__import__('docker_kernel').jobs[-1].outputs")
+    assert [sorted(one["data"]) for one in outputs] == [["text/plain"]]
+    notebook.run("del slider, heard, box, held, made")
+
+
+def test_bars_of_tqdm_with_widgets_are_text_and_progress(notebook: Notebook, workspace: Path) -> None:
+    shutil.copytree(Path(tqdm.__file__).parent, workspace / "tqdm")
+    notebook.run("import tqdm.auto, tqdm.notebook\nfrom tqdm.notebook import tqdm as bar, trange")
+    cell = "for _ in bar(range(3)): pass\nfor _ in tqdm.auto.tqdm(range(4)): pass\nfrom tqdm.auto import tqdm as chosen"
+    reply = notebook.run(f"%%local\n{cell}")
+    assert "3/3 [" in reply.text and "4/4 [" in reply.text and not reply.displays, reply.traceback
+    assert notebook.value("__import__('docker_kernel').jobs[-1].progress") == 1.0
+    assert notebook.value("[chosen is tqdm.auto.tqdm, bar is tqdm.notebook.tqdm, chosen.__module__]") == [
+        True, True, "tqdm.auto",
+    ]  # fmt: skip
+    notebook.run("del chosen, bar, trange")
+
+
+def test_a_packages_modules_are_there_by_its_name_also_when_they_come_home(notebook: Notebook) -> None:
+    notebook.run("import xml.dom.minidom, xml.etree.ElementTree")
+    notebook.run("def tag(text): return xml.etree.ElementTree.XML(text).tag")
+    cell = "%%local\nprint(xml.dom.minidom.parseString('<a/>').firstChild.tagName, tag('<b/>'))\n"
+    reply = notebook.run(cell + "import wsgiref.util, xml.sax")
+    assert reply.text == "a b\n", reply.traceback
+    assert notebook.value("[hasattr(wsgiref, 'util'), hasattr(xml, 'sax')]") == [True, True]
+    assert notebook.value("[name for name in globals() if '.' in name]") == []
+    notebook.run("del xml, tag, wsgiref")
+
+
+def test_files_in_the_temporary_folder_are_named_where_they_are_missed(notebook: Notebook) -> None:
+    notebook.run("from pathlib import Path\nmine = Path('/tmp/mine'); mine.touch()\ndef read(): return mine")
+    reply = notebook.run("%%local\nprint(read().exists())\nmade = Path('/tmp/made'); made.touch()")
+    first, found, last = reply.text.splitlines()
+    assert first.startswith("Files in the temporary folder stay here, so the job has no /tmp/mine: keep what")
+    assert found == "False"
+    assert last.startswith("The temporary folder ends with the job, and /tmp/made with it: write to the workspace")
+    assert "which stay here: /tmp/mine\n" in notebook.run("%%dispatch --dry-run\nread()").text
+    notebook.run("mine.unlink(); del mine, made, read")
 
 
 def test_the_environment_travels(notebook: Notebook) -> None:
@@ -205,6 +305,29 @@ def test_what_was_changed_here_since_the_dispatch_stays_and_both_can_be_had(note
         [1, "kernel"], True, [1, "job"], True,
     ]  # fmt: skip
     assert notebook.value("[job.variables['here'], job.variables['there'] is there]") == [[1, "job"], False]
+
+
+def test_a_job_that_a_variable_holds_is_a_handle_in_another_job_and_the_same_at_home(notebook: Notebook) -> None:
+    notebook.run("%%dispatch --name fit --detach\nfrom docker_kernel import job\njob.log(score=0.5)\nmade = 41")
+    notebook.run("fit = _; fit.wait(); fits = {'all': [fit.job]}\nfrom docker_kernel import jobs")
+    cell = "%%local\nfits['best'] = max(fits['all'], key=lambda one: one.last_metrics['score'])\nprint(fits['best'])\n"
+    reply = notebook.run(cell + "fit")
+    assert reply.text.count("'fit' on local, succeeded") == 2, reply.traceback
+    assert notebook.value("[fits['best'] is fits['all'][0] is fit.job, fit.result(), made]") == [True, None, 41]
+    reply = notebook.run("%%local\nfits['best'].result()")
+    assert "no job can ask for another: take its result there, as in `value = job.result()`" in reply.value
+    notebook.run("del fit, fits, jobs")
+
+
+def test_a_job_that_would_send_jobs_says_what_is_possible(notebook: Notebook) -> None:
+    before = notebook.value("len(__import__('docker_kernel').jobs)")
+    sentence = "A job can neither send jobs nor ask for the notebook's: run this code in it as it is"
+    assert sentence in notebook.run("%%dispatch\n%%local\nx = 1").value
+    assert notebook.value("len(__import__('docker_kernel').jobs)") == before
+    reply = notebook.run("%%local\nif True:\n    %local 1 + 1")
+    assert reply.name == "JobFailed" and reply.value.startswith(sentence) and "\n" not in reply.value
+    assert notebook.run("%%local\nfrom docker_kernel import dispatch\ndispatch('1')").value.startswith(sentence)
+    assert notebook.run("%%local\n%jobs").value.startswith(sentence)
 
 
 def test_a_generator_that_goes_on_here_is_no_change(notebook: Notebook) -> None:

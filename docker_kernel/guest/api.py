@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from docker_kernel.guest import nested
 from docker_kernel.guest.in_job import job
 from docker_kernel.guest.job import Job, JobCancelled, JobFailed, Sweep
 from docker_kernel.guest.link import PORTS_FILE
@@ -18,6 +19,9 @@ __all__ = ["Job", "JobCancelled", "JobFailed", "Sweep", "dispatch", "job", "jobs
 
 class Jobs:
     """This notebook's jobs, as they were sent: `jobs[-1]` is the latest, `jobs["name"]` the latest so called."""
+
+    def __reduce__(self) -> str:
+        return "jobs"
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
@@ -57,6 +61,9 @@ class Jobs:
 
 class Ports:
     """Where the ports that this kernel publishes can be reached from the host: `ports[8050]` is "127.0.0.1:49153"."""
+
+    def __reduce__(self) -> str:
+        return "ports"
 
     def __getitem__(self, port: int) -> str:
         published = self._read()
@@ -111,11 +118,19 @@ def session() -> Session:
     """This kernel's session.
 
     Raises:
+        JobFailed: it is a job's, or a notebook image's.
         RuntimeError: this process is no Docker kernel.
     """
+    if nested.refusal():
+        raise JobFailed(nested.refusal())
     if not _sessions:
         raise RuntimeError('This is not a Docker kernel: pick "Docker Python" in Jupyter to dispatch cells.')
     return _sessions[0]
+
+
+def own_session() -> Session | None:
+    """This kernel's session; None in other processes."""
+    return _sessions[0] if _sessions else None
 
 
 def open_session(shell: Any) -> Session:

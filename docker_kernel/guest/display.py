@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from docker_kernel.guest.job import FINAL, Job, JobFailed
+from docker_kernel.guest.widget_values import VIEW as WIDGET
 
 REFRESH_SECONDS = 0.2
 BYTES_A_SECOND = 200_000
@@ -31,7 +32,6 @@ MAX_OUTPUTS = 100
 MAX_METRICS = 12
 TEXT_ROWS = 20
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
 NOTHING = {"text/plain": "", "text/html": ""}
 
 COLOURS = {

@@ -15,7 +15,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
-from docker_kernel.guest import merge, snapshot
+from docker_kernel.guest import handles, history, merge, snapshot, submodules, widget_values
 from docker_kernel.guest.exceptions import Shown
 from docker_kernel.guest.merge import Originals
 from docker_kernel.guest.options import NotThere
@@ -146,6 +146,7 @@ class Job:
         """What it was sent from, in this kernel, until its variables were assigned."""
         self._bound = False
         self._sent_here = False
+        self._left_out: list[dict[str, str]] | None = None
         self._settings: Settings | None = None
         """Those of the kernel when the job was sent; None where there is nothing to compare."""
         self._process: tuple[State, list[snapshot.LeftOut]] = ({}, [])
@@ -153,6 +154,9 @@ class Job:
         self._value: Any = None
         self._fetched = False
         self._take(record)
+
+    def __reduce__(self) -> Any:
+        return handles.reduce(self)
 
     def _take(self, record: dict[str, Any]) -> None:
         """Take over what the host side says of this job."""
@@ -252,7 +256,8 @@ class Job:
         return None
 
     def result(self, timeout: float | None = None) -> Any:
-        """Wait for the end, assign what the cell assigned, and return an expression's value (or an executed notebook).
+        """Wait for the end, assign what the cell assigned, and return the value: that of the expression, or of the
+        expression that ends the cell; or the executed notebook.
 
         A name that was bound anew since the job was sent keeps its new value, and is reported. Jobs of a sweep assign
         nothing, as each would undo another's: see `variables`.
@@ -318,6 +323,17 @@ class Job:
             for event in self._events()
             if event["event"] == "metrics"
         ]
+
+    @property
+    def left_out(self) -> list[dict[str, str]]:
+        """What could not travel when the job was sent: the `name`, `type`, `reason` and `hint` of each variable."""
+        if self._left_out is None:
+            try:
+                self._left_out = list(snapshot.read_manifest(STATE, self.record["snapshot"])["left_out"])
+            except snapshot.SnapshotError:
+                text = "What the job %s started from is not here any more, nor what was left out of that."
+                raise JobFailed(text % self.id) from None
+        return list(self._left_out)
 
     @property
     def outputs(self) -> list[dict[str, Any]]:
@@ -418,6 +434,7 @@ class Job:
             values, failed = self._with_result(lambda: snapshot.restore(STATE, manifest, namespace))
         troubles = load.apply()
         self._process = values.pop(PROCESS, ({}, []))
+        values = {name: value for name, value in values.items() if not submodules.is_name(name)}
         left_out = [*manifest["left_out"], *(one._asdict() for one in failed)]
         if manifest.get("error"):
             # Here, too, a cell that fails leaves the settings and the random states as they are then.
@@ -425,7 +442,10 @@ class Job:
                 self._bring_settings()
             raise _original(manifest["error"], values.get(ERROR), left_out, self.id)
         for one in left_out:
-            print(NOT_BROUGHT % one)
+            if one["name"] == VALUE and self.record["kind"] == "cell":
+                values[VALUE] = history.NotBrought(one["type"], one["reason"])
+            else:
+                print(NOT_BROUGHT % ({**one, "name": "the value"} if one["name"] == VALUE else one))
         for text in troubles:
             print(text)
         self._deleted = list(manifest.get("deleted", []))
@@ -444,7 +464,8 @@ class Job:
                 if originals.changed(number):
                     changed_here |= originals.names(number)
         values = self._fetch(originals)
-        brought = [name for name in values if name != VALUE]
+        # What cells before had as values changes in place, if it does.
+        brought = [name for name in values if name != VALUE and not history.is_result(name)]
         deleted = [name for name in self._deleted if name in namespace and originals is not None]
         bound_here = [
             name
@@ -499,13 +520,14 @@ class Job:
             past, over = list(self._past), self.over
             self._listeners.append(listener)
         interrupted = False
+        views = widget_values.Views()
         try:
             for event in past:
-                self._show(event)
+                self._show(event, views)
             while not over:
                 try:
                     event = events.get()
-                    self._show(event)
+                    self._show(event, views)
                 except KeyboardInterrupt:
                     interrupted = True
                     self.cancel()
@@ -515,18 +537,23 @@ class Job:
             self._unlisten(listener)
         if interrupted:
             raise KeyboardInterrupt
-        return self.result()
+        try:
+            return self.result()
+        finally:
+            views.show(self._session.shell.display_pub)
 
-    def _show(self, event: dict[str, Any]) -> None:
+    def _show(self, event: dict[str, Any], views: widget_values.Views) -> None:
         publisher = self._session.shell.display_pub
         kind = event.get("event")
         if kind == "output":
             sys.stdout.write(event["text"])
             sys.stdout.flush()
         elif kind == "display":
-            publisher.publish(event["data"], event["metadata"], transient=event["transient"], update=event["update"])
+            transient = views.note(event["data"], event["metadata"], event["transient"])
+            publisher.publish(event["data"], event["metadata"], transient=transient, update=event["update"])
         elif kind == "result_display":
-            publisher.publish(event["data"], event["metadata"])
+            transient = views.note(event["data"], event["metadata"], {})
+            publisher.publish(event["data"], event["metadata"], transient=transient)
         elif kind == "clear":
             publisher.clear_output(event["wait"])
 
@@ -563,9 +590,7 @@ class Job:
         return (self.ended or time.time()) - self.created
 
     def _ipython_display_(self) -> None:
-        from docker_kernel.guest.display import LiveDisplay
-
-        LiveDisplay([self], self._session.shell)
+        _display([self])
 
     def __repr__(self) -> str:
         title = " %r" % self.name if self.name else ""
@@ -580,6 +605,16 @@ class Job:
         """The last lines of its output, with lines that were written over (a progress bar's) as they ended."""
         lines = "".join(self._text).split("\n")
         return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines[-TAIL_LINES:]).strip("\n")
+
+
+def _display(jobs: list[Job]) -> None:
+    from docker_kernel.guest.display import LiveDisplay
+
+    shell = jobs[0]._session.shell if jobs else None
+    if shell is not None:
+        LiveDisplay(jobs, shell)
+    else:
+        print(*map(repr, jobs), sep="\n")
 
 
 Listener = Callable[[Job, "dict[str, Any]"], None]
@@ -654,10 +689,7 @@ class Sweep(collections.abc.Sequence[Job]):
             raise
 
     def _ipython_display_(self) -> None:
-        from docker_kernel.guest.display import LiveDisplay
-
-        if self._jobs:
-            LiveDisplay(self._jobs, self._jobs[0]._session.shell)
+        _display(self._jobs)
 
     def __repr__(self) -> str:
         return "\n".join(map(repr, self._jobs))

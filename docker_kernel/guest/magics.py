@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 
+from docker_kernel.guest import history
 from docker_kernel.guest.magic_line import HELP, Line, Parser
 from docker_kernel.guest.options import closest
 
@@ -63,7 +65,7 @@ class DispatchMagics(Magics):  # type: ignore[misc]
         sent = self._start(read, cell)
         if sent is None or not read.options.wait:
             return _Silent(sent) if read.options.detach and sent is not None else sent
-        return sent.follow()
+        return self._follow(sent, cell)
 
     @no_var_expand  # type: ignore[untyped-decorator]
     @line_magic  # type: ignore[untyped-decorator]
@@ -118,7 +120,15 @@ class DispatchMagics(Magics):  # type: ignore[misc]
     def _local(self, read: Line, cell: str | None) -> Any:
         read.options.live = True
         sent = self._start(read, cell)
-        return None if sent is None else sent.follow()
+        return None if sent is None else self._follow(sent, cell)
+
+    def _follow(self, sent: Any, cell: str | None) -> Any:
+        value = sent.follow()
+        if cell is None or isinstance(sent, Sequence):
+            return value
+        # Its output shows what it ended with.
+        history.remember(self.shell, value)
+        return None
 
 
 class _Silent:
@@ -129,6 +139,9 @@ class _Silent:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.job, name)
+
+    def __reduce__(self) -> Any:
+        return _Silent, (self.job,)
 
     def _ipython_display_(self) -> None:
         print(repr(self.job))

@@ -13,6 +13,7 @@ import collections
 import contextlib
 import copyreg
 import functools
+import importlib
 import io
 import pickle
 import sys
@@ -22,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple
 
-from docker_kernel.guest import generators, snapshot
+from docker_kernel.guest import caches, functools_objects, generators, snapshot, widget_values
 
 DEPTH = 6000
 """To which Python may recurse while a result is pickled."""
@@ -137,12 +138,16 @@ class ReturnPickler(snapshot._Pickler):
         if kind is snapshot._Cell:
             return _own, (number, types.CellType, ())
         if kind is types.FunctionType:
-            make, arguments, state, _, _, _ = self._reduce_function(one)
+            make, arguments, state, _, _, _ = self._reduced_function(one)
+            self._contents += [number, state]
+            return _own, (number, make, arguments)
+        if widget_values.is_widget(one):
+            make, arguments, state, _, _, _ = widget_values.reduce(one)
             self._contents += [number, state]
             return _own, (number, make, arguments)
         reduced = self._reduce(one)
         if isinstance(reduced, str):
-            return super().reducer_override(one)
+            return _by_name, (pickle.whichmodule(one, reduced), reduced)  # type: ignore[attr-defined]
         make, arguments, *rest = reduced
         state, items, pairs, setter = [*rest, None, None, None, None][:4]
         if setter is not None or not _is_plain(make, arguments):
@@ -153,6 +158,12 @@ class ReturnPickler(snapshot._Pickler):
             return _own, (number, make, arguments)
         # A dict that has it as a key needs its content at once.
         return _own, (number, make, arguments), (number, content), None, None, _fill_at_once
+
+    def _reduced_function(self, function: Any) -> Any:
+        if functools_objects.is_dispatching(function):
+            self.memory.add(id(function))
+            return functools_objects.reduce_dispatching(function, self._namespace)
+        return self._reduce_function(function)
 
     def _owner(self, array: Any) -> Any:
         owner = super()._owner(array)
@@ -167,6 +178,10 @@ class ReturnPickler(snapshot._Pickler):
             by_type = self.dispatch_table.get(type(value))
             reduced = by_type(value) if by_type else value.__reduce_ex__(5)
         return reduced
+
+
+def _by_name(module: str, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), importlib.import_module(module))
 
 
 def _new(kind: Any, *arguments: Any) -> Any:
@@ -306,8 +321,12 @@ def _own(number: int, make: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def _is_of(own: Any, make: Any, arguments: tuple[Any, ...]) -> bool:
+    if make is functools_objects.make_dispatching:
+        return functools_objects.is_dispatching(own)
     if make is snapshot._make_function:
         return isinstance(own, types.FunctionType) and len(own.__closure__ or ()) == len(arguments[2])
+    if make is widget_values.make:
+        return type(own) is arguments[0]
     kind = arguments[0] if make is copyreg.__newobj__ else make  # type: ignore[attr-defined]
     return type(own) is kind
 
@@ -332,6 +351,10 @@ def _refill(own: Any, content: Any) -> None:
     elif kind is set:
         own.clear()
         own.update(content)
+    elif functools_objects.is_dispatching(own):
+        functools_objects.fill(own, content)
+    elif widget_values.is_widget(own):
+        widget_values.fill(own, content)
     elif kind is types.FunctionType:
         own.__dict__.clear()
         snapshot._fill_function(own, content)
@@ -401,6 +424,9 @@ def _own_like(number: int, fresh: Any) -> Any:
 
 def _updater(own: Any, fresh: Any) -> Callable[[], None] | None:
     """What gives an object the content of another of its type; None where nothing can."""
+    if type(own) is caches.CACHED:
+        found = caches.contents(fresh)
+        return (lambda: caches.fill(own, found)) if found is not None and caches.can_fill(own) else None
     if isinstance(own, (bytearray, array.array)):
         return lambda: own.__setitem__(slice(None), fresh)
     if isinstance(own, (dict, set, collections.deque)):
@@ -486,6 +512,8 @@ def is_tracked(value: Any, namespace: dict[str, Any]) -> bool:
     """Whether it makes a difference that a reference from elsewhere is to this very object."""
     kind = type(value)
     if kind is types.FunctionType:
+        if functools_objects.is_dispatching(value):
+            return not functools_objects.is_importable(value)
         return value.__globals__ is namespace
     tracked = _is_tracked_kind(kind)
     # Functions that libraries have compiled are pickled by their names.
@@ -499,7 +527,7 @@ def _is_tracked_kind(kind: type) -> bool | None:
     if kind in snapshot._ATOMS or snapshot._is_atom(kind):
         return False
     is_callable = any("__call__" in vars(base) for base in kind.__mro__)
-    return None if is_callable and kind is not snapshot._CACHED else True
+    return None if is_callable and kind is not caches.CACHED else True
 
 
 # In the kernel

@@ -33,8 +33,17 @@ def needed_names(source: str | ast.Module, namespace: dict[str, Any]) -> set[str
         source: the cell as Python, magics transformed.
         namespace: the notebook's.
     """
+    return _reached(source, namespace, by_text=False)
+
+
+def reachable_names(source: str | ast.Module, namespace: dict[str, Any]) -> set[str]:
+    """The same, and all names where that code runs text, which may have any."""
+    return _reached(source, namespace, by_text=True)
+
+
+def _reached(source: str | ast.Module, namespace: dict[str, Any], by_text: bool) -> set[str]:
     code = cell_code(source)
-    if code is None:
+    if code is None or (by_text and runs_text(code)):
         return set(namespace)
     waiting = [*read_names(code)]
     found: set[str] = set()
@@ -44,6 +53,8 @@ def needed_names(source: str | ast.Module, namespace: dict[str, Any]) -> set[str
             continue
         found.add(name)
         for inner in snapshot.code_in(namespace[name], namespace):
+            if by_text and runs_text(inner):
+                return set(namespace)
             waiting += read_names(inner)
     return found
 

@@ -14,16 +14,16 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from docker_kernel.guest import environment, generators, snapshot
+from docker_kernel.guest import environment, generators, handles, history, nested, snapshot, submodules, temporary_files
 from docker_kernel.guest.credentials import looks_secret
 from docker_kernel.guest.garbage import collect_garbage
 from docker_kernel.guest.job import STATE, Job, JobFailed, Sweep
-from docker_kernel.guest.link import Channel, LinkFailed, RemoteError
+from docker_kernel.guest.link import SOCKET, Channel, LinkFailed, RemoteError
 from docker_kernel.guest.merge import Originals
 from docker_kernel.guest.options import CodeError, OptionError, Options, closest
 from docker_kernel.guest.process_state import NAME as PROCESS
 from docker_kernel.guest.process_state import Changes, ProcessState
-from docker_kernel.guest.reach import needed_names
+from docker_kernel.guest.reach import needed_names, reachable_names
 from docker_kernel.guest.sources import NAME as SOURCES
 
 MAX_MANIFEST = 8 << 20
@@ -111,6 +111,15 @@ class Session:
             job._receive(event)
         return job
 
+    def handle(self, record: dict[str, Any]) -> Job:
+        """The job that a variable of a result holds, by what lasts of its record."""
+        if record["id"] in self._jobs:
+            return self._jobs[record["id"]]
+        try:
+            return self._known(self.request("job.get", {"job": record["id"]}))
+        except JobFailed as error:
+            return self._known({**record, "state": "lost", "reason": str(error), "ended": record["created"]})
+
     def jobs(self) -> list[Job]:
         """The notebook's jobs, the newest first, also of kernels before this one."""
         return list(self.newest())
@@ -178,7 +187,8 @@ class Session:
             "workspace": "live" if options.live else "copy",
         }
         if options.dry_run:
-            print(_plan_text(self.request("job.plan", params), captured, self._changes, options))
+            temporary = self._temporary(source, kind)
+            print(_plan_text(self.request("job.plan", params), captured, self._changes, options, temporary))
             return None
         params |= {
             "kind": kind,
@@ -202,6 +212,7 @@ class Session:
         originals = Originals(captured.groups, variables, found, self.shell.user_ns, still=options.live)
         for job in jobs:
             job._originals, job._sent_here = originals, True
+            job._left_out = [one._asdict() for one in [*captured.left_out, *self._changes.left_out]]
             job._settings = None if options.live else self._changes.settings
             self._secrets[job.id] = list(secrets)
         if not options.live and self._changes.state:
@@ -238,17 +249,20 @@ class Session:
         self, found: dict[str, Any], source: str, kind: str, options: Options, sent: set[str]
     ) -> tuple[snapshot.Snapshot, dict[str, Any]]:
         """Take a snapshot of what is to be sent; returns it, and what it was taken of."""
-        from docker_kernel.guest.api import Jobs, Ports
-
-        variables = {name: value for name, value in found.items() if not isinstance(value, (Job, Sweep, Jobs, Ports))}
+        variables = dict(found)
         # A notebook starts from nothing, unless it is told.
         if kind == "notebook" and options.only is None:
             variables, self._changes = {}, Changes({}, [], {})
         else:
             self._changes = self.process.changes(all_random=True)
-            variables = {**self._chosen(variables, source, options), PROCESS: self._changes[:2]}
+            code = self.shell.transform_cell(source) if kind != "notebook" else ""
+            before = history.named(code, self.shell) if options.only is None else {}
+            chosen = self._chosen(variables, source, options)
+            variables = {**chosen, **submodules.used(code, chosen), **before, PROCESS: self._changes[:2]}
         try:
-            with generators.noted() as self._generators:
+            with generators.noted() as self._generators, handles.noted() as known:
+                if self._jobs and variables:
+                    variables[handles.NAME] = known  # the last, as it is of those before
                 captured = snapshot.capture(variables, self.shell.user_ns, STATE, **self._context(options.live))
         except snapshot.SnapshotError as error:
             raise JobFailed(str(error)) from None
@@ -260,7 +274,10 @@ class Session:
             for one in captured.left_out:
                 if one.name in used:
                     raise JobFailed("The cell uses %s, which cannot travel (%s: %s); %s." % one)
-        self._report([*captured.left_out, *self._changes.left_out])
+        if not options.dry_run:
+            self._report(self._usable(captured.left_out, source, kind))
+            self._report(self._changes.left_out)
+            self._report_temporary(self._temporary(source, kind))
         self._collect_garbage(captured.digest)
         held = (name for name, value in os.environ.items() if looks_secret(name, value) and name not in sent)
         self._held_env = [] if options.live else sorted(held)
@@ -301,12 +318,41 @@ class Session:
         changed.update({name: None for name in self._environment if name not in os.environ})
         return {"env": changed, "cwd": os.getcwd(), "sys_path": list(sys.path)}
 
+    def _usable(self, left_out: list[snapshot.LeftOut], source: str, kind: str) -> list[snapshot.LeftOut]:
+        """Those that the code may miss."""
+        new = [one for one in left_out if one not in self._reported]
+        if not new or kind == "notebook":
+            return new
+        namespace = self.shell.user_ns
+        code = self.shell.transform_cell(source)
+        reached = reachable_names(code, namespace).union(history.named(code, self.shell))
+        # An exception's part has the name of its variable before its own.
+        return [one for one in new if not reached.isdisjoint((one.name, one.name.split(".")[0]))]
+
     def _report(self, left_out: list[snapshot.LeftOut]) -> None:
         """Name what does not travel, once for each variable and reason."""
-        for one in left_out:
-            if one not in self._reported:
-                self._reported.add(one)
-                print("Left out: %s (%s): %s; %s." % one, file=sys.stderr)
+        new = [one for one in left_out if one not in self._reported]
+        self._reported.update(new)
+        if new:
+            print("Left out: %s." % _short(["%s (%s: %s; %s)" % one for one in new]))
+
+    def _temporary(self, source: str, kind: str) -> list[str]:
+        """The files in the temporary folder that the code names, and that were made since the container's start."""
+        if kind == "notebook":
+            cells = (cell["source"] for cell in json.loads(source)["cells"] if cell["cell_type"] == "code")
+            named = temporary_files.named_in("\n".join("".join(lines) for lines in cells))
+        else:
+            named = temporary_files.named_by_cell(self.shell.transform_cell(source), self.shell.user_ns)
+            named += temporary_files.named_by([os.getcwd()])
+        return temporary_files.those_since(named, SOCKET)
+
+    def _report_temporary(self, paths: list[str]) -> None:
+        """Name files that the job will miss, once."""
+        new = [path for path in paths if ("file", path) not in self._reported]
+        self._reported.update(("file", path) for path in new)
+        if new:
+            text = "Files in the temporary folder stay here, so the job has no %s: keep what it needs in the workspace."
+            print(text % _short(new))
 
     def _report_held_back(self, files: list[str], in_home: list[str]) -> None:
         """Name what looks like a credential and so stays here, once."""
@@ -373,6 +419,8 @@ def _check_code(shell: Any, source: str, kind: str, first_line: int) -> None:
         ) from None
     except ValueError as error:
         raise CodeError("The code cannot be read: %s." % error) from None
+    if kind == "cell" and nested.refusal_of(shell.transform_cell(source)):
+        raise CodeError(nested.refusal_of(shell.transform_cell(source)))
 
 
 def _is_cell(shell: Any, source: str) -> bool:
@@ -441,14 +489,16 @@ def _used(shell: Any, source: str) -> set[str]:
     return read - {node.id for node in nodes if not isinstance(node.ctx, ast.Load)}
 
 
-def _plan_text(plan: dict[str, Any], captured: snapshot.Snapshot, changes: Changes, options: Options) -> str:
+def _plan_text(
+    plan: dict[str, Any], captured: snapshot.Snapshot, changes: Changes, options: Options, temporary: list[str]
+) -> str:
     """What would travel, for a reader."""
     manifest = json.loads(captured.manifest)
     sizes: list[tuple[int, str]] = []
     for pack in manifest["packs"]:
         buffers = sum(size for _, size in pack["buffers"])
         for names, size in zip(pack["groups"], pack["sizes"]):
-            if names not in ([PROCESS], [SOURCES]):
+            if names not in ([PROCESS], [SOURCES], [handles.NAME], [history.NAME]):
                 sizes.append((size + buffers, ", ".join(names)))
     sizes.sort(key=lambda pair: (-pair[0], pair[1]))
     lines = ["To the target %s would travel:" % options.on, "variables (together where they share objects):"]
@@ -466,6 +516,8 @@ def _plan_text(plan: dict[str, Any], captured: snapshot.Snapshot, changes: Chang
         lines.append("files: the workspace itself")
     else:
         lines.append("files: %d of the workspace, %s" % (plan["files"], _size(plan["files_size"])))
+    if temporary:
+        lines.append("files in the temporary folder, which stay here: %s" % _short(temporary))
     held = sorted(name for name, value in os.environ.items() if looks_secret(name, value)) if not options.live else []
     held = [name for name in held if name not in options.environment() and name not in options.secrets()]
     held += [*plan["held_back"], *environment.credentials_in_home(), *plan["held_back_in_home"]]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import datetime
 import enum
-import functools
 import hashlib
 import importlib
 import io
@@ -34,7 +33,7 @@ from typing import Any, Callable, NamedTuple
 
 import cloudpickle
 
-from docker_kernel.guest import generators, sources
+from docker_kernel.guest import caches, functools_objects, generators, sources, widget_values
 from docker_kernel.guest.exceptions import Dropped, Exceptions
 
 VERSION = 1
@@ -66,7 +65,6 @@ _ATOMS = frozenset(
 """Immutable, or a shell around what is in the memo, too. A notebook's own functions link groups by `memory`."""
 
 _ATOM_MODULES = ("typing", "dataclasses", "pandas._libs.missing", "pandas._libs.tslibs.nattype")
-_CACHED = type(functools.lru_cache(None)(len))
 
 TINY = 1 << 10
 """Bytes up to which a group goes into a blob with others: one of 16, chosen by its first name."""
@@ -74,6 +72,8 @@ TINY = 1 << 10
 HINTS = {
     "generator": "make it a list, or create it in the cell",
     "coroutine": "await it first",
+    "asyncio.task": "await it first",
+    "future": "wait for its result, and keep that",
     "lock": "create it in the cell",
     "file": "open it in the cell",
     "connection": "connect in the cell",
@@ -209,6 +209,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         views: ids of the arrays whose views are to be restored as views of one memory.
         classes: ids of the classes that are variables themselves, and so are brought up to date where they exist.
         refusals: leave out those parts of exceptions that cannot travel; what is known of them, by id, is kept here.
+        with_results: cached functions (functools.lru_cache) keep their results, but those of classes, which would come
+            along with each instance.
     """
 
     def __init__(
@@ -218,6 +220,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         views: frozenset[int] = frozenset(),
         classes: frozenset[int] = frozenset(),
         refusals: dict[int, Exception | None] | None = None,
+        with_results: bool = True,
     ) -> None:
         self.buffers: list[_Content] = []
         self.file = _File(self.buffers)
@@ -241,6 +244,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Storages of tensors by their address."""
         self._generators = generators.kinds()
         self._refusals = refusals
+        self._with_results = with_results
         self.exceptions = Exceptions(None if refusals is None else self._refusal)
 
     def reducer_override(self, value: Any) -> Any:
@@ -253,9 +257,14 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _make_code, (*self.dispatch_table[types.CodeType](value), value.co_filename)
         if type(value) is _Cell:
             return types.CellType, ()
-        if type(value) is _CACHED and getattr(value.__wrapped__, "__globals__", None) is self._namespace:
-            parameters = value.cache_parameters()
-            return _make_cached, (value.__wrapped__, parameters["maxsize"], parameters["typed"])
+        if type(value).__module__ == "functools" or type(value) is types.FunctionType:
+            reduced = functools_objects.reduce(
+                value, self._namespace, self._with_results and id(value) not in self.ignored
+            )
+            if reduced is not None:
+                if reduced[0] is functools_objects.make_dispatching:
+                    self.memory.add(id(value))
+                return reduced
         if issubclass(type(value), BaseException):
             return self.exceptions.reduce(value)
         if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
@@ -264,6 +273,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if generators.is_library_own(value):
                 self.ignored.add(id(value))
             return generators.reduce(value)
+        if widget_values.is_widget(value):
+            return widget_values.reduce(value)
         ctypes = sys.modules.get("ctypes")
         if ctypes is not None and isinstance(value, ctypes.CDLL):
             raise pickle.PicklingError("it is a library in this process's memory")
@@ -279,7 +290,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         assert self._refusals is not None
         if id(value) not in self._refusals:
             self._refusals[id(value)] = None  # For a value that contains itself.
-            pickler = _Pickler(self._namespace, None, self._views, self._classes, self._refusals)
+            pickler = _Pickler(self._namespace, None, self._views, self._classes, self._refusals, self._with_results)
             try:
                 pickler.dump(value)
             except Exception as error:
@@ -357,8 +368,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if isinstance(part, property):
                 for function in (part.fget, part.fset, part.fdel):
                     self._ignore(function)
-            elif isinstance(part, (classmethod, staticmethod, types.FunctionType, _CACHED)):
+            elif isinstance(part, (classmethod, staticmethod, types.FunctionType)):
                 self._ignore(getattr(part, "__func__", part))
+            elif functools_objects.parts(part):
+                self._ignore(part)
             elif name.startswith("__") and name.endswith("__"):
                 self.ignored.add(id(part))
         make, arguments, state, _, _, setter = reduced
@@ -369,6 +382,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if id(part) in self.ignored:
             return
         self.ignored.add(id(part))
+        for inner in functools_objects.parts(part):
+            self._ignore(inner)
         if isinstance(part, types.FunctionType):
             cells = part.__closure__ or ()
             self.ignored.update(map(id, cells))
@@ -430,10 +445,6 @@ def _fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
     function.__qualname__ = state["qualname"]
     function.__doc__ = state["doc"]
     function.__module__ = state["module"]
-
-
-def _make_cached(function: Any, maxsize: int | None, typed: bool) -> Any:
-    return functools.lru_cache(maxsize, typed)(function)
 
 
 _complete: weakref.WeakSet[type] = weakref.WeakSet()
@@ -602,7 +613,8 @@ def run_pickler(
     views: frozenset[int] = frozenset(),
     make: MakePickler = _Pickler,
 ) -> _Pickler:
-    """Pickle variables, and return what did: without the attributes of exceptions that cannot be pickled."""
+    """Pickle variables, and return what did: if need be without the results that cached functions keep, and without
+    the attributes of exceptions that cannot be pickled."""
     classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
     pickler = make(namespace, blobs, views, classes)
     try:
@@ -610,9 +622,11 @@ def run_pickler(
     except SnapshotError:
         raise
     except Exception:
-        if not any(issubclass(type(one), BaseException) for one in pickler.objects):
+        kinds = set(map(type, pickler.objects))
+        failed = any(issubclass(kind, BaseException) for kind in kinds)
+        if not failed and caches.CACHED not in kinds:
             raise
-        pickler = make(namespace, blobs, views, classes, refusals={})
+        pickler = make(namespace, blobs, views, classes, refusals={} if failed else None, with_results=False)
         pickler.dump(values)
     return pickler
 

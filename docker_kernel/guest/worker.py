@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from docker_kernel.guest.process_state import ProcessState
+    from docker_kernel.guest.snapshot import LeftOut
 
 VALUE = "__docker_kernel_value__"
-"""Under which name an expression's value comes back."""
+"""Under which name the value of an expression, or of a cell's last one, comes back."""
 
 ERROR = "__docker_kernel_error__"
 """Under which name the exception of a failed cell comes back, if it can be pickled."""
@@ -28,7 +29,7 @@ INTERRUPTED = 130
 NEEDED = (
     "IPython.core.displayhook", "IPython.core.displaypub", "IPython.core.interactiveshell", "IPython.core.logger",
     "docker_kernel.guest.changes", "docker_kernel.guest.in_job", "docker_kernel.guest.inputs",
-    "docker_kernel.guest.process_state", "docker_kernel.guest.snapshot",
+    "docker_kernel.guest.magics", "docker_kernel.guest.process_state", "docker_kernel.guest.snapshot",
 )  # fmt: skip
 """Modules of every job, which are imported before its spec is read: a worker that waits for a job has them already."""
 
@@ -73,16 +74,18 @@ def make_shell(events: Events) -> Any:
     from IPython.core.displaypub import DisplayPublisher
     from IPython.core.interactiveshell import InteractiveShell
 
+    from docker_kernel.guest.widget_values import without_view
+
     class Publisher(DisplayPublisher):  # type: ignore[misc]
         def publish(
             self, data: Any, metadata: Any = None, *, transient: Any = None, update: bool = False, **kwargs: Any
         ) -> None:
-            bundle = _as_json(data)
+            bundle, metadata = without_view(_as_json(data), metadata or {})
             events.send(
                 {
                     "event": "display",
                     "data": bundle,
-                    "metadata": metadata or {},
+                    "metadata": metadata,
                     "transient": transient or {},
                     "update": update,
                 }
@@ -96,8 +99,8 @@ def make_shell(events: Events) -> Any:
             pass
 
         def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
-            bundle = _as_json(format_dict)
-            events.send({"event": "result_display", "data": bundle, "metadata": md_dict or {}})
+            bundle, metadata = without_view(_as_json(format_dict), md_dict or {})
+            events.send({"event": "result_display", "data": bundle, "metadata": metadata})
 
     class Shell(InteractiveShell):  # type: ignore[misc]
         display_pub_class = Publisher
@@ -193,7 +196,8 @@ def restore_state(
     Args:
         on_group: as of `snapshot.restore`.
     """
-    from docker_kernel.guest import generators, snapshot
+    from docker_kernel.guest import generators, handles, history, snapshot, submodules
+    from docker_kernel.guest.magics import DispatchMagics
     from docker_kernel.guest.process_state import NAME as PROCESS
     from docker_kernel.guest.process_state import ProcessState
 
@@ -203,16 +207,42 @@ def restore_state(
     process = ProcessState(shell.user_ns, stream_of(spec))
     with generators.noted() as found:
         restored, failed = snapshot.restore(spec["state"], manifest, shell.user_ns, on_group=on_group)
+    # Of a package's modules only the package has a name.
+    restored = {name: value for name, value in restored.items() if not submodules.is_name(name)}
+    handles.tell(restored.pop(handles.NAME, {}).values())
+    shell.register_magics(DispatchMagics)  # which say that a job sends none
+    history.give(shell, restored)
     sent = restored.pop(PROCESS, ({}, []))
     shell.user_ns.update(restored)
     failed += [*process.apply(sent[0]), *process.give_stream(found)]
-    for one in failed:
+    for one in _usable(failed, spec, shell):
         print("docker-kernel: %s is not here: %s" % (one.name, one.reason), file=sys.stderr)
     return process, restored
 
 
+def _usable(failed: list[LeftOut], spec: dict[str, Any], shell: Any) -> list[LeftOut]:
+    """Of what could not be restored, that which the cell may miss."""
+    if not failed or spec["kind"] == "notebook":
+        return failed
+    from docker_kernel.guest.reach import reachable_names
+
+    names = dict.fromkeys(one.name for one in failed)
+    reached = reachable_names(shell.transform_cell(spec["source"]), {**names, **shell.user_ns})
+    return [one for one in failed if one.type not in ("", "module") or one.name in reached]
+
+
+def _report_temporary(values: dict[str, Any], outputs: str) -> None:
+    """Name the files that values name and that end with the container."""
+    from docker_kernel.guest import temporary_files
+
+    paths = [path for path in temporary_files.named_by(values.values()) if not (path + "/").startswith(outputs + "/")]
+    if paths:
+        text = "The temporary folder ends with the job, and %s with it: write to the workspace, or to job.outputs."
+        print(text % ", ".join(paths[:10]), flush=True)
+
+
 def run(spec: dict[str, Any], events: Events) -> int:
-    from docker_kernel.guest import inputs, snapshot, sources
+    from docker_kernel.guest import handles, history, inputs, snapshot, sources, submodules, text_bars, widget_values
     from docker_kernel.guest.changes import Changes
     from docker_kernel.guest.exceptions import text_of
     from docker_kernel.guest.in_job import job
@@ -229,8 +259,10 @@ def run(spec: dict[str, Any], events: Events) -> int:
         inputs.fetch(spec.get("inputs") or {}, events.send)
         return run_notebook(spec, events.send, os.environ["DOCKER_KERNEL_OUTPUTS"])
     shell = make_shell(events)
+    text_bars.begin()
     groups: list[Restored] = []
     process, restored = restore_state(spec, manifest, shell, lambda *group: groups.append(Restored(*group)))
+    widget_values.begin()
     inputs.link(spec.get("linked") or {})
     inputs.fetch(spec.get("inputs") or {}, events.send)
     outputs = os.environ["DOCKER_KERNEL_OUTPUTS"]
@@ -239,8 +271,10 @@ def run(spec: dict[str, Any], events: Events) -> int:
     shell.user_ns.update(params)
     before = dict(shell.user_ns)
     source = spec["source"]
-    groups = [group for group in groups if not {PROCESS, sources.NAME} & set(group.values)]
+    own = {PROCESS, sources.NAME, handles.NAME, history.NAME}
+    groups = [group for group in groups if not own & set(group.values)]
     changes = Changes(groups, shell.user_ns, shell.transform_cell(source), state)
+    imported = set(sys.modules)
     process.begin()
 
     if spec["kind"] == "expression":
@@ -252,6 +286,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
     sys.stderr.flush()
 
     variables = snapshot.user_variables(shell)
+    variables.update((name, value) for name, value in restored.items() if history.is_result(name))
     changed: list[Restored] = []
     if spec.get("pull") is not None:
         assigned = {name: variables[name] for name in spec["pull"] if name in variables}
@@ -262,8 +297,15 @@ def run(spec: dict[str, Any], events: Events) -> int:
             changed = changes.changed()
             for group in changed:
                 assigned.update({name: value for name, value in group.values.items() if variables.get(name) is value})
+    if spec.get("pull") is None:
+        found = submodules.used(shell.transform_cell(source), variables)
+        assigned.update((name, module) for name, module in found.items() if name not in imported)
     if VALUE in shell.user_ns:
         assigned[VALUE] = shell.user_ns[VALUE]
+    elif result.result is not None and spec.get("pull") is None:
+        assigned[VALUE] = result.result
+    if result.success:
+        _report_temporary(assigned, outputs)
     settings = process.changes(only_random=spec.get("pull") is not None)
     if settings.state or settings.left_out:
         assigned[PROCESS] = settings[:2]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
-from docker_kernel.guest.reach import needed_names
+from docker_kernel.guest.reach import needed_names, reachable_names
 from tests.guest.test_snapshot import Notebook, notebook
 
 __all__ = ["notebook"]
@@ -89,3 +90,11 @@ def test_it_reads_trees_and_takes_all_where_it_cannot_read(notebook: Notebook) -
     notebook.run(CELL)
     assert needed_names(ast.parse("nested()"), notebook.namespace) == {"nested", "b"}
     assert needed_names("what this", notebook.namespace) == set(notebook.namespace)
+
+
+@pytest.mark.parametrize("cell", ["exec(text)", "runs()", "%timeit a", "def later(: pass"])
+def test_code_that_runs_text_may_use_any_variable(notebook: Notebook, cell: str) -> None:
+    notebook.run("a = 1; text = ''\ndef runs(): return eval('a')")
+    code = TransformerManager().transform_cell(cell)
+    assert reachable_names(code, notebook.namespace) >= {"a", "text", "runs"}
+    assert reachable_names("a", notebook.namespace) == {"a"}
