@@ -11,6 +11,7 @@ import tarfile
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 import tqdm
 
@@ -210,6 +211,17 @@ def test_widgets_are_text_or_live_and_the_kernels_own_hear_what_a_job_did(notebo
     notebook.run("del slider, heard, box, held, made")
 
 
+def test_a_notebooks_widgets_are_text_here_and_views_in_what_was_executed(notebook: Notebook, workspace: Path) -> None:
+    source = "import ipywidgets as widgets\ndisplay(widgets.Text('here'))\nwidgets.Text('last')"
+    cell = nbformat.v4.new_code_cell(source)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), workspace / "widgets.ipynb")
+    reply = notebook.run("executed = %local widgets.ipynb")
+    assert [sorted(data) for data in reply.displays] == [["text/plain"], ["text/plain"]], reply.traceback
+    kept = notebook.value("[sorted(one['data']) for one in executed['cells'][-1]['outputs']]")
+    assert kept == [sorted(("text/plain", VIEW))] * 2
+    notebook.run("del executed")
+
+
 def test_bars_of_tqdm_with_widgets_are_text_and_progress(notebook: Notebook, workspace: Path) -> None:
     shutil.copytree(Path(tqdm.__file__).parent, workspace / "tqdm")
     notebook.run("import tqdm.auto, tqdm.notebook\nfrom tqdm.notebook import tqdm as bar, trange")
@@ -243,6 +255,18 @@ def test_files_in_the_temporary_folder_are_named_where_they_are_missed(notebook:
     assert last.startswith("The temporary folder ends with the job, and /tmp/made with it: write to the workspace")
     assert "which stay here: /tmp/mine\n" in notebook.run("%%dispatch --dry-run\nread()").text
     notebook.run("mine.unlink(); del mine, made, read")
+
+
+def test_what_is_missing_in_a_job_is_named_only_where_the_cell_may_use_it(notebook: Notebook) -> None:
+    notebook.run(
+        "import sys\nopen('/tmp/ghost.py', 'w').write('class Ghost: pass'); sys.path.append('/tmp')\nimport ghost"
+    )
+    notebook.run("one = ghost.Ghost()\ndef shown(): return one")
+    assert notebook.run("%%local\nprint('quiet')").text == "quiet\n"
+    reply = notebook.run("%%local\nprint(shown())")
+    assert "docker-kernel: one is not here: ModuleNotFoundError: No module named 'ghost'" in reply.text
+    assert "ghost is not here" not in reply.text and reply.name == "NameError"
+    notebook.run("sys.path.remove('/tmp'); del one, ghost, shown")
 
 
 def test_the_environment_travels(notebook: Notebook) -> None:

@@ -388,7 +388,7 @@ print(len(job._listeners) - before)"""
     gap, length = lasting.value("[text[:60], len(text)]")
     assert gap.startswith("\n… (") and "characters came faster than they were read" in gap and length < 1_100_000
     assert lasting.run("job.cancel(); job.wait(60)", timeout=90).status == "ok"
-    assert lasting.run("for piece in kept: pass").status == "ok"
+    assert lasting.run("for piece in kept: pass\ndel kept").status == "ok"
     assert lasting.value("[len(called), len(job._listeners) - before]") == [1, 0]
 
 
@@ -402,7 +402,8 @@ waiting = [asyncio.ensure_future(ended(job)) for job in sent for _ in range(40)]
 await asyncio.sleep(0)
 print(await asyncio.wait_for(asyncio.to_thread(int), 20), any(one.done() for one in waiting))
 sent.cancel()
-print(set(await asyncio.gather(*waiting)))"""
+print(set(await asyncio.gather(*waiting)))
+del waiting"""
     reply = lasting.run(cell, timeout=90)
     assert reply.text == "0 False\n{'JobCancelled'}\n", reply.traceback
 

@@ -19,6 +19,7 @@ from typing import Any, Callable
 from docker_kernel.guest import parameters
 from docker_kernel.guest.in_job import EVENTS, job
 from docker_kernel.guest.notebook_outputs import NotebookOutputs
+from docker_kernel.guest.widget_values import without_view
 
 NAME = "output.ipynb"
 
@@ -276,17 +277,19 @@ class _Display:
             sys.stdout.buffer.write(content["text"].encode("utf-8", errors="replace"))
             sys.stdout.flush()
         elif kind in ("display_data", "update_display_data"):
+            data, metadata = without_view(content["data"], content["metadata"])
             self._send(
                 {
                     "event": "display",
-                    "data": content["data"],
-                    "metadata": content["metadata"],
+                    "data": data,
+                    "metadata": metadata,
                     "transient": content.get("transient") or {},
                     "update": kind == "update_display_data",
                 }
             )
         elif kind == "execute_result":
-            self._send({"event": "result_display", "data": content["data"], "metadata": content["metadata"]})
+            data, metadata = without_view(content["data"], content["metadata"])
+            self._send({"event": "result_display", "data": data, "metadata": metadata})
         elif kind == "clear_output":
             self._send({"event": "clear", "wait": bool(content.get("wait"))})
 

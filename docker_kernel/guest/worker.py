@@ -226,9 +226,9 @@ def _usable(failed: list[LeftOut], spec: dict[str, Any], shell: Any) -> list[Lef
         return failed
     from docker_kernel.guest.reach import reachable_names
 
-    names = dict.fromkeys(one.name for one in failed)
+    names = dict.fromkeys(one.name.split(".")[0] for one in failed)
     reached = reachable_names(shell.transform_cell(spec["source"]), {**names, **shell.user_ns})
-    return [one for one in failed if one.type not in ("", "module") or one.name in reached]
+    return [one for one in failed if one.type not in ("", "module") or one.name.split(".")[0] in reached]
 
 
 def _report_temporary(values: dict[str, Any], outputs: str) -> None:
@@ -302,7 +302,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
         assigned.update((name, module) for name, module in found.items() if name not in imported)
     if VALUE in shell.user_ns:
         assigned[VALUE] = shell.user_ns[VALUE]
-    elif result.result is not None and spec.get("pull") is None:
+    elif result.success and result.result is not None and spec.get("pull") is None:
         assigned[VALUE] = result.result
     if result.success:
         _report_temporary(assigned, outputs)
