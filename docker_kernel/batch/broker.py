@@ -89,7 +89,10 @@ class PlanRequest(_Request):
 
 
 class StartRequest(PlanRequest):
-    """Run a snapshot plus a cell, an expression or a notebook: one job for each of `params`."""
+    """Run a snapshot plus a cell, an expression or a notebook: one job for each of `params`.
+
+    `swept`: they are a sweep's, also where that has one value only.
+    """
 
     kind: Literal["cell", "expression", "notebook"]
     source: Annotated[str, Field(max_length=8 << 20)]
@@ -102,6 +105,7 @@ class StartRequest(PlanRequest):
     gpus: Annotated[str, Field(max_length=200)] | None = None
     retries: Annotated[int, Field(ge=0, le=100)] = 0
     replicas: Annotated[int, Field(ge=1, le=256)] = 1
+    swept: bool = False
     env: Annotated[dict[Name, str], Field(max_length=1000)] = {}
     secrets: Annotated[dict[Name, str], Field(max_length=100)] = {}
     inputs: Annotated[dict[Name, Annotated[str, Field(max_length=4096)]], Field(max_length=100)] = {}
@@ -131,9 +135,10 @@ class FetchRequest(JobRequest):
 
 
 class ListRequest(_Request):
-    """List the notebook's jobs, the newest first, so many of the newest left out."""
+    """List the notebook's jobs, or those of one of its dispatches, the newest first, so many of the newest left out."""
 
     skip: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    group: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")] | None = None
 
 
 class _Limits(BaseModel):
@@ -258,7 +263,7 @@ class Broker:
                 params=params,
                 retries=request.retries,
                 live=live,
-                swept=len(request.params) > 1,
+                swept=request.swept or len(request.params) > 1,
                 stream=number if len(request.params) > 1 else None,
                 replicas=request.replicas,
                 timeout=timeout,
@@ -544,7 +549,7 @@ class Broker:
             raise JobError(f"The result could not be brought into the kernel's container: {error}") from None
 
     async def _list(self, request: ListRequest) -> dict[str, Any]:
-        found = await asyncio.to_thread(self._manager.jobs, self._owner, MAX_LISTED, request.skip)
+        found = await asyncio.to_thread(self._manager.jobs, self._owner, MAX_LISTED, request.skip, request.group)
         records: list[dict[str, Any]] = []
         size = 0
         for record in found:

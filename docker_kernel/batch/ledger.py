@@ -113,8 +113,10 @@ class Ledger:
         unsettled: bool = False,
         limit: int = 100_000,
         skip: int = 0,
+        group: str | None = None,
     ) -> list[JobRecord]:
-        """Jobs, the newest first: of one owner, of one id (or its beginning), or only those not done with.
+        """Jobs, the newest first: of one owner, of one id (or its beginning), of one dispatch, or only those not done
+        with.
 
         Args:
             limit: how many at most, when so many of the newest are skipped.
@@ -126,6 +128,9 @@ class Ledger:
         if job is not None:
             where.append("substr(job_id, 1, length(?)) = ?")
             values += [job, job]
+        if group is not None:
+            where.append("json_extract(record, '$.group') = ?")
+            values.append(group)
         if unsettled:
             where.append(f"(state NOT IN ({','.join('?' * len(FINAL))}) OR NOT json_extract(record, '$.settled'))")
             values += sorted(FINAL)

@@ -216,9 +216,15 @@ class JobManager:
         sent = await asyncio.to_thread(DispatchFolder(record.group).read, "dispatch.json")
         return self._target_of(record.target, sent)
 
-    def jobs(self, owner: str | None = None, limit: int = 100_000, skip: int = 0) -> list[JobRecord]:
-        """Jobs, the newest first, as they stand now, so many of them skipped. Blocks: it reads the ledger."""
-        found = self.ledger.find(owner=owner, limit=limit, skip=skip)
+    def jobs(
+        self, owner: str | None = None, limit: int = 100_000, skip: int = 0, group: str | None = None
+    ) -> list[JobRecord]:
+        """Jobs, the newest first, as they stand now, so many of them skipped. Blocks: it reads the ledger.
+
+        Args:
+            group: only those of this dispatch.
+        """
+        found = self.ledger.find(owner=owner, limit=limit, skip=skip, group=group)
         return [self._running[one.id].record if one.id in self._running else one for one in found]
 
     def get(self, job: str) -> JobRecord:
