@@ -38,6 +38,7 @@ from docker_kernel.batch.job_log import (
     Taken,
 )
 from docker_kernel.batch.ledger import Ledger
+from docker_kernel.batch.notebooks import Notebooks
 from docker_kernel.batch.record import JobRecord, State
 from docker_kernel.batch.replica_lines import ReplicaLines, with_pauses
 from docker_kernel.batch.result_store import ResultFolder
@@ -162,6 +163,7 @@ class JobManager:
 
     def __init__(self) -> None:
         self.ledger = Ledger(root() / "jobs.sqlite")
+        self.notebooks = Notebooks(self.ledger)
         self._running: dict[str, Running] = {}
         self._watching: dict[str, asyncio.Task[None]] = {}
         self._targets: dict[str, list[Target]] = {}

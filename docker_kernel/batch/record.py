@@ -37,7 +37,7 @@ class JobRecord(BaseModel):
 
     Args:
         group: of all jobs of one dispatch, which start from one snapshot: a sweep has several.
-        owner: whose job it is: kernels of one notebook share theirs (broker.owner_of).
+        owner: whose job it is: kernels of one notebook share theirs (notebooks.py).
         live: whether it works on the kernel's own workspace, and so ends with its kernel.
         swept: whether it is of a sweep; stream: its number, where that has several, which tells the stream of
             random numbers that is its own.
