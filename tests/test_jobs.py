@@ -358,6 +358,7 @@ def test_a_sweep_is_found_by_its_name_and_each_of_its_jobs_by_its_id(notebook: N
             ids[2],
             ids[2],
         ]
+        assert notebook.value("[one.id for one in jobs[jobs['grid'][0].record['group']]]") == ids
         assert "(did you mean grid?)" in notebook.run("jobs['gird']").value
         notebook.restart()
         notebook.run("from docker_kernel import jobs")

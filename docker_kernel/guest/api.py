@@ -21,7 +21,10 @@ MIN_PREFIX = 3
 
 class Jobs:
     """This notebook's jobs, as they were sent: `jobs[-1]` is the latest, `jobs["name"]` the latest dispatch so called,
-    a job or a sweep, and `jobs["c0ffee"]` the job whose id is that or begins so."""
+    a job or a sweep, and `jobs["c0ffee"]` the job whose id is that or begins so.
+
+    A sweep has an id, too, which its display names.
+    """
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
@@ -39,7 +42,7 @@ class Jobs:
         for one in session().newest():
             if key == one.id:
                 return one
-            if key and key == one.name:
+            if key and key in (one.name, one.record["group"]):
                 return session().together(one)
             found.append(one)
             if len(key) >= MIN_PREFIX and one.id.startswith(key):
