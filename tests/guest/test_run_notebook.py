@@ -276,6 +276,17 @@ def test_outputs_and_progress_are_told_as_they_come(place: Place) -> None:
     assert [one["path"] for one in ran.result["files"]] == ["made", "output.ipynb"]
 
 
+@pytest.mark.parametrize(("kind", "whose"), [("notebook", "its notebook's"), ("cell", "the kernel's")])
+def test_a_folder_that_is_not_in_the_job_is_named(place: Place, kind: str, whose: str) -> None:
+    away, home = place.folder / "elsewhere" / "reports", place.folder / "workspace"
+    spec = {"kind": kind, "env": {"PYTHONPATH": LIB, "HOME": str(home)}}
+    cell = "import os; print(os.getcwd())"
+    ran = place.run(notebook_of(cell), away, **spec, **({} if kind == "notebook" else {"source": cell}))
+    said, printed = ran.text.splitlines()
+    assert said.startswith(f"docker-kernel: the job runs in {home}, as {whose} folder, {away}, is not here")
+    assert (ran.code, printed) == (0, str(home))
+
+
 def test_parameters_that_do_not_fit_run_nothing(place: Place) -> None:
     ran = place.run(notebook_of("n = 1", "print('ran')"), params={"m": 2})
     assert (ran.code, ran.error) == (1, "ParameterError") and "There is no parameter m" in ran.text
