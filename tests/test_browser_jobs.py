@@ -163,7 +163,18 @@ def test_a_display_is_attached_again_after_a_restart(lab: Lab, page: Page) -> No
     with page.expect_response(re.compile("/restart")):
         page.locator(".jp-Dialog button", has_text="Restart").click()
     notebook.ready()
+    expect(output).to_contain_text("The kernel that showed this has gone", timeout=START_MS)
+    expect(output).to_contain_text(re.compile(r"epoch \d+ of 60"))
+    expect(button(output, "Cancel")).to_have_count(0)
+    signs = "all => all.map(one => getComputedStyle(one, '::before').content).filter(one => one != 'none')"
+    assert output.locator(".jupyter-widgets-disconnected").evaluate_all(signs) == [], "no broken chains"
     keep(page, "job_after_restart")
+    saved_and_reloaded(page)
+    output = output_of(page, 1)
+    moves(output)
+    expect(output.locator(".docker-kernel-away")).to_be_hidden()
+    keep(page, "job_after_restart_and_reload")
+    notebook.count = 2
     again = notebook.cell("from docker_kernel import jobs\njobs['train']")
     moves(again)
     button(again, "Cancel").click()

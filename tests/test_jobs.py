@@ -342,6 +342,28 @@ def test_jobs_are_there_after_a_restart_of_the_kernel(notebook: Notebook) -> Non
     assert job in notebook.run("%jobs").shown
 
 
+def test_a_sweep_is_found_by_its_name_and_each_of_its_jobs_by_its_id(notebook: Notebook) -> None:
+    notebook.run("from docker_kernel import jobs")
+    send(notebook, "%%dispatch --name grid\nvalue = 'before the sweep'")
+    send(notebook, "%%dispatch --name grid --sweep rate=0.1,0.2 --sweep width=1,2\nvalue = rate * width")
+    ids = notebook.value("[one.id for one in sent]")
+    send(notebook, "%%dispatch --name alone --sweep rate=0.5\nvalue = rate")
+    notebook.run("sent.wait(); jobs['grid'].wait()")
+    for _ in ("in the kernel that sent it", "after a restart"):
+        assert notebook.value("[type(jobs['grid']).__name__, [one.id for one in jobs['grid']]]") == ["Sweep", ids]
+        assert notebook.value("[one['value'] for one in jobs['grid'].result()]") == [0.1, 0.2, 0.2, 0.4]
+        assert notebook.value("[type(jobs['alone']).__name__, jobs['alone'].result()]") == ["Sweep", [{"value": 0.5}]]
+        assert notebook.value(f"[jobs[{ids[2]!r}].id, jobs[{ids[2][:8]!r}].id, jobs[-3].id]") == [
+            ids[2],
+            ids[2],
+            ids[2],
+        ]
+        assert notebook.value("[one.id for one in jobs[jobs['grid'][0].record['group']]]") == ids
+        assert "(did you mean grid?)" in notebook.run("jobs['gird']").value
+        notebook.restart()
+        notebook.run("from docker_kernel import jobs")
+
+
 def test_runs_are_compared(notebook: Notebook) -> None:
     send(
         notebook,

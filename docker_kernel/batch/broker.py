@@ -89,7 +89,10 @@ class PlanRequest(_Request):
 
 
 class StartRequest(PlanRequest):
-    """Run a snapshot plus a cell, an expression or a notebook: one job for each of `params`."""
+    """Run a snapshot plus a cell, an expression or a notebook: one job for each of `params`.
+
+    `swept`: they are a sweep's, also where that has one value only.
+    """
 
     kind: Literal["cell", "expression", "notebook"]
     source: Annotated[str, Field(max_length=8 << 20)]
@@ -102,6 +105,7 @@ class StartRequest(PlanRequest):
     gpus: Annotated[str, Field(max_length=200)] | None = None
     retries: Annotated[int, Field(ge=0, le=100)] = 0
     replicas: Annotated[int, Field(ge=1, le=256)] = 1
+    swept: bool = False
     env: Annotated[dict[Name, str], Field(max_length=1000)] = {}
     secrets: Annotated[dict[Name, str], Field(max_length=100)] = {}
     inputs: Annotated[dict[Name, Annotated[str, Field(max_length=4096)]], Field(max_length=100)] = {}
@@ -131,19 +135,14 @@ class FetchRequest(JobRequest):
 
 
 class ListRequest(_Request):
-    """List the notebook's jobs, the newest first, so many of the newest left out."""
+    """List the notebook's jobs, or those of one of its dispatches, the newest first, so many of the newest left out."""
 
     skip: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    group: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")] | None = None
 
 
 class _Limits(BaseModel):
     memory: Size | None = None
-
-
-def owner_of(kernel: KernelHandle) -> str:
-    """Whose a kernel's jobs are: its notebook's, by the path that the server gave, or its own where there is none."""
-    notebook = kernel.env.get("JPY_SESSION_NAME", "")
-    return f"notebook:{notebook}" if notebook.startswith("/") else f"kernel:{kernel.kernel_id}"
 
 
 class Broker:
@@ -152,14 +151,17 @@ class Broker:
     def __init__(self, kernel: KernelHandle) -> None:
         self._kernel = kernel
         self._manager = manager()
-        self._owner = owner_of(kernel)
+        self._owner, self._notebook = "", ""
+        """Whose jobs it sends and sees: its notebook's (notebooks.py), or its own where there is none; and where the
+        notebook is. They are known from the first request on."""
+        self._recognizing: asyncio.Task[None] | None = None
+        self._noting: asyncio.Task[None] | None = None
         self._environments: dict[str, Environment] = {}
         self._packaging = asyncio.Lock()
         self._outbox: collections.deque[dict[str, Any]] = collections.deque()
         self._waiting = 0
         self._skipped = False
         self._sender: asyncio.Task[None] | None = None
-        self._manager.listen(self._owner, self._on_event)
         self._adopting: asyncio.Task[None] | None = None
         self._methods: dict[str, tuple[type[_Request], Callable[[Any], Awaitable[dict[str, Any]]]]] = {
             "job.start": (StartRequest, self._start),
@@ -190,22 +192,51 @@ class Broker:
             raise JobError(f"The request {method!r} is refused: {where}: {detail['msg']}.") from None
         if self._adopting is None:
             self._adopting = asyncio.create_task(self._manager.adopt())
+        await self._recognized()
         return await answer(request)
+
+    async def _recognized(self) -> None:
+        """Know whose jobs the kernel's are, before anything is done for it."""
+        if self._recognizing is None:
+            self._recognizing = asyncio.create_task(self._recognize())
+        await asyncio.shield(self._recognizing)
+
+    async def _recognize(self) -> None:
+        sight = await self._kernel.notebook()
+        owner = f"kernel:{self._kernel.kernel_id}"
+        if sight is not None:
+            owner = await asyncio.to_thread(self._manager.notebooks.owner, sight, self._kernel.kernel_id)
+            self._notebook = sight.path
+            await self._note(owner)
+        self._owner = owner
+        self._manager.listen(owner, self._on_event)
+
+    async def _note(self, owner: str) -> None:
+        """See what the notebook looks like now and where it is, by which its next kernel finds it."""
+        if owner.startswith("notebook:"):
+            self._notebook = await asyncio.to_thread(self._manager.notebooks.note, owner) or self._notebook
 
     async def resync(self) -> None:
         """Tell the kernel how its jobs stand, after a break of the link in which events were lost."""
+        await self._recognized()
         for record in await asyncio.to_thread(self._manager.jobs, self._owner, MAX_JOBS):
             if record.kernel_id == self._kernel.kernel_id:
                 await self._on_event(record, {"event": "state", **record.public()})
 
     async def close(self) -> None:
         """End the jobs that work on the kernel's own workspace; the others go on."""
+        if self._recognizing is None:
+            return  # it has asked for nothing
+        await self._recognized()
         for record in await asyncio.to_thread(self._manager.ledger.find, self._owner, unsettled=True):
             if record.live and record.kernel_id == self._kernel.kernel_id and not record.over:
                 await self._manager.cancel(record.id, "its kernel was shut down")
                 await self._manager.wait(record.id)
         await self._manager.forget_kernel(self._kernel.kernel_id)
         self._manager.unlisten(self._owner, self._on_event)
+        if self._noting is not None:
+            self._noting.cancel()
+        await self._note(self._owner)
         if self._sender is not None:
             self._sender.cancel()
 
@@ -250,7 +281,7 @@ class Broker:
                 group=group,
                 owner=self._owner,
                 kernel_id=kernel.kernel_id,
-                notebook=kernel.env.get("JPY_SESSION_NAME", ""),
+                notebook=self._notebook,
                 name=request.name,
                 target=request.target,
                 kind=request.kind,
@@ -258,7 +289,7 @@ class Broker:
                 params=params,
                 retries=request.retries,
                 live=live,
-                swept=len(request.params) > 1,
+                swept=request.swept or len(request.params) > 1,
                 stream=number if len(request.params) > 1 else None,
                 replicas=request.replicas,
                 timeout=timeout,
@@ -296,6 +327,7 @@ class Broker:
                 raise
         if not live:
             await self._manager.forget_old_dispatches(self._owner, request.target)
+        self._noting = asyncio.create_task(self._note(self._owner))
         return {
             "jobs": [record.public() for record, _ in jobs],
             "held_back": held_back[:1000],
@@ -544,7 +576,7 @@ class Broker:
             raise JobError(f"The result could not be brought into the kernel's container: {error}") from None
 
     async def _list(self, request: ListRequest) -> dict[str, Any]:
-        found = await asyncio.to_thread(self._manager.jobs, self._owner, MAX_LISTED, request.skip)
+        found = await asyncio.to_thread(self._manager.jobs, self._owner, MAX_LISTED, request.skip, request.group)
         records: list[dict[str, Any]] = []
         size = 0
         for record in found:

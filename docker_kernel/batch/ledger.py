@@ -51,7 +51,8 @@ class Ledger:
         self.path = path
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def opened(self) -> Iterator[sqlite3.Connection]:
+        """The database, in a transaction that ends well unless something is raised."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not self.path.exists():
             self.path.touch(mode=0o600)  # its folder may be older, and open to others
@@ -85,7 +86,7 @@ class Ledger:
         """
         rows = [(one.id, one.owner, one.state, one.created, one.model_dump_json()) for one in records]
         try:
-            with self._open() as connection:
+            with self.opened() as connection:
                 if source is not None:
                     connection.execute("INSERT OR IGNORE INTO sources VALUES (?,?)", (digest_of(source), source))
                 connection.executemany("INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?)", rows)
@@ -99,7 +100,7 @@ class Ledger:
             JobError: it cannot be kept.
         """
         try:
-            with self._open() as connection:
+            with self.opened() as connection:
                 connection.execute("INSERT OR IGNORE INTO sources VALUES (?,?)", (digest_of(source), source))
         except (OSError, ValueError, sqlite3.Error) as error:
             # SQLite has words of its own for this one.
@@ -113,8 +114,10 @@ class Ledger:
         unsettled: bool = False,
         limit: int = 100_000,
         skip: int = 0,
+        group: str | None = None,
     ) -> list[JobRecord]:
-        """Jobs, the newest first: of one owner, of one id (or its beginning), or only those not done with.
+        """Jobs, the newest first: of one owner, of one id (or its beginning), of one dispatch, or only those not done
+        with.
 
         Args:
             limit: how many at most, when so many of the newest are skipped.
@@ -126,6 +129,9 @@ class Ledger:
         if job is not None:
             where.append("substr(job_id, 1, length(?)) = ?")
             values += [job, job]
+        if group is not None:
+            where.append("json_extract(record, '$.group') = ?")
+            values.append(group)
         if unsettled:
             where.append(f"(state NOT IN ({','.join('?' * len(FINAL))}) OR NOT json_extract(record, '$.settled'))")
             values += sorted(FINAL)
@@ -134,7 +140,7 @@ class Ledger:
         )
         found = []
         try:
-            with self._open() as connection:
+            with self.opened() as connection:
                 rows = connection.execute(query, (*values, limit, skip)).fetchall()
         except (OSError, sqlite3.Error) as error:
             log.warning("the ledger %s cannot be read: %s", self.path, error)
@@ -150,7 +156,7 @@ class Ledger:
         """What a job runs; None where it is not known."""
         query = "SELECT source FROM sources WHERE digest = ?"
         try:
-            with self._open() as connection:
+            with self.opened() as connection:
                 found = connection.execute(query, (record.source_digest,)).fetchone()
         except (OSError, sqlite3.Error) as error:
             log.warning("the ledger %s cannot be read: %s", self.path, error)
@@ -168,7 +174,7 @@ class Ledger:
         """The id and owner of each job that has not ended."""
         query = f"SELECT job_id, owner FROM jobs WHERE state NOT IN ({','.join('?' * len(FINAL))})"
         try:
-            with self._open() as connection:
+            with self.opened() as connection:
                 return [(str(job), str(owner)) for job, owner in connection.execute(query, sorted(FINAL))]
         except (OSError, sqlite3.Error) as error:
             log.warning("the ledger %s cannot be read: %s", self.path, error)
@@ -178,7 +184,7 @@ class Ledger:
         """Those of some jobs that there are; None where the ledger cannot be read."""
         query = "SELECT record FROM jobs WHERE job_id IN (SELECT value FROM json_each(?))"
         try:
-            with self._open() as connection:
+            with self.opened() as connection:
                 rows = connection.execute(query, (json.dumps(list(jobs)),)).fetchall()
             return [JobRecord.model_validate_json(text) for (text,) in rows]
         except (OSError, sqlite3.Error, ValidationError) as error:
@@ -196,7 +202,7 @@ class Ledger:
     def delete(self, *jobs: str) -> None:
         """Forget jobs, and what no other job runs."""
         try:
-            with self._open() as connection:
+            with self.opened() as connection:
                 connection.executemany("DELETE FROM jobs WHERE job_id = ?", [(job,) for job in jobs])
                 connection.execute(_UNUSED)
                 connection.commit()

@@ -38,6 +38,7 @@ from docker_kernel.batch.job_log import (
     Taken,
 )
 from docker_kernel.batch.ledger import Ledger
+from docker_kernel.batch.notebooks import Notebooks
 from docker_kernel.batch.record import JobRecord, State
 from docker_kernel.batch.replica_lines import ReplicaLines, with_pauses
 from docker_kernel.batch.result_store import ResultFolder
@@ -162,6 +163,7 @@ class JobManager:
 
     def __init__(self) -> None:
         self.ledger = Ledger(root() / "jobs.sqlite")
+        self.notebooks = Notebooks(self.ledger)
         self._running: dict[str, Running] = {}
         self._watching: dict[str, asyncio.Task[None]] = {}
         self._targets: dict[str, list[Target]] = {}
@@ -216,9 +218,15 @@ class JobManager:
         sent = await asyncio.to_thread(DispatchFolder(record.group).read, "dispatch.json")
         return self._target_of(record.target, sent)
 
-    def jobs(self, owner: str | None = None, limit: int = 100_000, skip: int = 0) -> list[JobRecord]:
-        """Jobs, the newest first, as they stand now, so many of them skipped. Blocks: it reads the ledger."""
-        found = self.ledger.find(owner=owner, limit=limit, skip=skip)
+    def jobs(
+        self, owner: str | None = None, limit: int = 100_000, skip: int = 0, group: str | None = None
+    ) -> list[JobRecord]:
+        """Jobs, the newest first, as they stand now, so many of them skipped. Blocks: it reads the ledger.
+
+        Args:
+            group: only those of this dispatch.
+        """
+        found = self.ledger.find(owner=owner, limit=limit, skip=skip, group=group)
         return [self._running[one.id].record if one.id in self._running else one for one in found]
 
     def get(self, job: str) -> JobRecord:

@@ -37,9 +37,9 @@ class JobRecord(BaseModel):
 
     Args:
         group: of all jobs of one dispatch, which start from one snapshot: a sweep has several.
-        owner: whose job it is: kernels of one notebook share theirs (broker.owner_of).
+        owner: whose job it is: kernels of one notebook share theirs (notebooks.py).
         live: whether it works on the kernel's own workspace, and so ends with its kernel.
-        swept: whether it is one of several of its dispatch; stream: its number among them, which tells the stream of
+        swept: whether it is of a sweep; stream: its number, where that has several, which tells the stream of
             random numbers that is its own.
         source_digest: of the code it runs, which the ledger has once for all jobs that run it.
         snapshot, result: digests of manifests; "" for none. partial: that of what a job without a result has left, of

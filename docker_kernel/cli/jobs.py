@@ -94,6 +94,21 @@ async def find(jobs: JobManager, *names: str) -> list[JobRecord]:
     return [_named(known, name) for name in names]
 
 
+async def find_whole(jobs: JobManager, *names: str) -> list[JobRecord]:
+    """As `find`, but that the name of a sweep means all of its jobs, in their order.
+
+    Raises:
+        JobError: there is none, or several ids begin so.
+    """
+    known = await asyncio.to_thread(jobs.jobs)
+    found = []
+    for name in names:
+        one = _named(known, name)
+        whole = one.swept and name == one.name
+        found += [other for other in reversed(known) if other.group == one.group] if whole else [one]
+    return found
+
+
 def _named(known: Sequence[JobRecord], name: str) -> JobRecord:
     begin = [one for one in known if name and one.id.startswith(name)]
     exact = [one for one in begin if one.id == name] or [one for one in known if name and one.name == name]
@@ -328,7 +343,7 @@ async def _leave(jobs: JobManager, job: str) -> None:
 
 def _cancel(arguments: argparse.Namespace) -> int:
     async def cancel(jobs: JobManager) -> list[str]:
-        found = {record.id: record for record in await find(jobs, *arguments.jobs)}
+        found = {record.id: record for record in await find_whole(jobs, *arguments.jobs)}
         return await asyncio.gather(*(_stop(jobs, record) for record in found.values()))
 
     for sentence in with_manager(cancel):

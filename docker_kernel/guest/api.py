@@ -16,25 +16,46 @@ from docker_kernel.guest.session import Session
 
 __all__ = ["Job", "JobCancelled", "JobFailed", "Sweep", "dispatch", "job", "jobs", "ports"]
 
+MIN_PREFIX = 3
+"""Characters of a job's id that stand for it."""
+
 
 class Jobs:
-    """This notebook's jobs, as they were sent: `jobs[-1]` is the latest, `jobs["name"]` the latest so called."""
+    """This notebook's jobs, as they were sent: `jobs[-1]` is the latest, `jobs["name"]` the latest dispatch so called,
+    a job or a sweep, and `jobs["c0ffee"]` the job whose id is that or begins so.
+
+    A sweep has an id, too, which its display names.
+    """
 
     def __reduce__(self) -> str:
         return "jobs"
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
-            for one in session().newest():
-                if key in (one.id, one.name):
-                    return one
+            return self._called(key)
         if key == -1:
             for one in session().newest():
                 return one
         found = session().jobs()
         if isinstance(key, slice) or (isinstance(key, int) and -len(found) <= key < len(found)):
             return found[::-1][key]
-        hint = closest(key, {one.name for one in found if one.name}) if isinstance(key, str) else ""
+        raise NotThere("This notebook has no job %r: %%jobs lists its %d." % (key, len(found)))
+
+    def _called(self, key: str) -> Job | Sweep:
+        found, begin_so = [], []
+        for one in session().newest():
+            if key == one.id:
+                return one
+            if key and key in (one.name, one.record["group"]):
+                return session().together(one)
+            found.append(one)
+            if len(key) >= MIN_PREFIX and one.id.startswith(key):
+                begin_so.append(one)
+        if len(begin_so) == 1:
+            return begin_so[0]
+        if begin_so:
+            raise NotThere("The ids of %d jobs begin with %r: give more of it." % (len(begin_so), key))
+        hint = closest(key, {one.name for one in found if one.name})
         raise NotThere("This notebook has no job %r%s: %%jobs lists its %d." % (key, hint, len(found)))
 
     def __iter__(self) -> Iterator[Job]:

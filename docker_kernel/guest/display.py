@@ -153,11 +153,17 @@ class LiveDisplay:
 
     Messages go out with that cell's header: frontends route them to its output by that and by the display's id. Where
     a frontend drops them (nbclient, once a cell is done), the first state stays.
+
+    Args:
+        revived: it is there already, in a page that a kernel before this one filled: its widgets are made anew.
     """
 
-    def __init__(self, jobs: Sequence[Job], shell: Any) -> None:
+    def __init__(self, jobs: Sequence[Job], shell: Any, revived: bool = False) -> None:
         self.jobs = list(jobs)
         self._single = len(self.jobs) == 1
+        self._revived = revived
+        self.key = str(self.jobs[0].id if self._single else self.jobs[0].record["group"])
+        """What `jobs[...]` gives the same by."""
         self._kernel = getattr(shell, "kernel", None)
         self._parent = dict(shell.parent_header) if hasattr(shell, "parent_header") else {}
         self._id = "docker-kernel-job-%s" % uuid.uuid4().hex
@@ -193,7 +199,8 @@ class LiveDisplay:
     def _make_panel(self) -> Any:
         from docker_kernel.guest import widgets
 
-        if self._kernel is None or not (self._failed or any(not job.over for job in self.jobs)):
+        wanted = self._revived or self._failed or any(not job.over for job in self.jobs)
+        if self._kernel is None or not wanted:
             return None
         try:
             return widgets.JobPanel(self) if self._single else widgets.SweepPanel(self)
@@ -366,8 +373,8 @@ class LiveDisplay:
             self._send("display_data", {**NOTHING, WIDGET: self._panel.view_of_retry()}, {}, self._id + "-retry")
 
     def _send(self, kind: str, data: dict[str, Any], metadata: dict[str, Any], display_id: str) -> int:
-        if self._kernel is None:
-            return 0
+        if self._kernel is None or self._revived:
+            return 0  # for a cell's output that is not this kernel's, a frontend would drop it
         content = {"data": data, "metadata": metadata, "transient": {"display_id": display_id}}
         self._kernel.session.send(
             self._kernel.iopub_socket, kind, content, parent=self._parent, ident=("kernel.%s" % kind).encode()
@@ -472,6 +479,15 @@ def log_html(job: Job) -> str:
     return '<div style="%s"><pre style="%s">%s</pre></div>' % (LOG, PRE, html.escape(tail)) if tail else ""
 
 
+def as_of(key: str) -> str:
+    """What a reader is to know of a state that nobody brings up to date any more: of when it is, and how to get on."""
+    return "As of %s. %s" % (time.strftime("%Y-%m-%d %H:%M %Z").strip(), how_to_get_on(key))
+
+
+def how_to_get_on(key: str) -> str:
+    return 'jobs["%s"] shows it as it is now.' % key
+
+
 def render(job: Job, note: str = "") -> dict[str, str]:
     """A job as text and as HTML."""
     parts = ['<div style="%s">' % (FRAME % colour(job.state)), head_html(job)]
@@ -484,6 +500,9 @@ def render(job: Job, note: str = "") -> dict[str, str]:
     if job.state in ("failed", "lost"):
         hint = 'jobs["%s"].retry() runs it once more' % job.id
         parts.append('<div style="%s"><code>%s</code></div>' % (FAINT, safe(hint)))
+    elif not job.over:
+        hint = as_of(job.id)
+        parts.append('<div style="%s">%s</div>' % (FAINT, safe(hint)))
     parts.append("</div>")
     text = [clean(repr(job)), metrics_text(job), clean(note) if not job.over else "", clean(job.tail()), hint]
     return {"text/plain": "\n".join(filter(None, text)), "text/html": "".join(parts)}
@@ -564,12 +583,14 @@ def render_sweep(jobs: Sequence[Job]) -> dict[str, str]:
     lines = ["%d jobs on %s: %s" % (len(jobs), jobs[0].target, states), *map(repr, jobs[:TEXT_ROWS])]
     if len(jobs) > TEXT_ROWS:
         lines.append("and %d more" % (len(jobs) - TEXT_ROWS))
-    bar = ""
+    bar = hint = ""
     if not over:
+        lines.append(as_of(str(jobs[0].record["group"])))
+        hint = '<div style="%s">%s</div>' % (FAINT, safe(lines[-1]))
         bar = '<div><progress value="%.3f" max="1"></progress> %s</div>' % (sweep_progress(jobs), sweep_left(jobs))
     body = table(SWEEP_COLUMNS, [sweep_row(job) for job in jobs])
-    parts = (FRAME % sweep_colour(jobs), sweep_head_html(jobs), bar, body)
-    found = '<div style="%s">%s%s<div style="max-height:24em;overflow:auto">%s</div></div>' % parts
+    parts = (FRAME % sweep_colour(jobs), sweep_head_html(jobs), bar, body, hint)
+    found = '<div style="%s">%s%s<div style="max-height:24em;overflow:auto">%s</div>%s</div>' % parts
     return {"text/plain": clean("\n".join(lines)), "text/html": found}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from docker_kernel.guest import api, wire
 from docker_kernel.guest.link import PARENT_FILE, RUN
 from docker_kernel.guest.magics import DispatchMagics, help_without_a_body
+from docker_kernel.guest.revival import Revival
 
 
 class ParentRecorder:
@@ -30,6 +31,7 @@ def load_ipython_extension(shell: Any) -> None:
     wire.tune(shell)
     shell.register_magics(DispatchMagics)
     shell.input_transformers_cleanup.append(help_without_a_body)
-    # In a notebook image there is no supervisor to send a notice.
+    # In a notebook image there is neither a supervisor to send a notice nor anybody who has jobs.
     if os.path.isdir(RUN):
+        Revival(getattr(shell, "kernel", None))
         shell.events.register("pre_execute", ParentRecorder(shell).record)

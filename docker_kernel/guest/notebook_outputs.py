@@ -40,6 +40,10 @@ class NotebookOutputs:
         self._cells[index]["outputs"] = []
         self._clear_next = False
 
+    def end(self, index: int) -> None:
+        """A cell has run."""
+        self.settle()
+
     def take(self, index: int, message: dict[str, Any]) -> None:
         """Apply a message that a cell's run caused."""
         kind, content, cell = message["header"]["msg_type"], message["content"], self._cells[index]
@@ -71,16 +75,19 @@ class NotebookOutputs:
             self._clear_next = False
         outputs = cell["outputs"]
         if kind == "stream":
-            before = self._printed
-            if before is None or not outputs or outputs[-1] is not before or before["name"] != output["name"]:
-                self.settle()
-                outputs.append({**output, "text": ""})
-                self._printed = outputs[-1]
-            self._pieces.append(output["text"])
+            self._print(outputs, output)
             return
         if name:
             self._places.setdefault(name, {}).setdefault(index, []).append(len(outputs))
         outputs.append(output)
+
+    def _print(self, outputs: list[dict[str, Any]], output: dict[str, Any]) -> None:
+        before = self._printed
+        if before is None or not outputs or outputs[-1] is not before or before["name"] != output["name"]:
+            self.settle()
+            outputs.append({**output, "text": ""})
+            self._printed = outputs[-1]
+        self._pieces.append(output["text"])
 
     def settle(self) -> None:
         """Put what was printed into its output: many pieces at once, as each copies all before it."""

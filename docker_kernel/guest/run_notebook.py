@@ -12,12 +12,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from queue import Empty
 from typing import Any, Callable
 
 from docker_kernel.guest import parameters
 from docker_kernel.guest.in_job import EVENTS, job
+from docker_kernel.guest.notebook_cells import CELL_ERROR, Cells, Ended, Talk
 from docker_kernel.guest.notebook_outputs import NotebookOutputs
 from docker_kernel.guest.widget_values import without_view
 
@@ -27,14 +26,7 @@ DIED = "KernelDied"
 """The error in a cell that ended its kernel."""
 
 INTERRUPTED = 130
-CELL_ERROR, CANNOT_START = 1, 3
-
-LOOK_SECONDS = 0.1
-"""How often a channel is looked at, whether or not it has said that there is a message."""
-
-START_SECONDS = 120
-OUTPUT_SECONDS = 60
-"""How long a cell's outputs may take to come after its reply."""
+CANNOT_START = 3
 
 END_SECONDS = 5
 """How long the kernel may take for what it wants to do at its end."""
@@ -69,25 +61,8 @@ class KernelDied(Exception):
         self.code, self.said = code, said
 
 
-class _Ended(Exception):
-    """The notebook is over before its last cell: it failed, or wanted to end."""
-
-    def __init__(self, code: int, error: dict[str, Any] | None = None) -> None:
-        self.code, self.error = code, error
-
-
-def exit_code(value: str) -> int:
-    """The exit code of a SystemExit, from its message."""
-    if value in ("", "None", "False"):
-        return 0
-    try:
-        return int(value) & 0xFF or (0 if int(value) == 0 else 1)
-    except ValueError:
-        return 1
-
-
 class _Kernel:
-    """The kernel's process and a client of it; its sockets, and the file with their key, are in a private folder."""
+    """The kernel's process and the talk with it; its sockets, and the file with their key, are in a private folder."""
 
     def __init__(self, room: str) -> None:
         from jupyter_client.asynchronous import AsyncKernelClient
@@ -95,10 +70,9 @@ class _Kernel:
 
         path = os.path.join(room, "kernel.json")
         write_connection_file(path, transport="ipc", ip=os.path.join(room, "kernel"), key=os.urandom(32).hex().encode())
-        self.client = AsyncKernelClient()
-        self.client.load_connection_file(path)
-        # What is shown faster than it is taken is lost where a queue has an end.
-        self.client.context.rcvhwm = 0
+        client = AsyncKernelClient()
+        client.load_connection_file(path)
+        self.talk = Talk(client, self._check, lambda text: print(text, file=sys.stderr))
         read, write = os.pipe()
         boot = os.path.join(os.path.dirname(os.path.abspath(__file__)), "boot.py")
         self._process = subprocess.Popen(
@@ -118,75 +92,23 @@ class _Kernel:
         # ipykernel sends the same as a cell's output.
         self._said = (self._said + data)[-SAID:]
 
-    def check(self) -> None:
+    def _check(self) -> None:
         """Raise KernelDied if it has."""
         code = self._process.poll()
         if code is not None:
             raise KernelDied(code, self._said.decode(errors="replace").strip())
 
-    async def ready(self) -> None:
-        """Wait until it answers, and is heard. Its heartbeat is no sign: it comes late on a busy machine."""
-        self.client.start_channels(stdin=False, hb=False)
-        end = time.monotonic() + START_SECONDS
-        while time.monotonic() < end:
-            self.client.kernel_info()
-            for get in (self.client.get_shell_msg, self.client.get_iopub_msg):
-                try:
-                    await get(timeout=1)
-                except Empty:
-                    break
-            else:
-                return
-            self.check()
-        raise RuntimeError("it has not answered within %d s" % START_SECONDS)
-
-    async def ask(self, request: str, take: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        """The reply to a request, when all that it shows has been given to `take`."""
-        reply: dict[str, Any] = {}
-
-        async def listen() -> None:
-            idle = False
-            while not idle:
-                message = await self._next(self.client.get_iopub_msg)
-                if message["parent_header"].get("msg_id") == request:
-                    idle = message["header"]["msg_type"] == "status" and message["content"]["execution_state"] == "idle"
-                    take(message)
-
-        listening = asyncio.ensure_future(listen())
-        try:
-            while reply.get("parent_header", {}).get("msg_id") != request:
-                reply = await self._next(self.client.get_shell_msg)
-            try:
-                await asyncio.wait_for(listening, OUTPUT_SECONDS)
-            except asyncio.TimeoutError:
-                print("docker-kernel: a cell's last outputs did not come, and are missing.", file=sys.stderr)
-        finally:
-            listening.cancel()
-        return reply
-
-    async def _next(self, get: Callable[..., Any]) -> dict[str, Any]:
-        while True:
-            try:
-                message: dict[str, Any] = await get(timeout=LOOK_SECONDS)
-                return message
-            except Empty:
-                self.check()
-
-    def send_comm(self, content: dict[str, Any], parent: dict[str, Any]) -> None:
-        message = self.client.session.msg("comm_msg", content=content, parent=parent)
-        self.client.shell_channel.send(message)
-
     async def end(self) -> None:
         """Let it do what it wants to do at its end, and end it."""
         if self._process.poll() is None:
-            self.client.shutdown()
+            self.talk.client.shutdown()
             loop = asyncio.get_running_loop()
             try:
                 await loop.run_in_executor(None, self._process.wait, END_SECONDS)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self.client.stop_channels()
+        self.talk.end()
 
 
 class _Run:
@@ -205,64 +127,32 @@ class _Run:
         show: Callable[[dict[str, Any]], None],
         changed: Callable[[], None],
     ) -> None:
-        self._notebook, self._kernel, self._show, self._changed = notebook, kernel, show, changed
+        self._notebook, self._talk, self._show, self._changed = notebook, kernel.talk, show, changed
         self.stopped = False
-        self.outputs = NotebookOutputs(notebook, kernel.send_comm)
+        self.outputs = NotebookOutputs(notebook, kernel.talk.send_comm)
+        self.cells = Cells(notebook, kernel.talk, self.outputs, show)
         self.index: int | None = None
-        self._executed = 0
 
     async def all(self, begin: str) -> None:
         """Prepare the kernel, and run all cells.
 
         Raises:
-            _Ended: it is over before.
+            Ended: it is over before.
             KernelDied: so has the kernel.
         """
-        kernel = self._kernel
-        await kernel.ready()
-        info = await kernel.ask(kernel.client.kernel_info(), lambda message: None)
-        self._notebook.setdefault("metadata", {})["language_info"] = info["content"]["language_info"]
-        begun = (await kernel.ask(kernel.client.execute(begin, silent=True, allow_stdin=False), self._show))["content"]
+        talk, code = self._talk, self.cells.code
+        self._notebook.setdefault("metadata", {})["language_info"] = await talk.begin()
+        begun = (await talk.ask(talk.client.execute(begin, silent=True, allow_stdin=False), self._show))["content"]
         if begun["status"] != "ok":
-            raise _Ended(CANNOT_START, {"ename": "", "evalue": begun.get("evalue", ""), "traceback": []})
-        cells = self._notebook["cells"]
-        code = [index for index, cell in enumerate(cells) if cell["cell_type"] == "code"]
+            raise Ended(CANNOT_START, {"ename": "", "evalue": begun.get("evalue", ""), "traceback": []})
         for number, index in enumerate(code):
             if self.stopped:
                 return
             job.progress(number / len(code), "cell %d of %d" % (number + 1, len(code)))
             self.index = index
-            await self._cell(index)
-            self.outputs.settle()
+            await self.cells.run(index)
             self._changed()
         job.progress(1.0, "%d cells" % len(code))
-
-    async def _cell(self, index: int) -> None:
-        cell = self._notebook["cells"][index]
-        source = cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
-        tags = cell.get("metadata", {}).get("tags", [])
-        if not source.strip() or "skip-execution" in tags:
-            return
-        tolerant = "raises-exception" in tags
-        self._executed += 1
-        self.outputs.begin(index)
-
-        def take(message: dict[str, Any]) -> None:
-            self._show(message)
-            self.outputs.take(index, message)
-
-        client = self._kernel.client
-        request = client.execute(source, store_history=True, allow_stdin=False, stop_on_error=not tolerant)
-        reply = (await self._kernel.ask(request, take))["content"]
-        cell["execution_count"] = self._executed
-        if reply["status"] == "error" and not tolerant:
-            code = exit_code(reply["evalue"]) if reply["ename"] == "SystemExit" else CELL_ERROR
-            self.outputs.settle()
-            shown = [one for one in cell["outputs"] if one["output_type"] == "error"]
-            error = shown[-1] if shown else {name: reply[name] for name in ("ename", "evalue", "traceback")}
-            raise _Ended(code, error if code else None)
-        if any(one.get("source") == "ask_exit" for one in reply.get("payload") or []):
-            raise _Ended(0)
 
 
 class _Display:
@@ -376,7 +266,7 @@ async def _run(
     code, error = 0, None
     try:
         await run.all(BEGIN % os.path.join(room, "begin.json"))
-    except _Ended as ended:
+    except Ended as ended:
         code, error = ended.code, ended.error
     except (KernelDied, RuntimeError) as died:
         if run.index is None:
@@ -395,8 +285,8 @@ async def _run(
 
 def _mark(notebook: dict[str, Any], index: int, died: Exception) -> int:
     """Leave in a cell that it ended its kernel; returns the kernel's exit code."""
-    numbers = [number for number, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "code"]
-    text = "Cell %d of %d ended the kernel: %s." % (numbers.index(index) + 1, len(numbers), died)
+    code = [number for number, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "code"]
+    text = "Cell %d of %d ended the kernel: %s." % (code.index(index) + 1, len(code), died)
     print("docker-kernel: %s" % text, file=sys.stderr)
     error = {"output_type": "error", "ename": DIED, "evalue": text, "traceback": ["%s: %s" % (DIED, text)]}
     notebook["cells"][index]["outputs"].append(error)

@@ -124,12 +124,22 @@ class Session:
         """The notebook's jobs, the newest first, also of kernels before this one."""
         return list(self.newest())
 
-    def newest(self) -> Iterator[Job]:
-        """The same, asked for as they are used: a notebook may have sent thousands."""
+    def together(self, job: Job) -> Job | Sweep:
+        """A job, or the sweep that it is one of, whichever kernel sent it."""
+        if not job.record["swept"]:
+            return job
+        return Sweep(sorted(self.newest(job.record["group"]), key=lambda one: one.record["stream"] or 0))
+
+    def newest(self, group: str | None = None) -> Iterator[Job]:
+        """The same as `jobs`, asked for as they are used: a notebook may have sent thousands.
+
+        Args:
+            group: only those of this dispatch.
+        """
         seen: set[str] = set()
         skip, more = 0, True
         while more:
-            answer = self.request("job.list", {"skip": skip})
+            answer = self.request("job.list", {"skip": skip, "group": group})
             skip, more = skip + len(answer["jobs"]), answer["more"]
             for record in answer["jobs"]:
                 if record["id"] in seen:
@@ -202,6 +212,7 @@ class Session:
             "gpus": options.gpus,
             "retries": options.retries,
             "replicas": options.replicas,
+            "swept": bool(options.sweep),
             "env": env,
             "secrets": secrets,
             "inputs": options.input,

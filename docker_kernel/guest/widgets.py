@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import html
 import importlib
+import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from docker_kernel.guest import display as shown
@@ -16,6 +18,21 @@ if TYPE_CHECKING:
 
 ROWS_A_PART = 10
 """Rows of a sweep's table that are sent together."""
+
+
+_MARK = "docker-kernel-job"
+_AWAY = "docker-kernel-away"
+
+AWAY = (
+    "<style>"
+    ".{mark}.{dead}::before, .{mark} .{dead}::before {{content: none !important}}"
+    ".{mark}.{dead} button, .{away} {{display: none !important}}"
+    ".{dead}.{away}, .{dead} .{away} {{display: block !important}}"
+    "</style>"
+    '<div class="{away}" style="line-height:1.5;{faint}">%s</div>'
+).format(mark=_MARK, away=_AWAY, dead="jupyter-widgets-disconnected", faint=shown.FAINT)
+"""What is to be seen of a panel whose kernel has gone: its last state, and how to get on, in place of a broken chain on
+each widget, and of buttons that nobody hears."""
 
 
 class NoWidgets(Exception):
@@ -31,6 +48,15 @@ def _library() -> Any:
     if not new_enough:
         raise NoWidgets
     return library
+
+
+_live: set[str] = set()
+"""Ids of the panels that there are."""
+
+
+def model_id(key: str) -> str:
+    """The id of what is displayed, by which a page that was saved finds it again in any kernel of the notebook."""
+    return "docker-kernel-%s" % key
 
 
 class Panel:
@@ -60,10 +86,18 @@ class Panel:
         self.under_way = library.HBox(
             [self.bar, self.left, self.cancel], layout=library.Layout(align_items="center", margin="0")
         )
+        self._id = next(one for one in self._ids() if one not in _live)
+        _live.add(self._id)
         self.foot = library.HBox(
-            [self.retry, self.message], layout=library.Layout(align_items="center", margin="4px 0 0 -8px")
+            [self.retry, self.message],
+            layout=library.Layout(align_items="center", margin="4px 0 0 -8px"),
+            model_id=self._id + "-foot",
         )
         self.root: Any = None
+
+    def _ids(self) -> Iterator[str]:
+        first = model_id(self._display.key)
+        return itertools.chain([first], ("%s-%d" % (first, number) for number in itertools.count(2)))
 
     def _html(self) -> Any:
         return self._library.HTML(layout=self._plain, style=self._style)
@@ -76,8 +110,14 @@ class Panel:
 
     def _make_root(self, children: list[Any]) -> None:
         layout = self._library.Layout(border_left="3px solid %s" % shown.UNDER_WAY, padding="0 0 0 8px", margin="0")
+        away = self._html()
+        away.value = AWAY % html.escape(
+            "The kernel that showed this has gone. %s So does this page when it is loaded anew."
+            % shown.how_to_get_on(self._display.key)
+        )
         # Zero asks the frontend to count the views: that is how one knows that there are any.
-        self.root = self._library.VBox(children, layout=layout, _view_count=0)
+        self.root = self._library.VBox([*children, away], layout=layout, _view_count=0, model_id=self._id)
+        self.root.add_class(_MARK)
         self.root.observe(self._on_views, names="_view_count")
         self.root.comm.on_close(self._on_close)
         self.update()
@@ -101,6 +141,7 @@ class Panel:
     def close(self) -> None:
         """Take the widgets away."""
         root, self.root, self.refused = self.root, None, True
+        _live.discard(self._id)
         pending = [] if root is None else [root]
         while pending:
             widget = pending.pop()
@@ -204,6 +245,11 @@ class SweepPanel(Panel):
             self._set(part, value='<div style="line-height:1.5">%s</div>' % table)
         self._set(self.root.layout, border_left="3px solid %s" % shown.sweep_colour(jobs))
         self._update_buttons(over, failed)
+
+
+def has_panel(key: str) -> bool:
+    """Whether this kernel has a panel that a saved page finds by what it shows."""
+    return model_id(key) in _live
 
 
 def _view(widget: Any) -> dict[str, Any]:

@@ -138,13 +138,16 @@ def set_up(spec: dict[str, Any], manifest: dict[str, Any]) -> None:
             os.environ[name] = value
     # A notebook runs in its own folder, and not in that of who sent it.
     own = spec["cwd"] if spec["kind"] == "notebook" else manifest.get("cwd") or spec["cwd"]
-    try:
-        os.chdir(own)
-    except OSError:
+    for folder in (own, spec["cwd"], os.path.expanduser("~")):
         try:
-            os.chdir(spec["cwd"])
+            os.chdir(folder)
         except OSError:
-            os.chdir(os.path.expanduser("~"))
+            continue
+        break
+    if os.getcwd() != os.path.realpath(own):
+        what = "its notebook's folder" if spec["kind"] == "notebook" else "the kernel's folder"
+        text = "docker-kernel: the job runs in %s, as %s, %s, is not here: the workspace's files travel only."
+        print(text % (os.getcwd(), what, own), file=sys.stderr)
 
 
 def output_files(folder: str, state: str) -> list[dict[str, Any]]:

@@ -41,6 +41,7 @@ from docker_kernel.kernel.connection import CONTAINER_PORTS, Keys, container_inf
 from docker_kernel.kernel.environment import kernel_env
 from docker_kernel.kernel.link import Confirmed, Event, Exited, Hello, HostLink, Started, Warm, greeting
 from docker_kernel.kernel.locality import check_local
+from docker_kernel.kernel.notebook import Sight, look
 from docker_kernel.kernel.sockets import SocketFolder, check_shared_kernel
 from docker_kernel.kernel.user import ContainerUser, container_user
 from docker_kernel.kernel.workspace import kernel_mounts
@@ -153,6 +154,7 @@ class KernelContainer:
         self.cwd = launch.cwd
         self.workspace: str | None = None
         self.env: dict[str, str] = {}
+        self._notebook: asyncio.Future[Sight] | None = None
         self.volume = ""
         self._account: ContainerUser | None = None
         self._account_files: list[File] = []
@@ -201,6 +203,16 @@ class KernelContainer:
     @property
     def userns_mode(self) -> str | None:
         return self.account.userns_mode
+
+    async def notebook(self) -> Sight | None:
+        """Its notebook as it was before the kernel ran anything; None where it has none."""
+        self._look_at_notebook()  # where another server has started it
+        return None if self._notebook is None else await asyncio.shield(self._notebook)
+
+    def _look_at_notebook(self) -> None:
+        path = self.env.get("JPY_SESSION_NAME", "")
+        if self._notebook is None and path.startswith("/"):
+            self._notebook = asyncio.ensure_future(asyncio.to_thread(look, path))
 
     def guest_files(self) -> list[File]:
         """What every container of this kernel gets before its start."""
@@ -279,6 +291,7 @@ class KernelContainer:
         self._account = container_user(config, info, [mount.target for mount in self.mounts])
         self._packages = await asyncio.to_thread(host_settings)
         self.env = kernel_env(config, self._account, self._packages, launch.launch_env, launch.spec_env)
+        self._look_at_notebook()
         self.cwd = str(await asyncio.to_thread(Path(launch.cwd).resolve))
         if not any(Path(self.cwd).is_relative_to(mount.target) for mount in self.mounts):
             self.cwd = self._account.home
@@ -400,6 +413,7 @@ class KernelContainer:
         self.kernel_id, self.launch, self.config = other.kernel_id, other.launch, other.config
         self.image, self.python, self.mounts, self.workspace = other.image, other.python, other.mounts, other.workspace
         self.env, self.cwd, self._account, self._packages = other.env, other.cwd, other._account, other._packages
+        self._notebook = other._notebook
 
     async def become(self, other: KernelContainer, spare_id: str) -> None:
         """Claim this spare for a kernel and start its process.

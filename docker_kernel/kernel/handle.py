@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from docker_kernel.config import KernelConfig, UserConfig
 from docker_kernel.engine import BindMount, Engine, File
+from docker_kernel.kernel.notebook import Sight
 
 
 class KernelHandle(Protocol):
@@ -45,6 +46,10 @@ class KernelHandle(Protocol):
 
     @property
     def userns_mode(self) -> str | None: ...
+
+    async def notebook(self) -> Sight | None:
+        """Its notebook as it was before the kernel ran anything; None where it has none."""
+        ...
 
     def guest_files(self) -> list[File]:
         """What every container of this kernel gets before its start: guest package, account files, folders."""

@@ -6,6 +6,7 @@ import copy
 import json
 from typing import Any
 
+from nbformat import from_dict
 from nbformat.v4.rwbase import split_lines, strip_transient
 
 
@@ -41,7 +42,7 @@ class Document:
 
     def _cell(self, index: int) -> bytes:
         one = copy.copy(self.notebook)
-        one["cells"] = [copy.deepcopy(self.notebook.cells[index])]
+        one["cells"] = [from_dict(copy.deepcopy(self.notebook.cells[index]))]
         one["metadata"] = copy.copy(one["metadata"])
         cell = split_lines(strip_transient(one)).cells[0]
         return _dump(cell).replace(b"\n", b"\n  ")

@@ -16,7 +16,6 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from docker_kernel.guest.memory import KERNEL_OOM_SCORE
-from docker_kernel.runner.client import Client
 from docker_kernel.runner.log import RunLog
 
 GUEST_BOOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "guest", "boot.py")
@@ -27,6 +26,21 @@ LINES = 20
 
 END_SECONDS = 5.0
 """How long a kernel may take for what it wants to do at its end."""
+
+
+class KernelEnded(Exception):
+    """A kernel's process has ended.
+
+    Args:
+        code: its exit code; negative for a signal.
+    """
+
+    def __init__(self, code: int) -> None:
+        killed = code < 0
+        super().__init__(
+            f"its process was killed by {signal.Signals(-code).name}" if killed else f"it ended with exit code {code}"
+        )
+        self.code = code
 
 
 class Kernel:
@@ -45,18 +59,35 @@ class Kernel:
         self.manager = kernel_manager(kernel, room, sockets)
         self.failure: OSError | None = None
         self._log = log
-        self._lines: deque[str] = deque(maxlen=LINES)
+        self.lines: deque[str] = deque(maxlen=LINES)
+        """The last that the process itself printed."""
+        self._echoes = is_python(kernel)
+        self._echoed = False
+        self._pipe = -1
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def said(self) -> str:
-        """The last that the process itself printed."""
-        return " ".join(self._lines).strip()
+        """The last that the process itself printed, in a line."""
+        return " ".join(self.lines).strip()
+
+    def echoed(self, on: bool) -> None:
+        """What cells' child processes and C code print comes as outputs from now on, or no more.
+
+        ipykernel sends it, and prints it as well: the log is to have it once.
+        """
+        if not self._echoes:
+            return
+        while self._read(self._pipe):
+            pass
+        self.lines.clear()
+        self._echoed = on
 
     async def start(self, cwd: Path, environment: Mapping[str, str]) -> None:
         """Start the process; whether it becomes a kernel is for a client to find out."""
-        read, write = os.pipe()
-        asyncio.get_running_loop().add_reader(read, self._read, read)
+        self._pipe, write = os.pipe()
+        os.set_blocking(self._pipe, False)
+        asyncio.get_running_loop().add_reader(self._pipe, self._read, self._pipe)
         try:
             await self.manager.start_kernel(
                 cwd=str(cwd), env=dict(environment), stdin=subprocess.DEVNULL, stdout=write, stderr=write
@@ -70,19 +101,27 @@ class Kernel:
         assert self._process is not None
         _prefer_for_oom(self._process.pid)
 
-    def _read(self, descriptor: int) -> None:
-        """Log what the process, and not a cell, prints."""
-        data = os.read(descriptor, 1 << 16)
+    def _read(self, descriptor: int) -> bool:
+        """Log what the process, and not a cell, prints; returns whether there was something."""
+        try:
+            data = os.read(descriptor, 1 << 16)
+        except OSError:
+            return False  # nothing just now, or it is closed
         if not data:
             asyncio.get_running_loop().remove_reader(descriptor)
             os.close(descriptor)
-            return
-        self._lines.extend(data.decode(errors="replace").splitlines())
-        self._log.text(data)
+            self._pipe = -1
+            return False
+        self.lines.extend(data.decode(errors="replace").splitlines())
+        if not self._echoed:
+            self._log.text(data)
+        return True
 
-    async def exit_code(self) -> int | None:
-        """How the process ended, when it has; negative for a signal."""
-        return None if self._process is None else await asyncio.to_thread(self._process.wait)
+    def check(self) -> None:
+        """Raise KernelEnded if the process has."""
+        code = None if self._process is None else self._process.poll()
+        if code is not None:
+            raise KernelEnded(code)
 
     async def end(self, now: bool) -> None:
         """End the process and what its cells left running.
@@ -107,6 +146,11 @@ def _prefer_for_oom(pid: int) -> None:
         file.write(str(KERNEL_OOM_SCORE))
 
 
+def is_python(kernel: Mapping[str, Any]) -> bool:
+    """Whether a kernel is ipykernel."""
+    return any("ipykernel" in str(part) or part == GUEST_BOOT for part in kernel["argv"])
+
+
 def kernel_manager(kernel: Mapping[str, Any], room: Path, sockets: bool) -> AsyncKernelManager:
     """What starts a kernel by the argv of a notebook image, whatever kernelspecs there are.
 
@@ -114,8 +158,7 @@ def kernel_manager(kernel: Mapping[str, Any], room: Path, sockets: bool) -> Asyn
         kernel: name, language and argv.
         room: a private folder for its connection file, and sockets if it can have them.
     """
-    argv = [str(part) for part in kernel["argv"]]
-    python = any("ipykernel" in part or part == GUEST_BOOT for part in argv)
+    argv, python = [str(part) for part in kernel["argv"]], is_python(kernel)
     if argv[1:3] == ["-m", "ipykernel_launcher"]:
         argv[1:3] = [GUEST_BOOT]
     if python:
@@ -124,7 +167,7 @@ def kernel_manager(kernel: Mapping[str, Any], room: Path, sockets: bool) -> Asyn
     # Sockets need no ports, so that none can be taken, and other containers of a pod cannot reach them. Kernels that
     # are not ipykernel may know TCP only.
     transport = {"transport": "ipc"} if sockets and python else {}
-    manager = AsyncKernelManager(connection_file=str(room / "kernel.json"), client_factory=Client, **transport)
+    manager = AsyncKernelManager(connection_file=str(room / "kernel.json"), **transport)
     manager._kernel_spec = KernelSpec(
         argv=argv,
         display_name=str(kernel.get("name", "")),

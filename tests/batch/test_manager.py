@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from docker_kernel.batch.record import JobRecord
 from docker_kernel.engine import Engine
 from docker_kernel.errors import EngineUnavailable, JobError
 from tests.conftest import NotebookMaker, SpecMaker
-from tests.notebook import HOLD, KERNEL_IDS, let_go
+from tests.notebook import HOLD, KERNEL_IDS, Notebook, let_go
 from tests.patience import patient, until
 
 run = background.run_blocking
@@ -90,6 +91,40 @@ def test_a_notebooks_next_kernel_has_the_jobs_of_the_one_before(
     assert second.value("[kept, second, open(jobs['one'].files['f']).read()]") == [{"a": 1}, 2, "x"]
     other = start(env={**os.environ, "JPY_SESSION_NAME": str(tmp_path / "other.ipynb")})
     assert other.value("len(__import__('docker_kernel').jobs)") == 0
+
+
+def test_a_renamed_notebooks_next_kernel_has_its_jobs_and_neither_a_copy_nor_a_new_one_has(
+    start: NotebookMaker, tmp_path: Path
+) -> None:
+    def write(name: str, source: str, cell_id: str) -> Path:
+        cell = {"id": cell_id, "cell_type": "code", "source": source}
+        (tmp_path / name).write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "cells": [cell]}))
+        return tmp_path / name
+
+    def kernel(path: Path) -> Notebook:
+        one = start(env={**os.environ, "JPY_SESSION_NAME": str(path)})
+        one.run("from docker_kernel import jobs")
+        return one
+
+    untitled, study = write("Untitled.ipynb", "", "first"), tmp_path / "study.ipynb"
+    first = kernel(untitled)
+    write("Untitled.ipynb", "x = 1", "first")
+    untitled.rename(study)  # as JupyterLab does it, while the kernel runs
+    first.run(f"%%dispatch --name one\n{HOLD}kept = 6 * 7")
+    job = first.value("_.id")
+    assert Ledger(root() / "jobs.sqlite").get(job).notebook == str(study)
+    other = kernel(write("Untitled.ipynb", "", "other"))
+    assert other.value("len(jobs)") == 0, "a new notebook of the first one's name"
+    first.restart()
+    first.run("from docker_kernel import jobs")
+    assert first.value("jobs['one'].id") == job
+    first.close()
+    copy = kernel(Path(shutil.copyfile(study, tmp_path / "copy.ipynb")))
+    assert copy.value("len(jobs)") == 0
+    second = kernel(study.rename(tmp_path / "paper.ipynb"))
+    let_go(job)
+    second.run("jobs['one'].result()")
+    assert second.value("kept") == 42
 
 
 SERVER = """

@@ -28,7 +28,7 @@ get_msg = AsyncZMQSocketChannel.get_msg
 
 
 async def get_msg_for_certain(self: AsyncZMQSocketChannel, timeout: float | None = None) -> dict[str, object]:
-    """nbclient hangs in half of all runs with an Output widget, as docker_kernel/runner/client.py says: not here."""
+    """nbclient hangs in half of all runs with an Output widget, as nbclient_client.py says: not here."""
     while timeout is None:
         try:
             return await get_msg(self, 0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,8 @@ EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 def record(**changes: Any) -> dict[str, Any]:
     now = time.time()
     return {
-        "id": "c0ffee123456", "name": "", "target": "local", "state": "running", "reason": "", "params": {},
+        "id": "c0ffee123456", "group": "5eed5eed5eed", "name": "", "target": "local", "state": "running",
+        "reason": "", "params": {},
         "created": now - 75, "started": now - 70, "ended": None, "attempt": 1, "metrics": {}, **changes,
     }  # fmt: skip
 
@@ -66,6 +68,16 @@ def test_a_job_is_shown_with_bar_time_metrics_and_log() -> None:
     assert "epoch 1\nepoch 2" in shown["text/plain"]
 
 
+def test_a_state_that_may_be_left_as_it_is_says_of_when_it_is_and_how_to_get_on() -> None:
+    now = time.strftime("%Y-%m-%d %H:%M")
+    sweep = [make(params={"n": 1}), make(params={"n": 2}, state="succeeded", ended=time.time())]
+    for shown, key in ((display.render(make()), "c0ffee123456"), (display.render_sweep(sweep), "5eed5eed5eed")):
+        for text in (shown["text/plain"], html.unescape(shown["text/html"])):
+            assert f"As of {now}" in text and f'jobs["{key}"] shows it as it is now.' in text
+    for shown in (display.render(make(state="failed", ended=1.0)), display.render_sweep(sweep[1:] * 2)):
+        assert "As of" not in shown["text/plain"] + shown["text/html"], "what has ended stays so"
+
+
 def test_the_end_tells_the_reason_and_how_to_go_on() -> None:
     shown = display.render(make(state="failed", reason="out of memory", progress=0.4, ended=time.time()))
     assert "out of memory" in shown["text/html"]
@@ -96,7 +108,7 @@ def test_a_sweep_has_a_row_for_each_job_and_counts() -> None:
     for part in ("1 running", "36 queued", "3 succeeded", "n=39", "50%", "loss = 0.5"):
         assert part in shown["text/html"], part
     assert shown["text/plain"].splitlines()[0] == "40 jobs on local: 1 running, 36 queued, 3 succeeded"
-    assert shown["text/plain"].splitlines()[-1] == "and 20 more"
+    assert shown["text/plain"].splitlines()[-2] == "and 20 more"
 
 
 @pytest.mark.parametrize(
@@ -414,6 +426,32 @@ def test_a_display_is_attached_again_after_a_restart(start: NotebookMaker) -> No
     last = max(int(number) for number in re.findall(r"step (\d+)", frontend.values()))
     frontend.until(lambda: f"step {last + 2}\n" in frontend.values())
     notebook.run("jobs['long'].cancel()\njobs['long'].wait()")
+
+
+def test_a_page_finds_its_widgets_again_after_a_restart(start: NotebookMaker) -> None:
+    notebook = start()
+    notebook.run("from docker_kernel import job, jobs")
+    before = Frontend(notebook)
+    before.send("%%dispatch --name fails\n1 / 0")
+    before.until(lambda: "ZeroDivisionError" in before.latest())
+    before.send(SLOW.replace("range(40)", "range(400)"))
+    before.until(lambda: len(before.of("display_data")) == 1)
+    page = before.of("display_data")[0]["content"]["data"]
+    job = notebook.value("jobs[-1].id")
+    assert page[WIDGET]["model_id"] == f"docker-kernel-{job}"
+    assert f'jobs["{job}"] shows it as it is now.' in page["text/plain"], "for who shows no widgets"
+    assert f"jobs[&quot;{job}&quot;] shows it as it is now." in before.values(), "for a page whose kernel has gone"
+    notebook.restart()
+    after = Frontend(notebook)
+    notebook.client.comm_info("jupyter.widget")
+    after.until(lambda: job in after.values() and "ZeroDivisionError" in after.values())
+    assert page[WIDGET]["model_id"] in after.models()
+    after.until(lambda: "step 1\n" in after.values())
+    failed = notebook.value("__import__('docker_kernel').jobs['fails'].id")
+    assert f"docker-kernel-{failed}-foot" in after.models(), "the button to retry"
+    assert not after.of("display_data", "update_display_data"), "which would belong to no cell"
+    after.comm("comm_msg", after.button("Cancel"), method="custom", content={"event": "click"})
+    after.until(lambda: "cancelled" in after.values())
 
 
 def test_an_image_without_ipywidgets_shows_html(

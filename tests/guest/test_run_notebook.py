@@ -24,10 +24,10 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from docker_kernel.batch.job_log import JobLog
 from docker_kernel.guest import parameters, run_job
 from docker_kernel.guest.boot import LIB
-from docker_kernel.guest.run_notebook import exit_code
-from docker_kernel.runner.client import Client
+from docker_kernel.guest.notebook_cells import exit_code
 from tests.containerize.comparable import comparable, difference
 from tests.containerize.corpus import CASES, Case
+from tests.containerize.nbclient_client import Client
 from tests.guest.test_run_job import NO_STATE
 from tests.patience import patient, until
 
@@ -181,32 +181,35 @@ def test_a_job_runs_a_notebook_as_nbclient_does(place: Place, case: Case) -> Non
     assert_as_nbclient(ran, injected, case.workspace(place.workspace).parent)
 
 
+AS_NBCLIENT = notebook_of(
+    "import asyncio, os, subprocess, sys, ctypes\nos.getcwd()",
+    "async def tick():\n    for i in range(3):\n        await asyncio.sleep(.01)\n        seen.append(i)\n"
+    "seen = []\ntask = asyncio.create_task(tick())",
+    "",
+    ("1 / 0", "skip-execution"),
+    "await task\nseen, asyncio.get_running_loop().is_running()",
+    ("raise ValueError('tolerated')", "raises-exception"),
+    "subprocess.run(['echo', 'from a child'])\nos.system('echo from a shell')\n"
+    "ctypes.CDLL(None).puts(b'from C'); ctypes.CDLL(None).fflush(None)\nawait asyncio.sleep(.3)",
+    "print('a', end=''); print(end=''); print('b', file=sys.stderr); print('c')",
+    "from IPython.display import *\nshown = display('old', display_id='one')\ndisplay('other')",
+    "shown.update('new'); display(HTML('<b>'), display_id='one')",
+    "update_display('newest', display_id='one')",
+    "print('gone'); clear_output(); print('kept')",
+    "for i in range(3):\n    clear_output(wait=True); print(i)\nclear_output(wait=True)",
+    ("class Bad:\n    def _repr_html_(self): raise RuntimeError('no html')\nBad()", "raises-exception"),
+    "# only a comment",
+    "_i",
+    "input()",
+    "print('never')",
+)
+"""What is to be as nbclient has it, in jobs and in images."""
+
+
 def test_cells_have_what_nbclient_gives_them(place: Place) -> None:
-    notebook = notebook_of(
-        "import asyncio, os, subprocess, sys, ctypes\nos.getcwd()",
-        "async def tick():\n    for i in range(3):\n        await asyncio.sleep(.01)\n        seen.append(i)\n"
-        "seen = []\ntask = asyncio.create_task(tick())",
-        "",
-        ("1 / 0", "skip-execution"),
-        "await task\nseen, asyncio.get_running_loop().is_running()",
-        ("raise ValueError('tolerated')", "raises-exception"),
-        "subprocess.run(['echo', 'from a child'])\nos.system('echo from a shell')\n"
-        "ctypes.CDLL(None).puts(b'from C'); ctypes.CDLL(None).fflush(None)\nawait asyncio.sleep(.3)",
-        "print('a', end=''); print(end=''); print('b', file=sys.stderr); print('c')",
-        "from IPython.display import *\nshown = display('old', display_id='one')\ndisplay('other')",
-        "shown.update('new'); display(HTML('<b>'), display_id='one')",
-        "update_display('newest', display_id='one')",
-        "print('gone'); clear_output(); print('kept')",
-        "for i in range(3):\n    clear_output(wait=True); print(i)\nclear_output(wait=True)",
-        ("class Bad:\n    def _repr_html_(self): raise RuntimeError('no html')\nBad()", "raises-exception"),
-        "# only a comment",
-        "_i",
-        "input()",
-        "print('never')",
-    )
-    ran = place.run(notebook)
+    ran = place.run(AS_NBCLIENT)
     assert (ran.code, ran.error) == (1, "StdinNotImplementedError"), [cell["outputs"] for cell in ran.cells]
-    assert_as_nbclient(ran, notebook, place.workspace)
+    assert_as_nbclient(ran, AS_NBCLIENT, place.workspace)
     outputs = [cell["outputs"] for cell in ran.cells]
     assert outputs[4][0]["data"]["text/plain"] == "([0, 1, 2], True)"
     printed = "".join(one["text"] for one in outputs[6] if one["output_type"] == "stream")
@@ -216,17 +219,18 @@ def test_cells_have_what_nbclient_gives_them(place: Place) -> None:
     assert ran.text.count("from a child") == 1 and "never" not in ran.text
 
 
-@pytest.mark.parametrize(
-    ("end", "code", "error"),
-    [
-        ("import sys; sys.exit(0)", 0, ""),
-        ("raise SystemExit", 0, ""),
-        ("exit()", 0, ""),
-        ("quit()", 0, ""),
-        ("import sys; sys.exit(7)", 7, "SystemExit"),
-        ("import sys; sys.exit('no data')", 1, "SystemExit"),
-    ],
-)
+ENDS = [
+    ("import sys; sys.exit(0)", 0, ""),
+    ("raise SystemExit", 0, ""),
+    ("exit()", 0, ""),
+    ("quit()", 0, ""),
+    ("import sys; sys.exit(7)", 7, "SystemExit"),
+    ("import sys; sys.exit('no data')", 1, "SystemExit"),
+]
+"""How a cell may end its notebook, with which exit code, and what is told of it."""
+
+
+@pytest.mark.parametrize(("end", "code", "error"), ENDS)
 def test_a_notebook_may_end_itself(place: Place, end: str, code: int, error: str) -> None:
     ran = place.run(notebook_of("1", end, "print('never')"))
     assert (ran.code, ran.error) == (code, error) and "never" not in ran.text
@@ -274,6 +278,17 @@ def test_outputs_and_progress_are_told_as_they_come(place: Place) -> None:
     assert events == ["metrics", "display", "result_display", "clear", "display", "result_display", "end"]
     assert "cell 1 of 4" in [one.get("text") for one in ran.markers] and ran.markers[-2]["text"] == "4 cells"
     assert [one["path"] for one in ran.result["files"]] == ["made", "output.ipynb"]
+
+
+@pytest.mark.parametrize(("kind", "whose"), [("notebook", "its notebook's"), ("cell", "the kernel's")])
+def test_a_folder_that_is_not_in_the_job_is_named(place: Place, kind: str, whose: str) -> None:
+    away, home = place.folder / "elsewhere" / "reports", place.folder / "workspace"
+    spec = {"kind": kind, "env": {"PYTHONPATH": LIB, "HOME": str(home)}}
+    cell = "import os; print(os.getcwd())"
+    ran = place.run(notebook_of(cell), away, **spec, **({} if kind == "notebook" else {"source": cell}))
+    said, printed = ran.text.splitlines()
+    assert said.startswith(f"docker-kernel: the job runs in {home}, as {whose} folder, {away}, is not here")
+    assert (ran.code, printed) == (0, str(home))
 
 
 def test_parameters_that_do_not_fit_run_nothing(place: Place) -> None:
