@@ -136,6 +136,12 @@ class ListRequest(_Request):
     skip: Annotated[int, Field(ge=0, le=10_000_000)] = 0
 
 
+class CopiedRequest(_Request):
+    """Ask which files jobs get that work on a copy of the workspace."""
+
+    paths: Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=10_000)]
+
+
 class _Limits(BaseModel):
     memory: Size | None = None
 
@@ -171,6 +177,7 @@ class Broker:
             "job.events": (JobRequest, self._events),
             "job.fetch": (FetchRequest, self._fetch),
             "job.list": (ListRequest, self._list),
+            "workspace.copied": (CopiedRequest, self._copied),
         }
 
     async def handle(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -373,6 +380,14 @@ class Broker:
             "held_back_in_home": list(environment.held_back[:1000]),
             "new": new,
         }
+
+    async def _copied(self, request: CopiedRequest) -> dict[str, Any]:
+        folder = self._kernel.workspace
+        if folder is None:
+            return {"paths": []}
+        found = await background.in_own_thread(workspace_files, folder)
+        copied = {f"{folder.rstrip('/')}/{name}" for name in found.names}
+        return {"paths": [path for path in request.paths if path in copied]}
 
     async def _environment(self, stamp: str) -> Environment:
         """The image for a stamp. A kernel that lies about it only gets itself a job with older packages."""

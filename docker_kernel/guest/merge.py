@@ -541,7 +541,7 @@ class Originals:
         """The names of the variables of a group."""
         return set(self._groups[number].names) if number < len(self._groups) else set()
 
-    def still_bound(self, name: str, namespace: dict[str, Any]) -> bool:
+    def still_bound(self, name: str, namespace: Mapping[str, Any]) -> bool:
         """Whether a name is bound to what it was bound to then, or to nothing as it was."""
         held = self._bindings.get(name)
         if held is None:

@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 import traceback
+import types
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -20,11 +21,16 @@ from docker_kernel.guest.garbage import collect_garbage
 from docker_kernel.guest.job import STATE, Job, JobFailed, Sweep
 from docker_kernel.guest.link import Channel, LinkFailed, RemoteError
 from docker_kernel.guest.merge import Originals
+from docker_kernel.guest.module_reach import reached
 from docker_kernel.guest.options import CodeError, OptionError, Options, closest
 from docker_kernel.guest.process_state import NAME as PROCESS
 from docker_kernel.guest.process_state import Changes, ProcessState
-from docker_kernel.guest.reach import needed_names
+from docker_kernel.guest.reach import cell_code, needed_names
 from docker_kernel.guest.sources import NAME as SOURCES
+from docker_kernel.guest.workspace_modules import NAME as MODULES
+from docker_kernel.guest.workspace_modules import Travelling, WorkspaceModules
+
+_NO_MODULES = Travelling({}, frozenset(), None)
 
 MAX_MANIFEST = 8 << 20
 """Characters of a manifest that the host side takes: about 400,000 variables."""
@@ -55,9 +61,12 @@ class Session:
         self._snapshots: list[str] = []
         self._held_env: list[str] = []
         self._changes = Changes({}, [], {})
+        self._of_modules = _NO_MODULES
         self._generators: list[Any] = []
         self.process = ProcessState(shell.user_ns)
         self.process.begin()
+        self.modules = WorkspaceModules(shell.user_ns)
+        self.modules.begin()
 
     def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Ask the host side; raises JobFailed with its sentence when it refuses."""
@@ -199,9 +208,11 @@ class Session:
         }
         answer = self._start(params)
         jobs = [self._known(record) for record in answer["jobs"]]
-        originals = Originals(captured.groups, variables, found, self.shell.user_ns, still=options.live)
+        bindings = {**self.modules.values(), **found}
+        originals = Originals(captured.groups, variables, bindings, self.shell.user_ns, still=options.live)
         for job in jobs:
             job._originals, job._sent_here = originals, True
+            job._spare = self._of_modules.spare
             job._settings = None if options.live else self._changes.settings
             self._secrets[job.id] = list(secrets)
         if not options.live and self._changes.state:
@@ -243,13 +254,20 @@ class Session:
         variables = {name: value for name, value in found.items() if not isinstance(value, (Job, Sweep, Jobs, Ports))}
         # A notebook starts from nothing, unless it is told.
         if kind == "notebook" and options.only is None:
-            variables, self._changes = {}, Changes({}, [], {})
+            variables, self._changes, self._of_modules = {}, Changes({}, [], {}), _NO_MODULES
         else:
             self._changes = self.process.changes(all_random=True)
-            variables = {**self._chosen(variables, source, options), PROCESS: self._changes[:2]}
+            chosen = self._chosen(variables, source, options)
+            self._of_modules = self._chosen_of_modules(chosen, variables, source, options)
+            variables = {**self._of_modules.values, **chosen, PROCESS: self._changes[:2]}
+            if self._of_modules.sent:
+                variables[MODULES] = self._of_modules.sent
+        context = self._context(options.live)
         try:
             with generators.noted() as self._generators:
-                captured = snapshot.capture(variables, self.shell.user_ns, STATE, **self._context(options.live))
+                captured = snapshot.capture(
+                    variables, self.shell.user_ns, STATE, spare=self._of_modules.spare, **context
+                )
         except snapshot.SnapshotError as error:
             raise JobFailed(str(error)) from None
         if len(captured.manifest) > MAX_MANIFEST:
@@ -260,7 +278,7 @@ class Session:
             for one in captured.left_out:
                 if one.name in used:
                     raise JobFailed("The cell uses %s, which cannot travel (%s: %s); %s." % one)
-        self._report([*captured.left_out, *self._changes.left_out])
+        self._report([*self._reachable(captured.left_out, source), *self._changes.left_out])
         self._collect_garbage(captured.digest)
         held = (name for name, value in os.environ.items() if looks_secret(name, value) and name not in sent)
         self._held_env = [] if options.live else sorted(held)
@@ -276,6 +294,53 @@ class Session:
         if options.needed:
             chosen &= needed_names(self.shell.transform_cell(source), self.shell.user_ns)
         return {name: value for name, value in variables.items() if name in chosen and name not in options.exclude}
+
+    def _chosen_of_modules(
+        self, chosen: dict[str, Any], variables: dict[str, Any], source: str, options: Options
+    ) -> Travelling:
+        """The values of the user's modules that are to be sent with the chosen variables."""
+        files = self.modules.files()
+        if not files:
+            return _NO_MODULES
+        wanted = set(files)
+        if not options.live:
+            there = set(self.request("workspace.copied", {"paths": sorted(set(files.values()))})["paths"])
+            wanted = {name for name, file in files.items() if file in there}
+        if options.only is not None:
+            wanted &= {value.__name__ for value in chosen.values() if isinstance(value, types.ModuleType)}
+        if options.needed:
+            wanted &= self._reached(source)
+        self._report_stale(source, wanted)
+        return self.modules.travelling(wanted, [variables[name] for name in options.exclude])
+
+    def _reached(self, source: str) -> set[str]:
+        """The user's modules that a cell can reach."""
+        code = cell_code(self.shell.transform_cell(source))
+        namespace = self.shell.user_ns
+        uses = self.modules.uses()
+        if code is None:
+            return set(uses)
+        objects: list[Any] = [code]
+        for name in needed_names(self.shell.transform_cell(source), namespace):
+            objects += snapshot.objects_in(namespace[name], namespace)
+        return reached(objects, uses)
+
+    def _reachable(self, left_out: list[snapshot.LeftOut], source: str) -> list[snapshot.LeftOut]:
+        """What is left out, without the values of modules that the cell cannot reach."""
+        of_modules = {one.name for one in left_out if one.name in self._of_modules.values}
+        if not of_modules:
+            return left_out
+        modules = self._reached(source)
+        hidden = {name for name in of_modules if self.modules.place(name)[0] not in modules}
+        return [one for one in left_out if one.name not in hidden]
+
+    def _report_stale(self, source: str, wanted: set[str]) -> None:
+        """Name the modules that the job has otherwise than this kernel, once for each change of the file."""
+        stale = {name: one for name, one in self.modules.stale().items() if one not in self._reported}
+        for name in sorted(wanted & set(stale) & self._reached(source) if stale else ()):
+            self._reported.add(stale[name])
+            text = "The file of the module %s was changed since it was imported here: the job runs it as it is now."
+            print(text % name, file=sys.stderr)
 
     def _collect_garbage(self, digest: str) -> None:
         """Let go of what no job needs, now and then."""
@@ -448,7 +513,7 @@ def _plan_text(plan: dict[str, Any], captured: snapshot.Snapshot, changes: Chang
     for pack in manifest["packs"]:
         buffers = sum(size for _, size in pack["buffers"])
         for names, size in zip(pack["groups"], pack["sizes"]):
-            if names not in ([PROCESS], [SOURCES]):
+            if names not in ([PROCESS], [MODULES], [SOURCES]):
                 sizes.append((size + buffers, ", ".join(names)))
     sizes.sort(key=lambda pair: (-pair[0], pair[1]))
     lines = ["To the target %s would travel:" % options.on, "variables (together where they share objects):"]

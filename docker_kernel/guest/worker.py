@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from docker_kernel.guest.process_state import ProcessState
+    from docker_kernel.guest.workspace_modules import WorkspaceModules
 
 VALUE = "__docker_kernel_value__"
 """Under which name an expression's value comes back."""
@@ -28,7 +29,7 @@ INTERRUPTED = 130
 NEEDED = (
     "IPython.core.displayhook", "IPython.core.displaypub", "IPython.core.interactiveshell", "IPython.core.logger",
     "docker_kernel.guest.changes", "docker_kernel.guest.in_job", "docker_kernel.guest.inputs",
-    "docker_kernel.guest.process_state", "docker_kernel.guest.snapshot",
+    "docker_kernel.guest.process_state", "docker_kernel.guest.snapshot", "docker_kernel.guest.workspace_modules",
 )  # fmt: skip
 """Modules of every job, which are imported before its spec is read: a worker that waits for a job has them already."""
 
@@ -187,8 +188,8 @@ def stream_of(spec: dict[str, Any]) -> tuple[int, ...]:
 
 def restore_state(
     spec: dict[str, Any], manifest: dict[str, Any], shell: Any, on_group: Any = None
-) -> tuple[ProcessState, dict[str, Any]]:
-    """Give a shell the state that a job was sent with; returns the process's, and the variables.
+) -> tuple[ProcessState, WorkspaceModules, dict[str, Any]]:
+    """Give a shell the state that a job was sent with; returns the process's, the modules', and the variables.
 
     Args:
         on_group: as of `snapshot.restore`.
@@ -196,19 +197,25 @@ def restore_state(
     from docker_kernel.guest import generators, snapshot
     from docker_kernel.guest.process_state import NAME as PROCESS
     from docker_kernel.guest.process_state import ProcessState
+    from docker_kernel.guest.workspace_modules import WorkspaceModules
 
     # Not before IPython is there, which a file of the user's must not shadow.
     if manifest.get("sys_path"):
         sys.path[:] = manifest["sys_path"]
     process = ProcessState(shell.user_ns, stream_of(spec))
+    modules = WorkspaceModules(shell.user_ns, limit=None)
+    modules.begin()
     with generators.noted() as found:
         restored, failed = snapshot.restore(spec["state"], manifest, shell.user_ns, on_group=on_group)
     sent = restored.pop(PROCESS, ({}, []))
+    modules.receive(restored)
+    modules.expect(manifest)
     shell.user_ns.update(restored)
     failed += [*process.apply(sent[0]), *process.give_stream(found)]
     for one in failed:
-        print("docker-kernel: %s is not here: %s" % (one.name, one.reason), file=sys.stderr)
-    return process, restored
+        where = "as it was" if modules.came(one.name) else "here"
+        print("docker-kernel: %s is not %s: %s" % (one.name, where, one.reason), file=sys.stderr)
+    return process, modules, restored
 
 
 def run(spec: dict[str, Any], events: Events) -> int:
@@ -218,6 +225,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
     from docker_kernel.guest.in_job import job
     from docker_kernel.guest.merge import Restored
     from docker_kernel.guest.process_state import NAME as PROCESS
+    from docker_kernel.guest.workspace_modules import NAME as MODULES
 
     state = spec["state"]
     manifest = snapshot.read_manifest(state, spec["manifest"])
@@ -230,7 +238,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
         return run_notebook(spec, events.send, os.environ["DOCKER_KERNEL_OUTPUTS"])
     shell = make_shell(events)
     groups: list[Restored] = []
-    process, restored = restore_state(spec, manifest, shell, lambda *group: groups.append(Restored(*group)))
+    process, modules, restored = restore_state(spec, manifest, shell, lambda *group: groups.append(Restored(*group)))
     inputs.link(spec.get("linked") or {})
     inputs.fetch(spec.get("inputs") or {}, events.send)
     outputs = os.environ["DOCKER_KERNEL_OUTPUTS"]
@@ -239,8 +247,8 @@ def run(spec: dict[str, Any], events: Events) -> int:
     shell.user_ns.update(params)
     before = dict(shell.user_ns)
     source = spec["source"]
-    groups = [group for group in groups if not {PROCESS, sources.NAME} & set(group.values)]
-    changes = Changes(groups, shell.user_ns, shell.transform_cell(source))
+    groups = [group for group in groups if not {PROCESS, MODULES, sources.NAME} & set(group.values)]
+    changes = Changes(groups, shell.user_ns, shell.transform_cell(source), modules)
     process.begin()
 
     if spec["kind"] == "expression":
@@ -253,6 +261,8 @@ def run(spec: dict[str, Any], events: Events) -> int:
 
     variables = snapshot.user_variables(shell)
     changed: list[Restored] = []
+    gone: list[str] = []
+    spare: frozenset[str] = frozenset()
     if spec.get("pull") is not None:
         assigned = {name: variables[name] for name in spec["pull"] if name in variables}
     else:
@@ -260,15 +270,21 @@ def run(spec: dict[str, Any], events: Events) -> int:
         if result.success:
             # What a cell changes in place (model.fit, list.append) is as much its result as what it assigns.
             changed = changes.changed()
+            current = {**modules.values(), **variables}
             for group in changed:
-                assigned.update({name: value for name, value in group.values.items() if variables.get(name) is value})
+                assigned.update({name: value for name, value in group.values.items() if current.get(name) is value})
+            own, spare, sent = modules.travelling()
+            assigned.update(own)
+            if sent:
+                assigned[MODULES] = sent
+                gone = [name for names in sent.gone.values() for name in names]
     if VALUE in shell.user_ns:
         assigned[VALUE] = shell.user_ns[VALUE]
     settings = process.changes(only_random=spec.get("pull") is not None)
     if settings.state or settings.left_out:
         assigned[PROCESS] = settings[:2]
     context: dict[str, Any] = {
-        "deleted": sorted(set(restored) - set(variables)),
+        "deleted": sorted({*(set(restored) - set(variables)), *gone}),
         "changed": [group.number for group in changed],
     }
     if not result.success:
@@ -282,7 +298,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
         assigned[ERROR] = error
         events.send({"event": "raised", "name": type(error).__name__[:200], "value": text_of(error)[:500]})
     context["files"] = output_files(outputs, state)
-    captured = snapshot.capture(assigned, shell.user_ns, state, changes.pickler(), **context)
+    captured = snapshot.capture(assigned, shell.user_ns, state, changes.pickler(), spare, **context)
     if spec.get("result"):
         from docker_kernel.guest.deliver import deliver
 

@@ -1,0 +1,232 @@
+"""Modules of the workspace are state: a job sees the kernel's, and what its cell does to them is done here, too."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+from tests.guest.test_merge import Kernel, kernel
+
+__all__ = ["kernel"]
+
+
+class Case(NamedTuple):
+    """Modules by name, what the kernel does with them, the job's cell, and what holds afterwards."""
+
+    files: dict[str, str]
+    before: str
+    cell: str
+    expected: str
+
+
+CONFIG = """
+    import logging, re, threading
+    alpha, name = 1, "file"
+    opts = {"a": 1, "inner": {"b": [1]}}
+    names = ["x"]
+    _lock = threading.Lock()
+    _local = threading.local()
+    log = logging.getLogger("config")
+    pattern = re.compile("a+")
+    UNSET = object()
+    class Model:
+        count, seen = 0, []
+        class Inner:
+            size = 1
+        def run(self): Model.count += 1; return self.count
+        @classmethod
+        def note(cls, x): cls.seen.append(x)
+    def load(x=UNSET, known=opts): return (x is UNSET, known is opts, alpha, opts["a"])
+    def set_alpha(value):
+        global alpha
+        alpha = value
+    def add(value): opts.setdefault("all", []).append(value)
+"""
+
+CASES = {
+    "a value that was set anew": Case(
+        {"config": CONFIG}, "import config; config.alpha = 5", "y = config.alpha", "y == 5"
+    ),
+    "a value that a function of the module reads": Case(
+        {"config": CONFIG}, "import config; config.set_alpha(7)", "y = config.load()[2]", "y == 7 == config.alpha"
+    ),
+    "a module that only the cell imports by name": Case(
+        {"config": CONFIG},
+        "import config as c; c.alpha = 5; c.opts['a'] = 6; del c",
+        "from config import alpha, opts, load\ny = alpha, opts['a'], load()",
+        "y == (5, 6, (True, True, 5, 6))",
+    ),
+    "a dict under two names": Case(
+        {"config": CONFIG},
+        "import config; from config import opts",
+        "same = opts is config.opts; opts['b'] = 2; seen = config.opts['b']",
+        "same and seen == 2 and config.opts is opts and opts['b'] == 2",
+    ),
+    "a dict that functions have as a default": Case(
+        {"config": CONFIG},
+        "import config; held = [config.opts]; config.opts['a'] = 3",
+        "y = config.load(); config.add(4)",
+        "y == (True, True, 1, 3) and held[0] is config.opts and config.opts['all'] == [4]",
+    ),
+    "a default that has been set anew is another one": Case(
+        {"config": CONFIG},
+        "import config; config.opts = {'a': 9}; config.UNSET = object()",
+        "y = config.load()",
+        "y == (False, False, 1, 9)",
+    ),
+    "a sentinel that a variable holds": Case(
+        {"config": CONFIG},
+        "import config; none = config.UNSET",
+        "y = config.load(none)",
+        "y[0] and none is config.UNSET",
+    ),
+    "what the cell does to values": Case(
+        {"config": CONFIG},
+        "import config; held = config.names",
+        "config.alpha = 8; config.names.append('y'); config.new = [1]; del config.name",
+        "(config.alpha, config.new, hasattr(config, 'name')) == (8, [1], False) and held is config.names == ['x', 'y']",
+    ),
+    "what a function of the module does": Case(
+        {"config": CONFIG},
+        "import config; inner = config.opts['inner']",
+        "config.set_alpha(9); config.add(inner); config.add(1)",
+        "config.alpha == 9 and config.opts['all'][0] is inner is config.opts['inner'] and config.opts['all'][1] == 1",
+    ),
+    "attributes of classes": Case(
+        {"config": CONFIG},
+        "from config import Model; Model.count = 4; Model.Inner.size = 2; Model.seen.append(0); m = Model()",
+        "y = Model.count, Model.Inner.size, m.run(), m.seen; Model.note(1); Model.extra = {'a': 1}",
+        "y == (4, 2, 5, [0, 1]) and Model.count == 5 and m.seen is Model.seen is y[3] and Model.extra == {'a': 1}",
+    ),
+    "attributes of functions": Case(
+        {"config": CONFIG},
+        "from config import load; load.calls = [1]",
+        "load.calls.append(2); load.last = 3",
+        "load.calls == [1, 2] and load.last == 3",
+    ),
+    "a patched function": Case(
+        {"config": CONFIG}, "import config; config.load = lambda: 3", "y = config.load()", "y == config.load() == 3"
+    ),
+    "a wrapper that goes by the name of what it wraps": Case(
+        {"config": CONFIG},
+        "import config, functools\ncalls = []\ndef traced(f):\n    @functools.wraps(f)\n    def inner(*a):\n"
+        "        calls.append(a); return f(*a)\n    return inner\nconfig.load = traced(config.load)",
+        "y = config.load(1)",
+        "y[0] is False and calls == [(1,)] and config.load(2) and len(calls) == 2",
+    ),
+    "a wrapper of the module's own": Case(
+        {
+            "tools": "import functools\ncalls = []\ndef traced(f):\n    @functools.wraps(f)\n    def inner(*a):\n"
+            "        calls.append(a); return f(*a)\n    return inner\ndef load(*a): return len(a)\n"
+        },
+        "import tools; tools.load = tools.traced(tools.load)",
+        "y = tools.load(1, 2)",
+        "y == 2 and tools.calls == [(1, 2)]",
+    ),
+    "a patched method": Case(
+        {"config": CONFIG},
+        "import config; config.Model.run = lambda self: 'patched'",
+        "y = config.Model().run()",
+        "y == 'patched'",
+    ),
+    "a class that another one of its name replaces": Case(
+        {"config": CONFIG},
+        "import config\nclass Model(config.Model):\n    extra = 1\nconfig.Model = Model; m = Model()",
+        "y = m.run(), config.Model.extra, type(m) is config.Model; n = config.Model()",
+        "y == (1, 1, True) and type(n) is config.Model is Model",
+    ),
+    "what the kernel deleted": Case(
+        {"config": CONFIG},
+        "import config; del config.alpha, config.Model.count",
+        "y = hasattr(config, 'alpha'), hasattr(config.Model, 'count')",
+        "y == (False, False)",
+    ),
+    "modules that import from one another": Case(
+        {
+            "config": CONFIG,
+            "model": "from config import opts, alpha\nimport config\nclass Net:\n    opts = opts\n"
+            "def step(): opts['n'] = opts.get('n', 0) + 1; config.alpha += 1\n",
+        },
+        "import model; model.opts['n'] = 5",
+        "model.step(); import config; same = model.opts is config.opts is model.Net.opts",
+        "same and model.opts['n'] == 6 and __import__('config').alpha == 2 and model.opts is model.Net.opts",
+    ),
+    "a package": Case(
+        {"pkg__": "from . import part\nversion = [1]\n", "pkg__part": "table = {}\ndef put(k): table[k] = 1\n"},
+        "import pkg; pkg.part.put(1); pkg.version.append(2)",
+        "pkg.part.put(2); import pkg.part as p; y = len(p.table), pkg.version",
+        "y == (2, [1, 2]) and pkg.part.table == {1: 1, 2: 1} and pkg.version is y[1]",
+    ),
+    "modules that import each other": Case(
+        {"left": "values = [1]\nimport right\n", "right": "import left\ndef put(): left.values.append(2)\n"},
+        "import left; left.values.append(0)",
+        "left.right.put()",
+        "left.values == [1, 0, 2]",
+    ),
+    "a module that the cell is the first to import": Case(
+        {"config": CONFIG},
+        "",
+        "import config; from config import opts; config.alpha = 5; opts['b'] = 2; names = config.names",
+        "config.alpha == 5 and opts is config.opts and opts['b'] == 2 and names is config.names == ['x']",
+    ),
+    "a module that the cell is the first to import, and leaves as it is": Case(
+        {"config": CONFIG}, "", "from config import load\ny = load()", "y == load() == (True, True, 1, 1)"
+    ),
+    "a module that the cell loads again": Case(
+        {"config": CONFIG},
+        "import config, importlib; config.alpha = 5; config.opts['a'] = 2",
+        "importlib.reload(config); y = config.alpha",
+        "y == 1 and config.alpha == 1 and config.opts['a'] == 1",
+    ),
+    "an instance of a module's class that the module has, too": Case(
+        {"config": CONFIG + "\n    current = Model()\n"},
+        "import config; now = config.current",
+        "now.x = 1; y = config.current.x",
+        "y == 1 and now is config.current and config.current.x == 1",
+    ),
+    "data classes and enums": Case(
+        {
+            "kinds": "import dataclasses, enum\nclass Color(enum.Enum):\n    RED = 1\n"
+            "@dataclasses.dataclass(frozen=True)\nclass P:\n    x: int = 0\n    tags: list = dataclasses.field(default_factory=list)\norigin = P()\n"
+            "by = {Color.RED: origin}\n"
+        },
+        "import kinds; kinds.origin.tags.append(kinds.Color.RED)",
+        "red = kinds.Color.RED; y = kinds.by[red] is kinds.origin, kinds.origin.tags[0] is red; kinds.by['n'] = kinds.P(2)",
+        "y == (True, True) and kinds.by['n'] == kinds.P(2) and kinds.by[kinds.Color.RED] is kinds.origin",
+    ),
+    "a generator of random numbers": Case(
+        {"config": "import random\nrng = random.Random(3)\ndef draw(): return rng.random()\n"},
+        "import config; first = config.draw()",
+        "second = config.draw()",
+        "[first, second, config.draw()] == list(map(lambda r: r.random(), [__import__('random').Random(3)] * 3))",
+    ),
+    "code in a text": Case(
+        {"config": CONFIG},
+        "import config; config.opts['a'] = 2",
+        'exec(\'import sys; sys.modules["config"].opts["a"] += 1\')',
+        "config.opts['a'] == 3",
+    ),
+    "a plugin that is found in a registry": Case(
+        {
+            "registry": "plugins = []\ndef run_all(): return [one() for one in plugins]\n",
+            "plugin": "import registry\ncalls = []\n"
+            "@registry.plugins.append\ndef run(): calls.append(1); return len(calls)\n",
+        },
+        "import registry, plugin; registry.run_all(); run_all = registry.run_all; del plugin, registry",
+        "y = run_all()",
+        "y == [2] and __import__('plugin').calls == [1, 1]",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_cell_does_with_modules_in_a_job_what_it_does_here(kernel: Kernel, kind: str) -> None:
+    files, before, cell, expected = CASES[kind]
+    kernel.files(**files)
+    kernel.restart()
+    kernel.run(before).run(cell)
+    assert eval(expected, kernel.namespace), "this is not what it does here"
+    kernel.restart()
+    kernel.run(before).local(cell)
+    assert eval(expected, kernel.namespace)
