@@ -23,7 +23,6 @@ from docker_kernel.guest.options import NotThere
 from docker_kernel.guest.process_state import NAME as PROCESS
 from docker_kernel.guest.worker import ERROR, VALUE
 from docker_kernel.guest.workspace_modules import NAME as MODULES
-from docker_kernel.guest.workspace_modules import is_full_name
 
 if TYPE_CHECKING:
     from docker_kernel.guest.process_state import Settings, State
@@ -313,9 +312,9 @@ class Job:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the job's cell assigned, by name; nothing is assigned here."""
+        """What the job's cell assigned, by name, and of modules by full names (`config.alpha`); nothing is assigned."""
         self._ended(None)
-        return {name: value for name, value in self._fetch().items() if name != VALUE and not is_full_name(name)}
+        return {name: value for name, value in self._fetch().items() if name != VALUE}
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

@@ -188,12 +188,12 @@ CASES = {
     "data classes and enums": Case(
         {
             "kinds": "import dataclasses, enum\nclass Color(enum.Enum):\n    RED = 1\n"
-            "@dataclasses.dataclass(frozen=True)\nclass P:\n    x: int = 0\n    tags: list = dataclasses.field(default_factory=list)\norigin = P()\n"
-            "by = {Color.RED: origin}\n"
+            "@dataclasses.dataclass(frozen=True)\nclass P:\n    x: int = 0\n"
+            "    tags: list = dataclasses.field(default_factory=list)\norigin = P()\nby = {Color.RED: origin}\n"
         },
         "import kinds; kinds.origin.tags.append(kinds.Color.RED)",
-        "red = kinds.Color.RED; y = kinds.by[red] is kinds.origin, kinds.origin.tags[0] is red; kinds.by['n'] = kinds.P(2)",
-        "y == (True, True) and kinds.by['n'] == kinds.P(2) and kinds.by[kinds.Color.RED] is kinds.origin",
+        "from kinds import *; y = by[Color.RED] is origin, origin.tags[0] is Color.RED; by['n'] = P(2)",
+        "y == (True, True) and kinds.by['n'] == kinds.P(2) and kinds.by[kinds.Color.RED] is kinds.origin is origin",
     ),
     "a generator of random numbers": Case(
         {"config": "import random\nrng = random.Random(3)\ndef draw(): return rng.random()\n"},
