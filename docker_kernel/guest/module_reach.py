@@ -24,7 +24,8 @@ def imports(code: types.CodeType) -> Iterator[str]:
         for one in dis.get_instructions(code):
             if one.opname == "IMPORT_NAME":
                 yield ANY if before[0] else one.argval
-            before = [before[1], one.argval]
+            if one.opname != "EXTENDED_ARG":
+                before = [before[1], one.argval]
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from imports(constant)

@@ -14,7 +14,7 @@ def is_own(file: object) -> bool:
     """Whether a module's file is one that the user writes, as a workspace has them."""
     if not isinstance(file, str) or not os.path.isabs(file):
         return False  # no file, or what Python calls "built-in" and "frozen"
-    return not any(name in file.split(os.sep) for name in _INSTALLED) and not file.startswith(_places())
+    return not file.startswith(_places()) and not any(name in file.split(os.sep) for name in _INSTALLED)
 
 
 @functools.lru_cache(None)

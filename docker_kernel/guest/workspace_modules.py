@@ -15,7 +15,7 @@ import os
 import sys
 import types
 import weakref
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -154,7 +154,9 @@ class WorkspaceModules:
     def begin(self) -> None:
         """Look at the modules that are there, and from now on at each when it is imported."""
         for module in list(sys.modules.values()):
-            if isinstance(module, types.ModuleType) and is_own(getattr(module, "__file__", None)):
+            # A module that is to be loaded at its first use would be loaded for any other question.
+            known = object.__getattribute__(module, "__dict__") if isinstance(module, types.ModuleType) else {}
+            if is_own(known.get("__file__")):
                 self._note(module)
         when_any_imported(lambda spec: is_own(spec.origin), self._note)
 
@@ -163,6 +165,10 @@ class WorkspaceModules:
         if sys.modules.get(name) is not module or name == "__main__":
             return
         found = list(_attributes(module))
+        if name in self._marks:
+            # What its file does not make was there when it was loaded again.
+            makes = _names_in_code(module)
+            found = [one for one in found if one[0][len(name) + 1 :].partition(".")[0] in makes]
         module_objects.note(name, [value for _, value, _ in found if _is_made_by(value, name)])
         self._stamps[name] = _stamp(module)
         self._mentions[name] = set()
@@ -518,6 +524,15 @@ def _code(value: Any) -> list[types.CodeType]:
     """The code of a function or of a property."""
     functions = (value.fget, value.fset, value.fdel) if isinstance(value, property) else (value,)
     return [one.__code__ for one in functions if isinstance(one, types.FunctionType)]
+
+
+def _names_in_code(module: types.ModuleType) -> Collection[str]:
+    """The names that a module's own code has, what it binds among them."""
+    try:
+        code = module.__loader__.get_code(module.__name__)  # type: ignore[union-attr]
+    except Exception:
+        return ()
+    return () if code is None else set(code.co_names)
 
 
 def _stamp(module: types.ModuleType) -> Any:

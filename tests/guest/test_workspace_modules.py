@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+from typing import Any, NamedTuple
 
 import pytest
 
+from docker_kernel.guest import snapshot
+from docker_kernel.guest.changes import Changes
+from docker_kernel.guest.merge import Restored
 from tests.guest.test_merge import Kernel, kernel
 
 __all__ = ["kernel"]
@@ -179,6 +183,12 @@ CASES = {
         "importlib.reload(config); y = config.alpha",
         "y == 1 and config.alpha == 1 and config.opts['a'] == 1",
     ),
+    "a module that was loaded again, and what is not its file's": Case(
+        {"config": CONFIG},
+        "import config, importlib; config.own = 1; config.alpha = 5; importlib.reload(config); config.name = 'new'",
+        "y = config.own, config.alpha, config.name",
+        "y == (1, 1, 'new')",
+    ),
     "an instance of a module's class that the module has, too": Case(
         {"config": CONFIG + "\n    current = Model()\n"},
         "import config; now = config.current",
@@ -230,3 +240,84 @@ def test_a_cell_does_with_modules_in_a_job_what_it_does_here(kernel: Kernel, kin
     kernel.restart()
     kernel.run(before).local(cell)
     assert eval(expected, kernel.namespace)
+
+
+def test_what_a_file_makes_anew_is_no_news_and_what_was_put_there_is_named(kernel: Kernel) -> None:
+    kernel.files(config=CONFIG + "\n    state = {'lock': threading.Lock(), 'n': 0, 'all': []}\n")
+    kernel.restart()
+    kernel.run("import config")
+    assert not kernel.send()[0].left_out
+    kernel.run("import threading; config.alpha = 5; config._lock = threading.Lock(); config.conn = threading.local()")
+    kernel.run("config.Model.lock = threading.Lock(); config.state['n'] += 1")
+    captured, variables = kernel.send()
+    assert {one.name for one in captured.left_out} == {
+        "config._lock", "config.conn", "config.Model.lock", "config.state",
+    }  # fmt: skip
+    assert variables["config.alpha"] == 5 and ["config.alpha"] in [one.names for one in captured.groups]
+
+
+def test_a_class_that_goes_by_the_name_of_the_files_one_is_named(kernel: Kernel) -> None:
+    kernel.files(config="class Model:\n    pass\ndef other():\n    class Model: pass\n    return Model\n")
+    kernel.restart()
+    kernel.run("import config; config.Model = config.other(); config.Model.__qualname__ = 'Model'")
+    (left_out,) = kernel.send()[0].left_out
+    assert left_out[::2] == ("config.Model", "it goes by the name of another one, which its module's file makes")
+
+
+def test_nothing_travels_of_a_module_that_is_as_its_file_made_it(kernel: Kernel) -> None:
+    kernel.files(config=CONFIG, big="table = list(range(50_000))\n")
+    kernel.restart()
+    kernel.run("import config; before = 1")
+    names = [set(one["groups"][0]) for one in _packs(kernel)]
+    assert {"before"} in names and not [one for one in names if any(name.startswith("config.") for name in one)]
+    kernel.run("from config import opts; import big")
+    groups = [set(names) for one in _packs(kernel) for names in one["groups"]]
+    assert {"opts", "config.opts"} in groups and {"big.table"} in groups, "what is shared, or too large to tell, goes"
+
+
+def _packs(kernel: Kernel) -> list[dict[str, Any]]:
+    packs: list[dict[str, Any]] = json.loads(kernel.send()[0].manifest)["packs"]
+    return packs
+
+
+def test_a_module_is_neither_imported_nor_needed_for_its_values(kernel: Kernel) -> None:
+    kernel.files(config=CONFIG, broken="value = 1\n", gone="value = 1\n")
+    kernel.restart()
+    kernel.run(
+        "import config, broken; config.alpha = 5; broken.value = 2; import gone; gone.value = 3; del broken, gone"
+    )
+    (kernel.workspace / "broken.py").write_text("1 / 0\n")
+    (kernel.workspace / "gone.py").unlink()
+    kernel.run("del config").local("import sys; there = {'config', 'broken', 'gone'} & set(sys.modules); x = 1")
+    assert kernel["there"] == set() and kernel["x"] == 1
+    kernel.local("try: import broken\nexcept ZeroDivisionError: x = 2")
+    assert kernel["x"] == 2
+
+
+def test_large_values_that_the_cell_cannot_reach_are_not_looked_at(kernel: Kernel) -> None:
+    kernel.files(
+        config="import helper\nopts = {'a': 1}\ndef use(): return helper.use()\n",
+        helper="size = {}\ndef use():\n    import late\n    return late.rows\n",
+        late="rows = list(range(50_000))\n",
+        data="table = list(range(50_000))\n",
+    )
+    kernel.restart()
+    kernel.run("import config, helper, late, data; config.opts['a'] = helper.size['b'] = 2")
+    captured, _ = kernel.send()
+
+    def looked_at(cell: str) -> set[str]:
+        groups = [Restored(number, values, None, []) for number, values in enumerate(_groups(kernel, captured))]
+        kernel.modules._sent = kernel.modules.travelling().sent or kernel.modules._sent
+        changes = Changes(groups, kernel.namespace, cell, kernel.modules)
+        return {name for number in changes.reached for name in groups[number].values}
+
+    assert looked_at("1 + 1") == set()
+    assert looked_at("data.table.append(1)") == {"data.table"}
+    assert looked_at("helper.use()") == looked_at("from helper import size") == {"helper.size", "late.rows"}
+    assert looked_at("config") == {"config.opts", "helper.size", "late.rows"}
+    assert looked_at("exec('x = 1')") == {"config.opts", "helper.size", "late.rows", "data.table"}
+
+
+def _groups(kernel: Kernel, captured: snapshot.Snapshot) -> list[dict[str, Any]]:
+    values = kernel.modules.values()
+    return [{name: values[name] for name in one.names if name in values} for one in captured.groups]
