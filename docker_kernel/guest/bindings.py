@@ -49,12 +49,7 @@ class Bindings(MutableMapping):  # type: ignore[type-arg]
         self._namespace.update({name: value for name, value in values.items() if name not in of_modules})
 
     def __getitem__(self, name: str) -> Any:
-        if not is_full_name(name):
-            return self._namespace[name]
-        _, owner, attribute = self._modules.place(name)
-        if owner is None:
-            raise KeyError(name)
-        return vars(owner)[attribute]
+        return self._modules.value(name) if is_full_name(name) else self._namespace[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
         self.assign({name: value})

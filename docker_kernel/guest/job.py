@@ -451,7 +451,8 @@ class Job:
             for number in manifest.get("changed", []):
                 if originals.changed(number):
                     changed_here |= originals.names(number)
-        changed_here |= {name for name in self._spare if modules.differs(name)}
+        names = {name for pack in manifest["packs"] for group in pack["groups"] for name in group}
+        changed_here |= {name for name in self._spare & names if modules.differs(name)}
         values = self._fetch(originals)
         new = namespace.expect(self._of_modules)
         brought = [name for name in values if name != VALUE]

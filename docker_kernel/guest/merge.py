@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple
 
-from docker_kernel.guest import generators, snapshot
+from docker_kernel.guest import generators, module_objects, snapshot
 
 DEPTH = 6000
 """To which Python may recurse while a result is pickled."""
@@ -306,7 +306,7 @@ def _own(number: int, make: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def _is_of(own: Any, make: Any, arguments: tuple[Any, ...]) -> bool:
-    if make is snapshot._make_function:
+    if make in (snapshot._make_function, snapshot._make_module_function):
         return isinstance(own, types.FunctionType) and len(own.__closure__ or ()) == len(arguments[2])
     kind = arguments[0] if make is copyreg.__newobj__ else make  # type: ignore[attr-defined]
     return type(own) is kind
@@ -481,7 +481,7 @@ def is_tracked(value: Any, namespace: dict[str, Any]) -> bool:
     """Whether it makes a difference that a reference from elsewhere is to this very object."""
     kind = type(value)
     if kind is types.FunctionType:
-        return value.__globals__ is namespace
+        return value.__globals__ is namespace or module_objects.runs_in(value) is not None
     if kind in snapshot._ATOMS or snapshot._is_atom(kind):
         return False
     # Functions that libraries have compiled, which are pickled by their names.

@@ -1,7 +1,8 @@
-"""Functions and classes as the files of the user's modules made them.
+"""Functions and classes of the user's modules, and how a pickle has those that their names do not stand for.
 
-A pickle has these by their names. Where something else has taken the name since the import (a patched function, a
-decorator), the name stands for that, and what the file made is found here.
+A pickle has a function or class by its module's and its own name. Where something else has taken the name since the
+import (a patched function), or never was there under it (a lambda, a decorator's inner function), what the file made is
+found here. Other functions that run in a module's namespace are made anew there, and not in a copy of what they use.
 """
 
 from __future__ import annotations
@@ -10,44 +11,61 @@ import importlib
 import sys
 import types
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 _made: dict[tuple[str, str], weakref.ref[Any]] = {}
-"""By module and qualified name."""
+"""What files made, by module and name there."""
+
+_keys: dict[int, tuple[str, str]] = {}
+"""The keys of these, by ids."""
+
+_modules: set[str] = set()
 
 
-def note(module: str, values: list[Any]) -> None:
-    """Take down what a module's file has just made."""
+def note(module: str, values: Mapping[str, Any]) -> None:
+    """Take down which functions and classes a module's file has just made."""
     for key in [key for key in _made if key[0] == module]:
         del _made[key]
-    for value in values:
-        _made[module, value.__qualname__] = weakref.ref(value)
+    for number in [number for number, key in _keys.items() if key[0] == module]:
+        del _keys[number]
+    for name, value in values.items():
+        _made[module, name] = weakref.ref(value)
+        _keys.setdefault(id(value), (module, name))
+    _modules.add(module)
 
 
-def replaced(value: Any) -> tuple[str, str] | None:
-    """The module and the name of a file's function or class whose name stands for something else now."""
-    key = _key(value)
-    if key not in _made or _made[key]() is not value or _named(*key) is value:
+def made_by_file(value: Any) -> tuple[str, str] | None:
+    """The module and the name by which the other side finds what a file made; None where its own name does."""
+    key = _keys.get(id(value))
+    if key is None or _made[key]() is not value or is_found_by_name(value):
         return None
     return key
 
 
 def has_taken_a_name(value: Any) -> bool:
     """Whether a function or class goes by the name of another one, which the file made."""
-    key = _key(value)
-    return key in _made and _made[key]() is not value and _named(*key) is value
+    made = _made.get((value.__module__ or "", value.__qualname__))
+    return made is not None and made() is not value and is_found_by_name(value)
+
+
+def is_found_by_name(value: Any) -> bool:
+    found: Any = sys.modules.get(value.__module__ or "")
+    for part in value.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is value
 
 
 def find(module: str, name: str) -> Any:
     """What a module's file made under a name."""
-    importlib.import_module(module)
+    found: Any = importlib.import_module(module)
     made = _made.get((module, name))
     value = None if made is None else made()
-    if value is None:
-        value = _named(module, name)
-    if value is None:
-        raise AttributeError("module %r has no %s" % (module, name))
-    return value
+    if value is not None:
+        return value
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def globals_of(module: str) -> dict[str, Any]:
@@ -55,19 +73,14 @@ def globals_of(module: str) -> dict[str, Any]:
     return vars(importlib.import_module(module))
 
 
-def runs_in_module(function: types.FunctionType) -> str | None:
-    """The name of the module whose namespace a function runs in; None where there is no such module."""
+def runs_in(function: types.FunctionType) -> str | None:
+    """The module in whose namespace a function is to be made anew on the other side.
+
+    None for those of other modules than the user's, and for those that are found there.
+    """
     name = function.__globals__.get("__name__")
-    module = sys.modules.get(name) if isinstance(name, str) else None
-    return name if module is not None and vars(module) is function.__globals__ else None
-
-
-def _key(value: Any) -> tuple[str, str]:
-    return getattr(value, "__module__", None) or "", getattr(value, "__qualname__", "")
-
-
-def _named(module: str, name: str) -> Any:
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return found
+    if name not in _modules or getattr(sys.modules.get(name), "__dict__", None) is not function.__globals__:
+        return None
+    if is_found_by_name(function) and not has_taken_a_name(function):
+        return None
+    return None if made_by_file(function) else str(name)

@@ -304,8 +304,8 @@ class Session:
             return _NO_MODULES
         wanted = set(files)
         if not options.live:
-            there = set(self.request("workspace.copied", {"paths": sorted(set(files.values()))})["paths"])
-            wanted = {name for name, file in files.items() if file in there}
+            withheld = self.request("workspace.withheld", {"paths": sorted(set(files.values()))})["paths"]
+            wanted = {name for name, file in files.items() if file not in withheld}
         if options.only is not None:
             wanted &= {value.__name__ for value in chosen.values() if isinstance(value, types.ModuleType)}
         if options.needed:

@@ -247,11 +247,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(value, types.FunctionType) and value.__globals__ is self._namespace:
             return self._reduce_function(value)
         if isinstance(value, (type, types.FunctionType)):
-            by_file = module_objects.replaced(value)
+            by_file = module_objects.made_by_file(value)
             if by_file is not None:
                 return module_objects.find, by_file
+            if isinstance(value, types.FunctionType) and module_objects.runs_in(value) is not None:
+                return self._reduce_function(value)
             if module_objects.has_taken_a_name(value):
-                return self._reduce_by_value(value)
+                raise pickle.PicklingError("it goes by the name of another one, which its module's file makes")
         if isinstance(value, type):
             return self._reduce_class(value)
         if type(value) is types.CodeType and sources.is_known(value.co_filename):
@@ -352,15 +354,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             "doc": function.__doc__,
             "module": function.__module__,
         }
-        return _make_function, (function.__code__, function.__name__, shells), state, None, None, _fill_function
-
-    def _reduce_by_value(self, value: Any) -> Any:
-        """A function that its name does not tell from the one that its module's file makes."""
-        module = module_objects.runs_in_module(value) if isinstance(value, types.FunctionType) else None
-        if module is None:
-            raise pickle.PicklingError("it goes by the name of another one, which its module's file makes")
-        _, arguments, *rest = self._reduce_function(value)
-        return _make_module_function, (module, *arguments), *rest
+        arguments = (function.__code__, function.__name__, shells)
+        if function.__globals__ is self._namespace:
+            return _make_function, arguments, state, None, None, _fill_function
+        return _make_module_function, (*arguments, module_objects.runs_in(function)), state, None, None, _fill_function
 
     def _reduce_class(self, cls: type) -> Any:
         reduced = super().reducer_override(cls)
@@ -433,7 +430,9 @@ def _make_function(code: types.CodeType, name: str, cells: tuple[types.CellType,
     return types.FunctionType(code, _target[0], name, None, cells or None)
 
 
-def _make_module_function(module: str, code: types.CodeType, name: str, cells: Any) -> types.FunctionType:
+def _make_module_function(
+    code: types.CodeType, name: str, cells: tuple[types.CellType, ...], module: str
+) -> types.FunctionType:
     return types.FunctionType(code, module_objects.globals_of(module), name, None, cells or None)
 
 

@@ -169,12 +169,13 @@ class WorkspaceModules:
             # What its file does not make was there when it was loaded again.
             makes = _names_in_code(module)
             found = [one for one in found if one[0][len(name) + 1 :].partition(".")[0] in makes]
-        module_objects.note(name, [value for _, value, _ in found if _is_made_by(value, name)])
+        made = {path[len(name) + 1 :]: value for path, value, _ in found if _is_made_by(value, name)}
+        module_objects.note(name, made)
         self._stamps[name] = _stamp(module)
         self._mentions[name] = set()
         self._marks[name] = {
-            path: _Mark(value, self._content(name, value) if _may_change(value, in_class) else None)
-            for path, value, in_class in found
+            path: _Mark(value, self._content(name, value) if _may_change(value, is_inner) else None)
+            for path, value, is_inner in found
         }
         if name in self._placed:
             # It is loaded again, here: what its file makes now is this process's doing.
@@ -221,12 +222,12 @@ class WorkspaceModules:
                 continue
             found = list(_attributes(module))
             here: dict[str, Any] = {}
-            for path, value, in_class in found:
+            for path, value, is_inner in found:
                 if id(value) in excluded and not isinstance(value, (*_SIMPLE, types.ModuleType)):
                     continue
                 mark = self._marks[name].get(path)
                 if mark is None or not mark.is_of(value):
-                    if in_class and _is_librarys(value):
+                    if is_inner and _is_librarys(value):
                         continue
                     here[path] = value
                     rebound.add(path)
@@ -398,7 +399,15 @@ class WorkspaceModules:
         """Delete a value."""
         _, owner, attribute = self.place(path)
         if owner is not None:
-            delattr(owner, attribute)
+            _delete(owner, attribute)
+
+    def value(self, path: str) -> Any:
+        """What has a full name; raises KeyError where nothing has."""
+        _, owner, attribute = self.place(path)
+        found = _ABSENT if owner is None else _get(owner, attribute)
+        if found is _ABSENT:
+            raise KeyError(path)
+        return found
 
     def place(self, path: str) -> tuple[str | None, Any, str]:
         """The module, the owner and the attribute of a full name; None where there is no such place."""
@@ -408,7 +417,7 @@ class WorkspaceModules:
             if self.has(module):
                 owner: Any = sys.modules[module]
                 for part in parts[end:-1]:
-                    owner = vars(owner).get(part)
+                    owner = _get(owner, part)
                     if not _is_owner(owner):
                         return None, None, ""
                 return module, owner, parts[-1]
@@ -427,12 +436,12 @@ class WorkspaceModules:
         failed: list[str] = []
         for path, value in values.items():
             _, owner, attribute = self.place(path)
-            old = _ABSENT if owner is None else vars(owner).get(attribute, _ABSENT)
+            old = _ABSENT if owner is None else _get(owner, attribute)
             try:
                 if owner is None:
                     raise AttributeError("there is no such place")
                 if old is not value:
-                    setattr(owner, attribute, value)
+                    _set(owner, attribute, value)
             except Exception as error:
                 failed.append("%s is as its file makes it: %s" % (path, str(error) or type(error).__name__))
                 continue
@@ -473,21 +482,64 @@ class _Unknown:
 
 
 def _attributes(module: types.ModuleType) -> Iterator[tuple[str, Any, bool]]:
-    """What a module, its classes and its functions have: full names, values, and whether they are a class's."""
-    yield from _of(module, module.__name__, module.__name__)
+    """What a module, its classes and its functions have: full names, values, and whether they are no module's own."""
+    yield from _of(module, module.__name__, module.__name__, set())
 
 
-def _of(owner: Any, path: str, module: str) -> Iterator[tuple[str, Any, bool]]:
-    in_class = isinstance(owner, type)
-    for name, value in list(vars(owner).items()):
-        if not isinstance(name, str) or not name.isidentifier() or (name.startswith("__") and name.endswith("__")):
-            continue
+def _of(owner: Any, path: str, module: str, seen: set[int]) -> Iterator[tuple[str, Any, bool]]:
+    for name, value in _items(owner):
         if name == "_abc_impl" or (isinstance(value, types.ModuleType) and value.__name__.startswith(module + ".")):
             continue
         inner = "%s.%s" % (path, name)
-        yield inner, value, in_class
-        if _is_owner(value) and "%s.%s" % (value.__module__, value.__qualname__) == inner:
-            yield from _of(value, inner, module)
+        yield inner, value, owner is not sys.modules.get(module)
+        if _is_made_by(value, module) and _is_owner(value) and id(value) not in seen:
+            seen.add(id(value))
+            yield from _of(value, inner, module, seen)
+
+
+def _items(owner: Any) -> Iterator[tuple[str, Any]]:
+    """The attributes of a module, class or function, and what a function's closure has, as `<name>`."""
+    for name, value in list(vars(owner).items()):
+        if isinstance(name, str) and name.isidentifier() and not (name.startswith("__") and name.endswith("__")):
+            yield name, value
+    for name, cell in _cells(owner).items():
+        try:
+            yield name, cell.cell_contents
+        except ValueError:
+            pass  # its variable is not bound yet
+
+
+def _cells(owner: Any) -> dict[str, types.CellType]:
+    if not isinstance(owner, types.FunctionType):
+        return {}
+    named = zip(owner.__code__.co_freevars, owner.__closure__ or ())
+    return {"<%s>" % name: cell for name, cell in named if not name.startswith("__")}
+
+
+def _get(owner: Any, name: str) -> Any:
+    cell = _cells(owner).get(name)
+    if cell is None:
+        return vars(owner).get(name, _ABSENT)
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _ABSENT
+
+
+def _set(owner: Any, name: str, value: Any) -> None:
+    cell = _cells(owner).get(name)
+    if cell is None:
+        setattr(owner, name, value)
+    else:
+        cell.cell_contents = value
+
+
+def _delete(owner: Any, name: str) -> None:
+    cell = _cells(owner).get(name)
+    if cell is None:
+        delattr(owner, name)
+    else:
+        del cell.cell_contents
 
 
 def _is_owner(value: Any) -> bool:
@@ -500,12 +552,12 @@ def _is_made_by(value: Any, module: str) -> bool:
     return isinstance(value, (type, types.FunctionType)) and value.__module__ == module
 
 
-def _may_change(value: Any, in_class: bool) -> bool:
+def _may_change(value: Any, is_inner: bool) -> bool:
     """Whether a value can have other content while it is the same object, which is the user's doing."""
     if isinstance(value, (*_SIMPLE, *_BY_NAME, *_DESCRIPTORS, enum.Enum)):
         return False
-    # What a library keeps in a class has to stay with what it keeps elsewhere.
-    return not in_class or (type(value).__module__.partition(".")[0] in _CONTAINERS or _is_users(type(value)))
+    # What a library keeps in a class or function has to stay with what it keeps elsewhere.
+    return not is_inner or (type(value).__module__.partition(".")[0] in _CONTAINERS or _is_users(type(value)))
 
 
 def _is_users(kind: type) -> bool:

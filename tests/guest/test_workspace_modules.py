@@ -128,6 +128,33 @@ CASES = {
         "y = tools.load(1, 2)",
         "y == 2 and tools.calls == [(1, 2)]",
     ),
+    "what a decorator's closure has": Case(
+        {
+            "tools": "def counted(f):\n    calls, n = [], 0\n    def inner(*a):\n        nonlocal n\n"
+            "        n += 1; calls.append(a); return n, f(*a)\n    inner.calls = calls\n    return inner\n"
+            "factor = 2\n@counted\ndef load(a): return a * factor\n"
+        },
+        "import tools; from tools import load; load(0); tools.factor = 3",
+        "y = tools.load(1), load is tools.load, tools.load.calls[:]; tools.factor = 4",
+        "y == ((2, 3), True, [(0,), (1,)]) and load is tools.load and load(2) == (3, 8) and len(load.calls) == 3",
+    ),
+    "functions that a function of the module makes": Case(
+        {
+            "tools": "made = []\nscale = 1\ndef counter():\n    n = 0\n    def up():\n        nonlocal n\n"
+            "        n += scale; made.append(n); return n\n    return up\nshort = lambda: (scale, made)\n"
+        },
+        "import tools; from tools import short; up = tools.counter(); held = [up]; up(); tools.scale = 10",
+        "y = up(), short()[0], short()[1] is tools.made; tools.scale = 5",
+        "y == (11, 10, True) and up() == 16 and held[0] is up and tools.made == [1, 11, 16] and short is tools.short",
+    ),
+    "a class that a function of the module makes": Case(
+        {
+            "tools": "seen = []\ndef make():\n    class Local:\n        def put(self): seen.append(1)\n    return Local\n"
+        },
+        "import tools; Local = tools.make(); one = Local(); one.put()",
+        "one.put(); Local().put()",
+        "tools.seen == [1, 1, 1] and type(one) is Local",
+    ),
     "a patched method": Case(
         {"config": CONFIG},
         "import config; config.Model.run = lambda self: 'patched'",
