@@ -10,6 +10,7 @@ has: nothing is imported for this.
 from __future__ import annotations
 
 import collections
+import copyreg
 import enum
 import os
 import sys
@@ -38,6 +39,8 @@ _SIMPLE = (bool, int, float, complex, str, bytes, type(None), type(...), type(No
 _BY_NAME = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
 _DESCRIPTORS = (types.FunctionType, classmethod, staticmethod, property)
 _CONTAINERS = ("builtins", "collections", "array", "numpy")
+
+_PICKLING = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
 
 _ABSENT = object()
 
@@ -364,10 +367,8 @@ class WorkspaceModules:
                 continue  # the file makes something else here
             if pickler.digest() != one["data"] or pickler.buffers:
                 continue
-            memo = {
-                number: value.cell if type(value) is snapshot._Cell else value
-                for number, value in pickler.memo.copy().values()
-            }
+            held = _held(values.values())
+            memo = {number: value for number, value in pickler.memo.copy().values() if id(value) in held}
             for path, value in values.items():
                 self._marks[str(self.place(path)[0])][path] = _Mark(value, _OF_GROUP)
             self._on_group(Restored(number, values, memo, []))
@@ -554,7 +555,7 @@ def _is_made_by(value: Any, module: str) -> bool:
 
 def _may_change(value: Any, is_inner: bool) -> bool:
     """Whether a value can have other content while it is the same object, which is the user's doing."""
-    if isinstance(value, (*_SIMPLE, *_BY_NAME, *_DESCRIPTORS, enum.Enum)):
+    if isinstance(value, (*_SIMPLE, *_BY_NAME, *_DESCRIPTORS, enum.Enum, types.MappingProxyType)):
         return False
     # What a library keeps in a class or function has to stay with what it keeps elsewhere.
     return not is_inner or (type(value).__module__.partition(".")[0] in _CONTAINERS or _is_users(type(value)))
@@ -585,6 +586,29 @@ def _names_in_code(module: types.ModuleType) -> Collection[str]:
     except Exception:
         return ()
     return () if code is None else set(code.co_names)
+
+
+def _held(values: Iterable[Any]) -> set[int]:
+    """The ids of values and of what they hold, as far as objects of other types than plain ones do not hold it.
+
+    Those are made anew from parts that they need whole at once, while what has a key is filled when all has been read.
+    """
+    waiting = list(values)
+    found: set[int] = set()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in found:
+            continue
+        found.add(id(one))
+        kind = type(one)
+        if kind in (list, tuple, set, frozenset, collections.deque):
+            waiting += one
+        elif kind in (dict, collections.defaultdict, collections.OrderedDict):
+            waiting += [*one, *one.values()]
+        elif all(getattr(kind, name, None) is getattr(object, name, None) for name in _PICKLING):
+            waiting += getattr(one, "__dict__", {}).values()
+            waiting += [getattr(one, name) for name in copyreg._slotnames(kind) if hasattr(one, name)]  # type: ignore[attr-defined]
+    return found
 
 
 def _stamp(module: types.ModuleType) -> Any:

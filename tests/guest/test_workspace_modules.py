@@ -148,9 +148,7 @@ CASES = {
         "y == (11, 10, True) and up() == 16 and held[0] is up and tools.made == [1, 11, 16] and short is tools.short",
     ),
     "a class that a function of the module makes": Case(
-        {
-            "tools": "seen = []\ndef make():\n    class Local:\n        def put(self): seen.append(1)\n    return Local\n"
-        },
+        {"tools": "seen = []\ndef make():\n    class L:\n        def put(self): seen.append(1)\n    return L\n"},
         "import tools; Local = tools.make(); one = Local(); one.put()",
         "one.put(); Local().put()",
         "tools.seen == [1, 1, 1] and type(one) is Local",
@@ -348,3 +346,77 @@ def test_large_values_that_the_cell_cannot_reach_are_not_looked_at(kernel: Kerne
 def _groups(kernel: Kernel, captured: snapshot.Snapshot) -> list[dict[str, Any]]:
     values = kernel.modules.values()
     return [{name: values[name] for name in one.names if name in values} for one in captured.groups]
+
+
+LIBRARIES = {
+    "tables": """
+        from sqlalchemy import Column, ForeignKey, Integer, String, create_engine
+        from sqlalchemy.orm import DeclarativeBase, relationship, sessionmaker
+        make = sessionmaker(create_engine("sqlite://"))
+        class Base(DeclarativeBase): pass
+        class User(Base):
+            __tablename__ = "users"
+            id, name = Column(Integer, primary_key=True), Column(String)
+    """,
+    "more_tables": """
+        from tables import *
+        class Address(Base):
+            __tablename__ = "addresses"
+            id, owner = Column(Integer, primary_key=True), Column(Integer, ForeignKey("users.id"))
+            user = relationship("User", backref="addresses")
+        def names():
+            Base.metadata.create_all(make.kw["bind"])
+            with make.begin() as session:
+                session.add(Address(user=User(name="a")))
+                return [one.addresses[0].user.name for one in session.query(User)]
+    """,
+    "kinds": """
+        import abc, collections, enum, pydantic, typing
+        class Settings(pydantic.BaseModel):
+            limits: dict = {}
+        settings = Settings()
+        class Shape(abc.ABC):
+            @abc.abstractmethod
+            def area(self): ...
+        class Square(Shape):
+            def area(self): return 1
+        T = typing.TypeVar("T")
+        class Box(typing.Generic[T]): items: list = []
+        Point = collections.namedtuple("Point", "x y")
+        class Flags(enum.Flag): A = 1
+    """,
+    "numbers_": """
+        import argparse, contextlib, functools, itertools, logging, pathlib, sys, threading
+        import numpy as np, pandas as pd
+        from sklearn.linear_model import LinearRegression
+        small, frame, model = np.arange(3), pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}), LinearRegression()
+        log, handler, parser = logging.getLogger("n"), logging.StreamHandler(), argparse.ArgumentParser()
+        counter, stack, path, out = itertools.count(), contextlib.ExitStack(), pathlib.Path("."), sys.stdout
+        lock, event, thread = threading.RLock(), threading.Event(), threading.Thread(target=print)
+        generator, part, file = (x for x in [1]), functools.partial(print, 1), open("/etc/hostname")
+        @functools.lru_cache
+        def cached(x): return x
+        @functools.singledispatch
+        def describe(x): return "any"
+        describe.register(int)(lambda x: "int")
+        def fit(): model.fit(small.reshape(-1, 1), small)
+    """,
+}
+
+
+def test_modules_that_libraries_made_a_lot_in_are_left_to_their_files(kernel: Kernel) -> None:
+    for name in ("sqlalchemy", "pydantic", "pandas", "sklearn"):
+        pytest.importorskip(name)
+    kernel.files(**LIBRARIES)
+    kernel.restart()
+    kernel.run("import more_tables, kinds, numbers_; more_tables.Address(user=more_tables.User(name='b'))")
+    values, spare, _ = kernel.modules.travelling()
+    assert set(values) == spare and not kernel.send()[0].left_out
+    held = kernel["numbers_"].frame, kernel["numbers_"].model
+    kernel.local("names = more_tables.names(); kind = numbers_.describe(1)")
+    assert (kernel["names"], kernel["kind"]) == (["a"], "int")
+    kernel.local("numbers_.fit(); numbers_.frame['c'] = 1; numbers_.small[0] = 9; kinds.settings.limits['a'] = 1")
+    assert held[0] is kernel["numbers_"].frame and held[1] is kernel["numbers_"].model
+    kernel.local("y = numbers_.model.coef_[0], list(numbers_.frame), numbers_.small[0], kinds.settings.limits")
+    assert kernel["y"] == (pytest.approx(1), ["a", "b", "c"], 9, {"a": 1})
+    assert kernel.local("names = more_tables.names()")["names"] == ["a"]
