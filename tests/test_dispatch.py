@@ -188,7 +188,7 @@ def test_modules_of_the_workspace_are_state(notebook: Notebook, workspace: Path)
 
 
 def test_a_job_on_a_copy_has_the_modules_that_are_copied(notebook: Notebook, workspace: Path) -> None:
-    (workspace / "knobs.py").write_text("speed, table, seen = 1, {}, []\n")
+    (workspace / "knobs.py").write_text("import random\nspeed, table, seen, rng = 1, {}, [], random.Random(3)\n")
     (workspace / "private.py").write_text("login = ''\n")
     (workspace / ".dockerignore").write_text("private.py\nlocal.txt\n")
     notebook.run("import knobs, private; knobs.speed = 5; private.login = 'open sesame'; table = knobs.table")
@@ -199,15 +199,18 @@ def test_a_job_on_a_copy_has_the_modules_that_are_copied(notebook: Notebook, wor
     assert "knobs.speed" not in notebook.run("%%dispatch --dry-run --needed\n1 + 1").text
     assert "knobs.speed" in notebook.run("%%dispatch --dry-run --needed\nknobs.table").text
 
-    notebook.run(f"%%dispatch\n{HOLD}knobs.speed += 1; knobs.table['job'] = 1; knobs.seen.append(1)")
-    notebook.run("job = _\nknobs.speed = 7; knobs.seen.append(0)")
+    notebook.run(
+        f"%%dispatch\n{HOLD}knobs.speed += 1; knobs.table['job'] = 1; knobs.seen.append(1); drawn = knobs.rng.random()"
+    )
+    notebook.run("job = _\nknobs.speed = 7; knobs.seen.append(0); here = knobs.rng.random()")
     let_go(notebook.value("job.id"))
     reply = notebook.run("job.result()")
     assert "as they were bound anew since the job was sent: knobs.speed" in reply.text
     assert "as they were changed here since the job was sent, whose values job.variables has: knobs.seen" in reply.text
     assert notebook.value("[knobs.speed, table is knobs.table, table, knobs.seen]") == [7, True, {"job": 1}, [0]]
     assert notebook.value("[job.variables['knobs.speed'], job.variables['knobs.seen']]") == [6, [1]]
-    notebook.run("import sys; del private, table")
+    notebook.run("import random; expected = random.Random(3).random(); then = knobs.rng.random()")
+    assert "rng" not in reply.text and notebook.value("[drawn == expected, drawn in (here, then)]") == [True, False]
 
 
 def test_the_environment_travels(notebook: Notebook) -> None:

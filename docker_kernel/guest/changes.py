@@ -72,9 +72,8 @@ class Changes:
     def _named(self, objects: list[Any], of_name: Iterable[str]) -> list[str]:
         """The names by which objects reach variables, and values of the user's modules."""
         found: list[str] = []
-        for code in objects:
-            if type(code) is types.CodeType:
-                found += of_name if runs_text(code) else read_names(code)
+        for code in [one for one in objects if type(one) is types.CodeType]:
+            found += of_name if runs_text(code) else read_names(code)
         if self._modules is not None and self._uses:
             found += self._modules.names(reached(objects, self._uses))
         return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dis
 import importlib.util
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import compress
 from typing import Any
 
 from docker_kernel.guest.own_files import is_own
@@ -14,6 +15,7 @@ from docker_kernel.guest.reach import runs_text
 ANY = "*"
 """Stands among what a module uses for all modules: its code finds them by means that reading it does not show."""
 
+_MENTIONING = (types.CodeType, types.ModuleType, types.FunctionType, type)
 _IMPORT_NAME = dis.opmap["IMPORT_NAME"]
 
 
@@ -31,23 +33,23 @@ def imports(code: types.CodeType) -> Iterator[str]:
             yield from imports(constant)
 
 
-def mentioned(objects: Iterable[Any]) -> set[str]:
+def mentioned(objects: Collection[Any]) -> set[str]:
     """The names of the modules that objects are, are defined in or import; ANY for code that may reach all."""
+    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, _MENTIONING)}
     found: set[str] = set()
-    for one in objects:
-        kind = type(one)
-        if kind is types.CodeType:
+    for one in compress(objects, map(kinds.__contains__, map(type, objects))) if kinds else ():
+        if type(one) is types.CodeType:
             found.update(imports(one))
             if runs_text(one):
                 found.add(ANY)
-        elif isinstance(one, types.ModuleType):
+        elif issubclass(type(one), types.ModuleType):
             found.add(one.__name__)
-        elif isinstance(one, (type, types.FunctionType)):
+        else:
             found.add(one.__module__ or "")
     return found
 
 
-def reached(objects: Iterable[Any], uses: Mapping[str, Iterable[str]]) -> set[str]:
+def reached(objects: Collection[Any], uses: Mapping[str, Iterable[str]]) -> set[str]:
     """The modules that objects can reach.
 
     Args:

@@ -204,12 +204,12 @@ def restore_state(
         sys.path[:] = manifest["sys_path"]
     process = ProcessState(shell.user_ns, stream_of(spec))
     modules = WorkspaceModules(shell.user_ns, limit=None)
+    modules.expect(manifest)
     modules.begin()
     with generators.noted() as found:
         restored, failed = snapshot.restore(spec["state"], manifest, shell.user_ns, on_group=on_group)
     sent = restored.pop(PROCESS, ({}, []))
     modules.receive(restored)
-    modules.expect(manifest)
     shell.user_ns.update(restored)
     failed += [*process.apply(sent[0]), *process.give_stream(found)]
     for one in failed:

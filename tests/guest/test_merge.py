@@ -45,12 +45,12 @@ def run(state, digest, source):
     module = sys.modules["__main__"] = types.ModuleType("__main__")
     namespace, groups = module.__dict__, []
     modules = WorkspaceModules(namespace, limit=None)
+    modules.expect(snapshot.read_manifest(state, digest))
     modules.begin()
     on_group = lambda *group: groups.append(Restored(*group))
     found, failed = snapshot.restore(state, snapshot.read_manifest(state, digest), namespace, on_group=on_group)
     assert not failed, failed
     modules.receive(found)
-    modules.expect(snapshot.read_manifest(state, digest))
     namespace.update(found)
     before = dict(namespace)
     changes = Changes([one for one in groups if NAME not in one.values], namespace, source, modules)

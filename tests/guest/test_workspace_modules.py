@@ -420,3 +420,30 @@ def test_modules_that_libraries_made_a_lot_in_are_left_to_their_files(kernel: Ke
     kernel.local("y = numbers_.model.coef_[0], list(numbers_.frame), numbers_.small[0], kinds.settings.limits")
     assert kernel["y"] == (pytest.approx(1), ["a", "b", "c"], 9, {"a": 1})
     assert kernel.local("names = more_tables.names()")["names"] == ["a"]
+
+
+def test_what_came_home_in_the_place_of_what_the_file_made_stays_in_its_place(kernel: Kernel) -> None:
+    """The order of sets of texts is each process's own, so that such values are not known there as the same."""
+    kernel.files(
+        config="opts = {'s': {'a', 'b', 'c', 'd', 'e'}}\ndef load(known=opts): return known is opts, len(opts['s'])\n"
+    )
+    kernel.restart()
+    kernel.run("import config; held = [config.load]")
+    kernel.local("config.opts['s'].add('f'); y = config.load()")
+    assert kernel["y"] == kernel["config"].load() == (True, 6)
+    kernel.local("y = config.load(); config.opts['s'].add('g')")
+    assert kernel["y"] == (True, 6) and kernel["config"].load() == (True, 7)
+
+
+class Proxy:
+    """Fails at any question, as those of a request that is not there do."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("there is no request")
+
+
+def test_proxies_that_fail_at_any_question_are_left_alone(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+    kernel.files(config="from tests.guest.test_workspace_modules import Proxy\nrequest, alpha = Proxy(), 1\n")
+    kernel.restart()
+    kernel.run("import config; config.alpha = 5").local("y = config.alpha")
+    assert kernel["y"] == 5 and not capsys.readouterr().err
