@@ -181,6 +181,14 @@ def test_modules_of_the_workspace_are_state(notebook: Notebook, workspace: Path)
     assert "Left out: config.guard (dict): cannot pickle '_thread.lock' object; create it in the cell." in reply.text
     assert notebook.value("[result, lonely.value]") == [[2, 5], 3]
 
+    (workspace / "fresh.py").write_text("value, opts = 1, {}\n")
+    cell = (
+        "import fresh; from fresh import opts as own; fresh.value = 5; own['a'] = 1\nfresh.file = open('one.txt', 'w')"
+    )
+    reply = notebook.run(f"%%local\n{cell}")
+    assert "Not brought back: fresh.file (TextIOWrapper): it is an open file; open it in the cell." in reply.text
+    assert notebook.value("[fresh.value, own is fresh.opts, own, hasattr(fresh, 'file')]") == [5, True, {"a": 1}, False]
+
     (workspace / "lonely.py").write_text("value = 1\nmore = 2\n")
     stale = "The file of the module lonely was changed since it was imported here: the job runs it as it is now.\n"
     assert notebook.run("%local lonely.value").text == stale

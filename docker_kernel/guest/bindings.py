@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Container, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from docker_kernel.guest.workspace_modules import Sent, WorkspaceModules, is_full_name
@@ -23,16 +23,19 @@ class Bindings(MutableMapping):  # type: ignore[type-arg]
         self._sent = _NOTHING_SENT
         self.troubles: list[str] = []
 
-    def expect(self, sent: Sent | None) -> set[str]:
+    def expect(self, sent: Sent | None, before: Container[str]) -> set[str]:
         """Import the modules whose values come home, which natively the cell would have imported here.
 
+        Args:
+            before: the modules that were here.
+
         Returns:
-            The names of values of modules that were not here before.
+            The names of values of those that were not.
         """
         self._sent = sent or _NOTHING_SENT
         new: set[str] = set()
         for module, names in self._sent.values.items():
-            if self._modules.has(module):
+            if module in before:
                 continue
             new.update(names)
             try:

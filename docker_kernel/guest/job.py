@@ -453,8 +453,9 @@ class Job:
                     changed_here |= originals.names(number)
         names = {name for pack in manifest["packs"] for group in pack["groups"] for name in group}
         changed_here |= {name for name in self._spare & names if modules.differs(name)}
+        before = modules.files()  # what comes home may be the first to import a module here
         values = self._fetch(originals)
-        new = namespace.expect(self._of_modules)
+        new = namespace.expect(self._of_modules, before)
         brought = [name for name in values if name != VALUE]
         deleted = [name for name in self._deleted if name in namespace and originals is not None]
         bound_here = [

@@ -152,6 +152,7 @@ class Kernel(Notebook):
         self.run(meanwhile)
         manifest = snapshot.read_manifest(self.state, digest)
         assert not manifest["left_out"], manifest["left_out"]
+        before = self.modules.files()
         with merge.loading(None if fresh else originals) as load:
             values, failed = snapshot.restore(self.state, manifest, self.namespace)
         assert not failed, failed
@@ -159,7 +160,7 @@ class Kernel(Notebook):
         sent = values.pop(MODULES, None)
         if not fresh:
             bound = Bindings(self.namespace, self.modules)
-            bound.expect(sent)
+            bound.expect(sent, before)
             bound.assign(values)
             for name in deleted:
                 del bound[name]
