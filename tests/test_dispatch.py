@@ -269,6 +269,82 @@ def test_what_is_missing_in_a_job_is_named_only_where_the_cell_may_use_it(notebo
     notebook.run("sys.path.remove('/tmp'); del one, ghost, shown")
 
 
+CONFIG = """
+import threading
+alpha, opts, names = 1, {"a": 1}, ["x"]
+lock, guard = threading.Lock(), threading.Lock()
+class Model:
+    count = 0
+def step(known=opts):
+    known["a"] += 1
+    Model.count += 1
+    return alpha, known is opts, Model.count
+"""
+
+
+def test_modules_of_the_workspace_are_state(notebook: Notebook, workspace: Path) -> None:
+    (workspace / "config.py").write_text(CONFIG)
+    (workspace / "lonely.py").write_text("value = 1\n")
+    notebook.run("import config, lonely; from config import opts, step; config.alpha = 5; held = [config.names]")
+    notebook.run("config.Model.count = 4; lonely.value = open('/etc/hostname')")
+    reply = notebook.run(
+        "%%local\nfirst, same = step(), opts is config.opts\nconfig.names.append(opts); config.new = 1"
+    )
+    assert (reply.status, reply.text) == ("ok", ""), "what cannot be reached, or is made anew by the file, is no news"
+    assert notebook.value("[first, same, dict(opts), config.Model.count, step()]") == [
+        [5, True, 5], True, {"a": 2}, 5, [5, True, 6],
+    ]  # fmt: skip
+    assert notebook.value("[held[0] is config.names, config.names[1] is opts is config.opts, config.new]") == [
+        True, True, 1,
+    ]  # fmt: skip
+
+    reply = notebook.run("%local lonely.value.closed")
+    assert "Left out: lonely.value (TextIOWrapper): it is an open file; open it in the cell." in reply.text
+    notebook.run("lonely.value.close(); lonely.value = 2; config.guard = {'lock': config.lock}")
+    reply = notebook.run("%%local\nimport lonely as other\nresult = other.value, step()[0]; lonely.value = 3")
+    assert "Left out: config.guard (dict): cannot pickle '_thread.lock' object; create it in the cell." in reply.text
+    assert notebook.value("[result, lonely.value]") == [[2, 5], 3]
+
+    (workspace / "fresh.py").write_text("value, opts = 1, {}\n")
+    cell = (
+        "import fresh; from fresh import opts as own; fresh.value = 5; own['a'] = 1\nfresh.file = open('one.txt', 'w')"
+    )
+    reply = notebook.run(f"%%local\n{cell}")
+    assert "Not brought back: fresh.file (TextIOWrapper): it is an open file; open it in the cell." in reply.text
+    assert notebook.value("[fresh.value, own is fresh.opts, own, hasattr(fresh, 'file')]") == [5, True, {"a": 1}, False]
+
+    (workspace / "lonely.py").write_text("value = 1\nmore = 2\n")
+    stale = "The file of the module lonely was changed since it was imported here: the job runs it as it is now.\n"
+    assert notebook.run("%local lonely.value").text == stale
+    assert notebook.run("%local lonely.value, lonely.more").shown == "(3, 2)"
+
+
+def test_a_job_on_a_copy_has_the_modules_that_are_copied(notebook: Notebook, workspace: Path) -> None:
+    (workspace / "knobs.py").write_text("import random\nspeed, table, seen, rng = 1, {}, [], random.Random(3)\n")
+    (workspace / "private.py").write_text("login = ''\n")
+    (workspace / ".dockerignore").write_text("private.py\nlocal.txt\n")
+    notebook.run("import knobs, private; knobs.speed = 5; private.login = 'open sesame'; table = knobs.table")
+    plan = notebook.run("%%dispatch --dry-run\nknobs.speed").text
+    assert "knobs.speed" in plan and "private.login" not in plan and "__docker_kernel" not in plan
+    assert "knobs.speed" not in notebook.run("%%dispatch --dry-run --only table\nknobs.speed").text
+    assert "knobs.speed" in notebook.run("%%dispatch --dry-run --only knobs\nknobs.speed").text
+    assert "knobs.speed" not in notebook.run("%%dispatch --dry-run --needed\n1 + 1").text
+    assert "knobs.speed" in notebook.run("%%dispatch --dry-run --needed\nknobs.table").text
+
+    notebook.run(
+        f"%%dispatch\n{HOLD}knobs.speed += 1; knobs.table['job'] = 1; knobs.seen.append(1); drawn = knobs.rng.random()"
+    )
+    notebook.run("job = _\nknobs.speed = 7; knobs.seen.append(0); here = knobs.rng.random()")
+    let_go(notebook.value("job.id"))
+    reply = notebook.run("job.result()")
+    assert "as they were bound anew since the job was sent: knobs.speed" in reply.text
+    assert "as they were changed here since the job was sent, whose values job.variables has: knobs.seen" in reply.text
+    assert notebook.value("[knobs.speed, table is knobs.table, table, knobs.seen]") == [7, True, {"job": 1}, [0]]
+    assert notebook.value("[job.variables['knobs.speed'], job.variables['knobs.seen']]") == [6, [1]]
+    notebook.run("import random; expected = random.Random(3).random(); then = knobs.rng.random()")
+    assert "rng" not in reply.text and notebook.value("[drawn == expected, drawn in (here, then)]") == [True, False]
+
+
 def test_the_environment_travels(notebook: Notebook) -> None:
     notebook.run("import os\nos.environ['SHADE'] = 'green'\nos.environ.pop('LANG', None)")
     assert notebook.run("%%local\nprint(os.environ['SHADE'], os.environ.get('LANG'))").text == "green None\n"

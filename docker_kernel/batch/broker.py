@@ -37,7 +37,7 @@ from docker_kernel.batch.targets.base import InputMount, JobTask, Package, Targe
 from docker_kernel.config import Size, TargetConfig, format_size
 from docker_kernel.engine import ContainerSpec, VolumeMount
 from docker_kernel.errors import EngineError, JobError
-from docker_kernel.guest.credentials import looks_secret, without_credentials
+from docker_kernel.guest.credentials import looks_secret, names_credentials, without_credentials
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
 
@@ -141,6 +141,12 @@ class ListRequest(_Request):
     group: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")] | None = None
 
 
+class WithheldRequest(_Request):
+    """Ask which of some files jobs do not get that work on a copy of the workspace."""
+
+    paths: Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=10_000)]
+
+
 class _Limits(BaseModel):
     memory: Size | None = None
 
@@ -173,6 +179,7 @@ class Broker:
             "job.events": (JobRequest, self._events),
             "job.fetch": (FetchRequest, self._fetch),
             "job.list": (ListRequest, self._list),
+            "workspace.withheld": (WithheldRequest, self._withheld),
         }
 
     async def handle(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -405,6 +412,15 @@ class Broker:
             "held_back_in_home": list(environment.held_back[:1000]),
             "new": new,
         }
+
+    async def _withheld(self, request: WithheldRequest) -> dict[str, Any]:
+        folder = self._kernel.workspace
+        withheld = {path for path in request.paths if names_credentials(path)}
+        if folder is not None:
+            copied = (await background.in_own_thread(workspace_files, folder)).names
+            inside = {path for path in request.paths if PurePosixPath(path).is_relative_to(folder)}
+            withheld = (withheld | inside) - {str(PurePosixPath(folder, name)) for name in copied}
+        return {"paths": sorted(withheld)}
 
     async def _environment(self, stamp: str) -> Environment:
         """The image for a stamp. A kernel that lies about it only gets itself a job with older packages."""

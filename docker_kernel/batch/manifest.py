@@ -42,6 +42,13 @@ class LeftOut(_Part):
     hint: str
 
 
+class SpareGroup(_Part):
+    """Values that did not travel, as the other side has the same."""
+
+    names: Annotated[list[str], Field(min_length=1)]
+    data: Digest
+
+
 class _Manifest(_Part):
     version: Literal[1]
     python: str
@@ -49,6 +56,7 @@ class _Manifest(_Part):
     packs: list[Pack]
     modules: dict[str, str]
     left_out: list[LeftOut]
+    spare: list[SpareGroup] = []
 
     def blobs(self) -> list[str]:
         """The digests of all blobs, each once, in order."""

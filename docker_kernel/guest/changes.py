@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from docker_kernel.guest import snapshot
 from docker_kernel.guest.merge import Restored, ReturnPickler, owners
+from docker_kernel.guest.module_reach import reached
 from docker_kernel.guest.reach import cell_code, read_names, runs_text
+from docker_kernel.guest.workspace_modules import WorkspaceModules
 
 
 class _Fingerprint(NamedTuple):
@@ -29,40 +31,62 @@ class Changes:
         source: the cell as Python, magics transformed.
         state: the folder that the groups were read from: large content is compared with what is there, which is faster
             than to make a digest.
+        modules: the user's, whose values are in the groups, too.
 
     Attributes:
         reached: for the number of each group that the cell can reach, what tells whether it changes.
     """
 
-    def __init__(self, groups: Iterable[Restored], namespace: dict[str, Any], source: str, state: str) -> None:
+    def __init__(
+        self,
+        groups: Iterable[Restored],
+        namespace: dict[str, Any],
+        source: str,
+        state: str,
+        modules: WorkspaceModules | None = None,
+    ) -> None:
         self._namespace, self._state = namespace, state
+        self._modules = modules
+        self._uses = {} if modules is None else modules.uses()
         self._groups = {group.number: group for group in groups}
         self.reached: dict[int, _Fingerprint] = {}
         self._reach(source)
+        if modules is not None:
+            modules.watch_groups(self._add)
 
     def _reach(self, source: str) -> None:
         """Take the fingerprints of what the cell can reach: what it names, what shares objects with that, and what the
-        functions and classes in there name; all groups where code runs text."""
+        functions, classes and modules in there name; all groups where code runs text."""
         of_name = {name: group for group in self._groups.values() for name in group.values}
         code = cell_code(source)
-        waiting = list(of_name) if code is None or runs_text(code) else [*read_names(code)]
+        waiting = list(of_name) if code is None else self._named([code], of_name)
         seen: set[str] = set()
         while waiting:
             name = waiting.pop()
-            if name in seen or name not in self._namespace:
+            if name in seen or (name not in self._namespace and name not in of_name):
                 continue
             seen.add(name)
             group = of_name.get(name)
             if group is None:
-                inner = snapshot.code_in(self._namespace[name], self._namespace)
-            elif group.number in self.reached:
-                continue
-            else:
-                inner = self._look(group)
-            for part in inner:
-                waiting += of_name if runs_text(part) else read_names(part)
+                waiting += self._named(snapshot.objects_in(self._namespace[name], self._namespace), of_name)
+            elif group.number not in self.reached:
+                waiting += self._named(self._look(group), of_name)
 
-    def _look(self, group: Restored) -> list[types.CodeType]:
+    def _named(self, objects: list[Any], of_name: Iterable[str]) -> list[str]:
+        """The names by which objects reach variables, and values of the user's modules."""
+        found: list[str] = []
+        for code in [one for one in objects if type(one) is types.CodeType]:
+            found += of_name if runs_text(code) else read_names(code)
+        if self._modules is not None and self._uses:
+            found += self._modules.names(reached(objects, self._uses))
+        return found
+
+    def _add(self, group: Restored) -> None:
+        """Look at values that a module has just been imported with."""
+        self._groups[group.number] = group
+        self._look(group)
+
+    def _look(self, group: Restored) -> list[Any]:
         pickler = snapshot.scan(group.values, self._namespace)
         if pickler is None:
             # It was restored, and cannot be pickled: there is no telling whether it changes.
@@ -71,7 +95,7 @@ class Changes:
         if sizes != [size for _, size in group.buffers]:
             digests = [content.own_digest() for content in pickler.buffers]
         self.reached[group.number] = _Fingerprint(pickler.digest(), sizes, digests)
-        return [part for part in pickler.objects if type(part) is types.CodeType]
+        return pickler.objects
 
     def changed(self) -> list[Restored]:
         """The groups that are not as they were."""

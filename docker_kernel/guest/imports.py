@@ -21,26 +21,34 @@ def when_imported(name: str, callback: Callback) -> None:
     _finder().callbacks.setdefault(name, []).append(callback)
 
 
+def when_any_imported(wanted: Callable[[Any], bool], callback: Callback) -> None:
+    """Call a function with each module that has been imported whose spec is wanted, as `when_imported` does."""
+    _finder().watchers.append((wanted, callback))
+
+
 class _Finder:
     """Finds modules as the others on `sys.meta_path` do; those that somebody waits for are loaded by a `_Loader`."""
 
     def __init__(self) -> None:
         self.callbacks: dict[str, list[Callback]] = {}
+        self.watchers: list[tuple[Callable[[Any], bool], Callback]] = []
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> Any:
-        if not self.callbacks.get(name):
+        if not self.callbacks.get(name) and not self.watchers:
             return None
         for finder in list(sys.meta_path):
             find = getattr(finder, "find_spec", None)
             spec = None if finder is self or find is None else find(name, path, target)
             if spec is not None:
-                if hasattr(spec.loader, "exec_module"):
+                awaited = self.callbacks.get(name) or any(wanted(spec) for wanted, _ in self.watchers)
+                if awaited and hasattr(spec.loader, "exec_module"):
                     spec.loader = _Loader(spec.loader, lambda module: self.tell(name, module))
                 return spec
         return None
 
     def tell(self, name: str, module: Any) -> None:
-        for callback in list(self.callbacks[name]):
+        watchers = [callback for wanted, callback in self.watchers if wanted(module.__spec__)]
+        for callback in [*self.callbacks.get(name, []), *watchers]:
             try:
                 callback(module)
             except Exception as error:

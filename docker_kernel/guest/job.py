@@ -16,15 +16,18 @@ from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
 from docker_kernel.guest import handles, history, merge, snapshot, submodules, widget_values
+from docker_kernel.guest.bindings import Bindings
 from docker_kernel.guest.exceptions import Shown
 from docker_kernel.guest.merge import Originals
 from docker_kernel.guest.options import NotThere
 from docker_kernel.guest.process_state import NAME as PROCESS
 from docker_kernel.guest.worker import ERROR, VALUE
+from docker_kernel.guest.workspace_modules import NAME as MODULES
 
 if TYPE_CHECKING:
     from docker_kernel.guest.process_state import Settings, State
     from docker_kernel.guest.session import Session
+    from docker_kernel.guest.workspace_modules import Sent
 
 T = TypeVar("T")
 
@@ -151,6 +154,9 @@ class Job:
         """Those of the kernel when the job was sent; None where there is nothing to compare."""
         self._process: tuple[State, list[snapshot.LeftOut]] = ({}, [])
         self._settled = False
+        self._spare: frozenset[str] = frozenset()
+        """The values of modules that were as their files had made them when the job was sent."""
+        self._of_modules: Sent | None = None
         self._value: Any = None
         self._fetched = False
         self._take(record)
@@ -311,7 +317,7 @@ class Job:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the job's cell assigned, by name; nothing is assigned here."""
+        """What the job's cell assigned, by name, and of modules by full names (`config.alpha`); nothing is assigned."""
         self._ended(None)
         return {name: value for name, value in self._fetch().items() if name != VALUE}
 
@@ -434,6 +440,7 @@ class Job:
             values, failed = self._with_result(lambda: snapshot.restore(STATE, manifest, namespace))
         troubles = load.apply()
         self._process = values.pop(PROCESS, ({}, []))
+        self._of_modules = values.pop(MODULES, None)
         values = {name: value for name, value in values.items() if not submodules.is_name(name)}
         left_out = [*manifest["left_out"], *(one._asdict() for one in failed)]
         if manifest.get("error"):
@@ -455,7 +462,8 @@ class Job:
         """Assign what came back, once; but what was bound anew or changed here since the job was sent stays."""
         if self._bound:
             return self._fetch()
-        originals, namespace = self._originals, self._session.shell.user_ns
+        originals, modules = self._originals, self._session.modules
+        namespace = Bindings(self._session.shell.user_ns, modules)
         manifest = self._manifest()
         changed_here: set[str] = set()
         if originals is not None:
@@ -463,7 +471,11 @@ class Job:
             for number in manifest.get("changed", []):
                 if originals.changed(number):
                     changed_here |= originals.names(number)
+        names = {name for pack in manifest["packs"] for group in pack["groups"] for name in group}
+        changed_here |= {name for name in self._spare & names if modules.differs(name)}
+        before = modules.files()  # what comes home may be the first to import a module here
         values = self._fetch(originals)
+        new = namespace.expect(self._of_modules, before)
         # What cells before had as values changes in place, if it does.
         brought = [name for name in values if name != VALUE and not history.is_result(name)]
         deleted = [name for name in self._deleted if name in namespace and originals is not None]
@@ -471,16 +483,19 @@ class Job:
             name
             for name in [*brought, *deleted]
             if originals is not None
+            and name not in new
             and not originals.still_bound(name, namespace)
             and namespace.get(name, _UNBOUND) is not values.get(name)
         ]
         changed_here -= {*bound_here, *deleted}
         kept = {*bound_here, *(name for name in changed_here if name in values)}
-        namespace.update({name: values[name] for name in brought if name not in kept})
+        namespace.assign({name: values[name] for name in brought if name not in kept})
         for name in deleted:
             if name not in kept:
                 del namespace[name]
         self._bound, self._originals = True, None
+        for text in namespace.troubles:
+            print(text)
         if bound_here:
             print("Kept as they are, as they were bound anew since the job was sent: %s" % ", ".join(bound_here))
         if kept.difference(bound_here):

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple
 
-from docker_kernel.guest import caches, functools_objects, generators, snapshot, widget_values
+from docker_kernel.guest import caches, functools_objects, generators, module_objects, snapshot, widget_values
 
 DEPTH = 6000
 """To which Python may recurse while a result is pickled."""
@@ -323,7 +323,7 @@ def _own(number: int, make: Any, arguments: tuple[Any, ...]) -> Any:
 def _is_of(own: Any, make: Any, arguments: tuple[Any, ...]) -> bool:
     if make is functools_objects.make_dispatching:
         return functools_objects.is_dispatching(own)
-    if make is snapshot._make_function:
+    if make in (snapshot._make_function, snapshot._make_module_function):
         return isinstance(own, types.FunctionType) and len(own.__closure__ or ()) == len(arguments[2])
     if make is widget_values.make:
         return type(own) is arguments[0]
@@ -514,7 +514,7 @@ def is_tracked(value: Any, namespace: dict[str, Any]) -> bool:
     if kind is types.FunctionType:
         if functools_objects.is_dispatching(value):
             return not functools_objects.is_importable(value)
-        return value.__globals__ is namespace
+        return value.__globals__ is namespace or module_objects.runs_in(value) is not None
     tracked = _is_tracked_kind(kind)
     # Functions that libraries have compiled are pickled by their names.
     return not isinstance(getattr(value, "__qualname__", None), str) if tracked is None else tracked
@@ -583,7 +583,7 @@ class Originals:
         """The names of the variables of a group."""
         return set(self._groups[number].names) if number < len(self._groups) else set()
 
-    def still_bound(self, name: str, namespace: dict[str, Any]) -> bool:
+    def still_bound(self, name: str, namespace: Mapping[str, Any]) -> bool:
         """Whether a name is bound to what it was bound to then, or to nothing as it was."""
         held = self._bindings.get(name)
         if held is None:

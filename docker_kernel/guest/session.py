@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 import traceback
+import types
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -20,11 +21,16 @@ from docker_kernel.guest.garbage import collect_garbage
 from docker_kernel.guest.job import STATE, Job, JobFailed, Sweep
 from docker_kernel.guest.link import SOCKET, Channel, LinkFailed, RemoteError
 from docker_kernel.guest.merge import Originals
+from docker_kernel.guest.module_reach import reached
 from docker_kernel.guest.options import CodeError, OptionError, Options, closest
 from docker_kernel.guest.process_state import NAME as PROCESS
 from docker_kernel.guest.process_state import Changes, ProcessState
-from docker_kernel.guest.reach import needed_names, reachable_names
+from docker_kernel.guest.reach import cell_code, needed_names, reachable_names
 from docker_kernel.guest.sources import NAME as SOURCES
+from docker_kernel.guest.workspace_modules import NAME as MODULES
+from docker_kernel.guest.workspace_modules import Travelling, WorkspaceModules
+
+_NO_MODULES = Travelling({}, frozenset(), None)
 
 MAX_MANIFEST = 8 << 20
 """Characters of a manifest that the host side takes: about 400,000 variables."""
@@ -55,9 +61,12 @@ class Session:
         self._snapshots: list[str] = []
         self._held_env: list[str] = []
         self._changes = Changes({}, [], {})
+        self._of_modules = _NO_MODULES
         self._generators: list[Any] = []
         self.process = ProcessState(shell.user_ns)
         self.process.begin()
+        self.modules = WorkspaceModules(shell.user_ns)
+        self.modules.begin()
 
     def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Ask the host side; raises JobFailed with its sentence when it refuses."""
@@ -220,10 +229,12 @@ class Session:
         }
         answer = self._start(params)
         jobs = [self._known(record) for record in answer["jobs"]]
-        originals = Originals(captured.groups, variables, found, self.shell.user_ns, still=options.live)
+        bindings = {**self.modules.values(), **found}
+        originals = Originals(captured.groups, variables, bindings, self.shell.user_ns, still=options.live)
         for job in jobs:
             job._originals, job._sent_here = originals, True
             job._left_out = [one._asdict() for one in [*captured.left_out, *self._changes.left_out]]
+            job._spare = self._of_modules.spare
             job._settings = None if options.live else self._changes.settings
             self._secrets[job.id] = list(secrets)
         if not options.live and self._changes.state:
@@ -263,18 +274,25 @@ class Session:
         variables = dict(found)
         # A notebook starts from nothing, unless it is told.
         if kind == "notebook" and options.only is None:
-            variables, self._changes = {}, Changes({}, [], {})
+            variables, self._changes, self._of_modules = {}, Changes({}, [], {}), _NO_MODULES
         else:
             self._changes = self.process.changes(all_random=True)
             code = self.shell.transform_cell(source) if kind != "notebook" else ""
             before = history.named(code, self.shell) if options.only is None else {}
             chosen = self._chosen(variables, source, options)
-            variables = {**chosen, **submodules.used(code, chosen), **before, PROCESS: self._changes[:2]}
+            self._of_modules = self._chosen_of_modules(chosen, variables, source, options)
+            packages = submodules.used(code, chosen)
+            variables = {**self._of_modules.values, **chosen, **packages, **before, PROCESS: self._changes[:2]}
+            if self._of_modules.sent:
+                variables[MODULES] = self._of_modules.sent
+        context = self._context(options.live)
         try:
             with generators.noted() as self._generators, handles.noted() as known:
                 if self._jobs and variables:
                     variables[handles.NAME] = known  # the last, as it is of those before
-                captured = snapshot.capture(variables, self.shell.user_ns, STATE, **self._context(options.live))
+                captured = snapshot.capture(
+                    variables, self.shell.user_ns, STATE, spare=self._of_modules.spare, **context
+                )
         except snapshot.SnapshotError as error:
             raise JobFailed(str(error)) from None
         if len(captured.manifest) > MAX_MANIFEST:
@@ -304,6 +322,44 @@ class Session:
         if options.needed:
             chosen &= needed_names(self.shell.transform_cell(source), self.shell.user_ns)
         return {name: value for name, value in variables.items() if name in chosen and name not in options.exclude}
+
+    def _chosen_of_modules(
+        self, chosen: dict[str, Any], variables: dict[str, Any], source: str, options: Options
+    ) -> Travelling:
+        """The values of the user's modules that are to be sent with the chosen variables."""
+        files = self.modules.files()
+        if not files:
+            return _NO_MODULES
+        wanted = set(files)
+        if not options.live:
+            withheld = self.request("workspace.withheld", {"paths": sorted(set(files.values()))})["paths"]
+            wanted = {name for name, file in files.items() if file not in withheld}
+        if options.only is not None:
+            wanted &= {value.__name__ for value in chosen.values() if isinstance(value, types.ModuleType)}
+        if options.needed:
+            wanted &= self._reached(source)
+        self._report_stale(source, wanted)
+        return self.modules.travelling(wanted, [variables[name] for name in options.exclude])
+
+    def _reached(self, source: str) -> set[str]:
+        """The user's modules that a cell can reach."""
+        code = cell_code(self.shell.transform_cell(source))
+        namespace = self.shell.user_ns
+        uses = self.modules.uses()
+        if code is None:
+            return set(uses)
+        objects: list[Any] = [code]
+        for name in needed_names(self.shell.transform_cell(source), namespace):
+            objects += snapshot.objects_in(namespace[name], namespace)
+        return reached(objects, uses)
+
+    def _report_stale(self, source: str, wanted: set[str]) -> None:
+        """Name the modules that the job has otherwise than this kernel, once for each change of the file."""
+        stale = {name: one for name, one in self.modules.stale().items() if one not in self._reported}
+        for name in sorted(wanted & set(stale) & self._reached(source) if stale else ()):
+            self._reported.add(stale[name])
+            text = "The file of the module %s was changed since it was imported here: the job runs it as it is now."
+            print(text % name, file=sys.stderr)
 
     def _collect_garbage(self, digest: str) -> None:
         """Let go of what no job needs, now and then."""
@@ -337,8 +393,16 @@ class Session:
         namespace = self.shell.user_ns
         code = self.shell.transform_cell(source)
         reached = reachable_names(code, namespace).union(history.named(code, self.shell))
-        # An exception's part has the name of its variable before its own.
-        return [one for one in new if not reached.isdisjoint((one.name, one.name.split(".")[0]))]
+        of_modules = {one.name for one in new if one.name in self._of_modules.values}
+        modules = self._reached(source) if of_modules else set()
+
+        def usable(name: str) -> bool:
+            if name in of_modules:
+                return self.modules.place(name)[0] in modules
+            # An exception's part has the name of its variable before its own.
+            return not reached.isdisjoint((name, name.split(".")[0]))
+
+        return [one for one in new if usable(one.name)]
 
     def _report(self, left_out: list[snapshot.LeftOut]) -> None:
         """Name what does not travel, once for each variable and reason."""
@@ -509,7 +573,7 @@ def _plan_text(
     for pack in manifest["packs"]:
         buffers = sum(size for _, size in pack["buffers"])
         for names, size in zip(pack["groups"], pack["sizes"]):
-            if names not in ([PROCESS], [SOURCES], [handles.NAME], [history.NAME]):
+            if names not in ([PROCESS], [MODULES], [SOURCES], [handles.NAME], [history.NAME]):
                 sizes.append((size + buffers, ", ".join(names)))
     sizes.sort(key=lambda pair: (-pair[0], pair[1]))
     lines = ["To the target %s would travel:" % options.on, "variables (together where they share objects):"]

@@ -26,14 +26,14 @@ import time
 import types
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import compress
 from typing import Any, Callable, NamedTuple
 
 import cloudpickle
 
-from docker_kernel.guest import caches, functools_objects, generators, sources, widget_values
+from docker_kernel.guest import caches, functools_objects, generators, module_objects, sources, widget_values
 from docker_kernel.guest.exceptions import Dropped, Exceptions
 
 VERSION = 1
@@ -114,7 +114,7 @@ class SentGroup(NamedTuple):
 
 class Snapshot(NamedTuple):
     """A captured state: its manifest as it is stored, the manifest's digest, what it left out, and its groups in the
-    manifest's order."""
+    manifest's order, behind them those that are spare."""
 
     digest: str
     manifest: str
@@ -250,6 +250,14 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, types.FunctionType) and value.__globals__ is self._namespace:
             return self._reduce_function(value)
+        if isinstance(value, (type, types.FunctionType)):
+            by_file = module_objects.made_by_file(value)
+            if by_file is not None:
+                return module_objects.find, by_file
+            if isinstance(value, types.FunctionType) and module_objects.runs_in(value) is not None:
+                return self._reduce_function(value)
+            if module_objects.has_taken_a_name(value):
+                raise pickle.PicklingError("it goes by the name of another one, which its module's file makes")
         if isinstance(value, type):
             return self._reduce_class(value)
         if type(value) is types.CodeType and sources.is_known(value.co_filename):
@@ -357,7 +365,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             "doc": function.__doc__,
             "module": function.__module__,
         }
-        return _make_function, (function.__code__, function.__name__, shells), state, None, None, _fill_function
+        arguments = (function.__code__, function.__name__, shells)
+        if function.__globals__ is self._namespace:
+            return _make_function, arguments, state, None, None, _fill_function
+        return _make_module_function, (*arguments, module_objects.runs_in(function)), state, None, None, _fill_function
 
     def _reduce_class(self, cls: type) -> Any:
         reduced = super().reducer_override(cls)
@@ -432,6 +443,12 @@ def _make_code(make: Callable[..., types.CodeType], arguments: tuple[Any, ...], 
 
 def _make_function(code: types.CodeType, name: str, cells: tuple[types.CellType, ...]) -> types.FunctionType:
     return types.FunctionType(code, _target[0], name, None, cells or None)
+
+
+def _make_module_function(
+    code: types.CodeType, name: str, cells: tuple[types.CellType, ...], module: str
+) -> types.FunctionType:
+    return types.FunctionType(code, module_objects.globals_of(module), name, None, cells or None)
 
 
 def _fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
@@ -689,6 +706,7 @@ def capture(
     namespace: dict[str, Any],
     state: str,
     make: MakePickler = _Pickler,
+    spare: Container[str] = (),
     **context: Any,
 ) -> Snapshot:
     """Write variables to a state folder.
@@ -698,6 +716,8 @@ def capture(
         namespace: the notebook's namespace, which its functions run in.
         state: the state folder.
         make: makes what pickles a group.
+        spare: names of those that are written only where they share objects with others; for the other side to know
+            them by, the manifest has the digests of their groups.
         context: what else the manifest is to hold (JSON values).
 
     Raises:
@@ -708,6 +728,7 @@ def capture(
     pickled: dict[str, _Pickled] = {}
     packs: list[tuple[list[tuple[list[str], int, frozenset[int], str]], list[_Content], _Content]] = []
     tiny: dict[str, list[tuple[list[str], _Pickled]]] = {}
+    unsent: list[SentGroup] = []
 
     def pack(groups: list[tuple[list[str], _Pickled]], buffers: list[_Content]) -> None:
         data = groups[0][1].data if len(groups) == 1 else b"".join(one.data for _, one in groups)
@@ -734,9 +755,13 @@ def capture(
                     left_out.append(_why(name, value, error))
                     continue
                 for content in pickled[name].buffers:
-                    if content.settled:
+                    if content.settled and name not in spare:
                         blobs.store(content)
             for group in _groups(pickled):
+                if all(name in spare for name in group):
+                    joined = _pickle_group(group, pickled, variables, namespace, blobs, make)
+                    unsent.append(SentGroup(group, joined.views, digest(joined.data), []))
+                    continue
                 try:
                     one = _pickle_group(group, pickled, variables, namespace, blobs, make)
                 except SnapshotError:
@@ -774,6 +799,7 @@ def capture(
                 ],
                 "modules": modules,
                 "left_out": [one._asdict() for one in left_out],
+                **({"spare": [{"names": one.names, "data": one.data} for one in unsent]} if unsent else {}),
                 **context,
             },
             sort_keys=True,
@@ -784,7 +810,7 @@ def capture(
             for names, _, views, own in groups
         ]
         written = _write(os.path.join(state, "manifests"), memoryview(manifest.encode()))
-        return Snapshot(written, manifest, left_out, sent)
+        return Snapshot(written, manifest, left_out, sent + unsent)
     except OSError as error:
         raise _not_written(error) from None
     finally:
@@ -832,14 +858,19 @@ def loads(data: bytes, namespace: dict[str, Any]) -> Any:
     return pickle.loads(pickled, buffers=[bytearray(one) for one in buffers])[""]
 
 
-def code_in(value: Any, namespace: dict[str, Any]) -> list[types.CodeType]:
-    """The code that would travel with a value: that of the notebook's functions and classes in it, however deep."""
+def objects_in(value: Any, namespace: dict[str, Any]) -> list[Any]:
+    """The objects that would travel with a value, however deep, also those that would by their names."""
     pickler = _Pickler(namespace)
     try:
         pickler.dump(value)
     except Exception:
         pass  # It does not travel; what was seen until then may be used all the same.
-    return [part for part in pickler.objects if type(part) is types.CodeType]
+    return pickler.objects
+
+
+def code_in(value: Any, namespace: dict[str, Any]) -> list[types.CodeType]:
+    """The code that would travel with a value: that of the notebook's functions and classes in it, however deep."""
+    return [part for part in objects_in(value, namespace) if type(part) is types.CodeType]
 
 
 def _why(name: str, value: Any, error: Exception) -> LeftOut:

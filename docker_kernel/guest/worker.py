@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from docker_kernel.guest.process_state import ProcessState
     from docker_kernel.guest.snapshot import LeftOut
+    from docker_kernel.guest.workspace_modules import WorkspaceModules
 
 VALUE = "__docker_kernel_value__"
 """Under which name the value of an expression, or of a cell's last one, comes back."""
@@ -30,6 +31,7 @@ NEEDED = (
     "IPython.core.displayhook", "IPython.core.displaypub", "IPython.core.interactiveshell", "IPython.core.logger",
     "docker_kernel.guest.changes", "docker_kernel.guest.in_job", "docker_kernel.guest.inputs",
     "docker_kernel.guest.magics", "docker_kernel.guest.process_state", "docker_kernel.guest.snapshot",
+    "docker_kernel.guest.workspace_modules",
 )  # fmt: skip
 """Modules of every job, which are imported before its spec is read: a worker that waits for a job has them already."""
 
@@ -193,8 +195,8 @@ def stream_of(spec: dict[str, Any]) -> tuple[int, ...]:
 
 def restore_state(
     spec: dict[str, Any], manifest: dict[str, Any], shell: Any, on_group: Any = None
-) -> tuple[ProcessState, dict[str, Any]]:
-    """Give a shell the state that a job was sent with; returns the process's, and the variables.
+) -> tuple[ProcessState, WorkspaceModules, dict[str, Any]]:
+    """Give a shell the state that a job was sent with; returns the process's, the modules', and the variables.
 
     Args:
         on_group: as of `snapshot.restore`.
@@ -203,11 +205,15 @@ def restore_state(
     from docker_kernel.guest.magics import DispatchMagics
     from docker_kernel.guest.process_state import NAME as PROCESS
     from docker_kernel.guest.process_state import ProcessState
+    from docker_kernel.guest.workspace_modules import WorkspaceModules
 
     # Not before IPython is there, which a file of the user's must not shadow.
     if manifest.get("sys_path"):
         sys.path[:] = manifest["sys_path"]
     process = ProcessState(shell.user_ns, stream_of(spec))
+    modules = WorkspaceModules(shell.user_ns, limit=None)
+    modules.expect(manifest)
+    modules.begin()
     with generators.noted() as found:
         restored, failed = snapshot.restore(spec["state"], manifest, shell.user_ns, on_group=on_group)
     # Of a package's modules only the package has a name.
@@ -216,11 +222,15 @@ def restore_state(
     shell.register_magics(DispatchMagics)  # which say that a job sends none
     history.give(shell, restored)
     sent = restored.pop(PROCESS, ({}, []))
+    modules.receive(restored)
     shell.user_ns.update(restored)
     failed += [*process.apply(sent[0]), *process.give_stream(found)]
-    for one in _usable(failed, spec, shell):
+    of_modules = [one for one in failed if modules.came(one.name)]
+    for one in of_modules:
+        print("docker-kernel: %s is not as it was: %s" % (one.name, one.reason), file=sys.stderr)
+    for one in _usable([one for one in failed if one not in of_modules], spec, shell):
         print("docker-kernel: %s is not here: %s" % (one.name, one.reason), file=sys.stderr)
-    return process, restored
+    return process, modules, restored
 
 
 def _usable(failed: list[LeftOut], spec: dict[str, Any], shell: Any) -> list[LeftOut]:
@@ -251,6 +261,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
     from docker_kernel.guest.in_job import job
     from docker_kernel.guest.merge import Restored
     from docker_kernel.guest.process_state import NAME as PROCESS
+    from docker_kernel.guest.workspace_modules import NAME as MODULES
 
     state = spec["state"]
     manifest = snapshot.read_manifest(state, spec["manifest"])
@@ -264,7 +275,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
     shell = make_shell(events)
     text_bars.begin()
     groups: list[Restored] = []
-    process, restored = restore_state(spec, manifest, shell, lambda *group: groups.append(Restored(*group)))
+    process, modules, restored = restore_state(spec, manifest, shell, lambda *group: groups.append(Restored(*group)))
     widget_values.begin()
     inputs.link(spec.get("linked") or {})
     inputs.fetch(spec.get("inputs") or {}, events.send)
@@ -274,9 +285,9 @@ def run(spec: dict[str, Any], events: Events) -> int:
     shell.user_ns.update(params)
     before = dict(shell.user_ns)
     source = spec["source"]
-    own = {PROCESS, sources.NAME, handles.NAME, history.NAME}
-    groups = [group for group in groups if not own & set(group.values)]
-    changes = Changes(groups, shell.user_ns, shell.transform_cell(source), state)
+    own_names = {PROCESS, MODULES, sources.NAME, handles.NAME, history.NAME}
+    groups = [group for group in groups if not own_names & set(group.values)]
+    changes = Changes(groups, shell.user_ns, shell.transform_cell(source), state, modules)
     imported = set(sys.modules)
     process.begin()
 
@@ -291,6 +302,8 @@ def run(spec: dict[str, Any], events: Events) -> int:
     variables = snapshot.user_variables(shell)
     variables.update((name, value) for name, value in restored.items() if history.is_result(name))
     changed: list[Restored] = []
+    gone: list[str] = []
+    spare: frozenset[str] = frozenset()
     if spec.get("pull") is not None:
         assigned = {name: variables[name] for name in spec["pull"] if name in variables}
     else:
@@ -298,8 +311,14 @@ def run(spec: dict[str, Any], events: Events) -> int:
         if result.success:
             # What a cell changes in place (model.fit, list.append) is as much its result as what it assigns.
             changed = changes.changed()
+            current = {**modules.values(), **variables}
             for group in changed:
-                assigned.update({name: value for name, value in group.values.items() if variables.get(name) is value})
+                assigned.update({name: value for name, value in group.values.items() if current.get(name) is value})
+            own, spare, sent = modules.travelling()
+            assigned.update(own)
+            if sent:
+                assigned[MODULES] = sent
+                gone = [name for names in sent.gone.values() for name in names]
     if spec.get("pull") is None:
         found = submodules.used(shell.transform_cell(source), variables)
         assigned.update((name, module) for name, module in found.items() if name not in imported)
@@ -313,7 +332,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
     if settings.state or settings.left_out:
         assigned[PROCESS] = settings[:2]
     context: dict[str, Any] = {
-        "deleted": sorted(set(restored) - set(variables)),
+        "deleted": sorted({*(set(restored) - set(variables)), *gone}),
         "changed": [group.number for group in changed],
     }
     if not result.success:
@@ -327,7 +346,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
         assigned[ERROR] = error
         events.send({"event": "raised", "name": type(error).__name__[:200], "value": text_of(error)[:500]})
     context["files"] = output_files(outputs, state)
-    captured = snapshot.capture(assigned, shell.user_ns, state, changes.pickler(), **context)
+    captured = snapshot.capture(assigned, shell.user_ns, state, changes.pickler(), spare, **context)
     if spec.get("result"):
         from docker_kernel.guest.deliver import deliver
 

@@ -251,13 +251,14 @@ METHODS = [
     "job.events",
     "job.fetch",
     "job.list",
+    "workspace.withheld",
 ]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
     max_leaves=10,
 )
-NAMES = st.sampled_from([*StartRequest.model_fields, "job", "file"])
+NAMES = st.sampled_from([*StartRequest.model_fields, "job", "file", "paths"])
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

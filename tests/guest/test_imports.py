@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from docker_kernel.guest.imports import when_imported
+from docker_kernel.guest.imports import when_any_imported, when_imported
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +65,14 @@ def test_one_who_fails_keeps_neither_the_import_nor_the_others_from_going_on(
     assert importlib.import_module("awaited").value == 1
     assert len(told) == 1
     assert "the settings of awaited are not as they were: ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_who_waits_for_any_module_is_told_of_those_it_wants_each_time() -> None:
+    told: list[Any] = []
+    when_any_imported(lambda spec: spec.name.startswith("awaited"), lambda module: told.append(module.__name__))
+    module = importlib.import_module("awaited")
+    sys.modules.pop("colorsys", None)
+    importlib.import_module("colorsys")
+    assert told == ["awaited.part", "awaited"]
+    importlib.reload(module)
+    assert told[2:] == ["awaited"] and type(module.__loader__).__name__ == "SourceFileLoader"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import textwrap
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +21,55 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from docker_kernel.guest import merge, snapshot
+from docker_kernel.guest.bindings import Bindings
+from docker_kernel.guest.workspace_modules import NAME as MODULES
+from docker_kernel.guest.workspace_modules import WorkspaceModules
 from tests.guest.test_snapshot import Notebook
 
 JOB = r"""
-import json, sys, types
+import importlib, json, sys, types
 from docker_kernel.guest import snapshot
 from docker_kernel.guest.changes import Changes
 from docker_kernel.guest.merge import Restored
+from docker_kernel.guest.workspace_modules import NAME, WorkspaceModules
+
+finders, known = list(sys.meta_path), set(sys.modules)
+sys.path.insert(0, sys.argv[1])
 
 def run(state, digest, source):
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", "") or "").startswith(sys.argv[1]):
+            del sys.modules[name]
+    sys.meta_path[:] = finders
+    importlib.invalidate_caches()
     module = sys.modules["__main__"] = types.ModuleType("__main__")
     namespace, groups = module.__dict__, []
+    modules = WorkspaceModules(namespace, limit=None)
+    modules.expect(snapshot.read_manifest(state, digest))
+    modules.begin()
     on_group = lambda *group: groups.append(Restored(*group))
     found, failed = snapshot.restore(state, snapshot.read_manifest(state, digest), namespace, on_group=on_group)
     assert not failed, failed
+    modules.receive(found)
     namespace.update(found)
     before = dict(namespace)
-    changes = Changes(groups, namespace, source, state)
+    changes = Changes([one for one in groups if NAME not in one.values], namespace, source, state, modules)
     exec(compile(source, "<cell>", "exec"), namespace)
     variables = {name: value for name, value in namespace.items() if not name.startswith("__")}
     assigned = {name: value for name, value in variables.items() if before.get(name, before) is not value}
     changed = changes.changed()
+    current = {**modules.values(), **variables}
     for group in changed:
-        assigned.update({name: value for name, value in group.values.items() if variables.get(name) is value})
-    result = snapshot.capture(assigned, namespace, state, changes.pickler(), changed=[one.number for one in changed])
-    return [result.digest, sorted(set(found) - set(variables))]
+        assigned.update({name: value for name, value in group.values.items() if current.get(name) is value})
+    own, spare, sent = modules.travelling()
+    assigned.update(own)
+    gone = []
+    if sent:
+        assigned[NAME] = sent
+        gone = [name for names in sent.gone.values() for name in names]
+    numbers = [one.number for one in changed]
+    result = snapshot.capture(assigned, namespace, state, changes.pickler(), spare, changed=numbers)
+    return [result.digest, sorted({*(set(found) - set(variables)), *gone})]
 
 for line in sys.stdin:
     print(json.dumps(run(*json.loads(line))), flush=True)
@@ -56,15 +82,41 @@ class Kernel(Notebook):
 
     def __init__(self, state: Path) -> None:
         super().__init__(state, {})
+        self.workspace = state.parent / "workspace"
+        self.workspace.mkdir()
+        self._finders = list(sys.meta_path)
         self.worker = subprocess.Popen(
-            [sys.executable, "-c", JOB], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-B", "-c", JOB, str(self.workspace)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.restart()
 
     def restart(self) -> None:
-        """Begin with no variables."""
+        """Begin with no variables, and without the modules of the workspace."""
+        self.forget_modules()
         module = sys.modules["__main__"] = types.ModuleType("__main__")
         self.namespace = module.__dict__
+        self.modules = WorkspaceModules(self.namespace)
+        self.modules.begin()
+
+    def forget_modules(self) -> None:
+        for name, module in list(sys.modules.items()):
+            if (getattr(module, "__file__", None) or "").startswith(str(self.workspace)):
+                del sys.modules[name]
+        sys.meta_path[:] = self._finders
+        importlib.invalidate_caches()
+
+    def files(self, **texts: str) -> None:
+        """Have these modules in the workspace, and no others; `a__b` is one of the package `a`, `a__` that itself."""
+        shutil.rmtree(self.workspace)
+        self.workspace.mkdir()
+        for name, text in texts.items():
+            package, _, module = name.rpartition("__")
+            path = self.workspace / package / f"{module or '__init__'}.py"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(textwrap.dedent(text))
 
     def run(self, source: str) -> Kernel:
         super().run(source)
@@ -73,6 +125,12 @@ class Kernel(Notebook):
     def result(self, source: str) -> str:
         """Run a cell in a job; returns its result's digest, and assigns nothing."""
         return self._job(self.capture().digest, source)[0]
+
+    def send(self) -> tuple[snapshot.Snapshot, dict[str, Any]]:
+        """Take a snapshot of variables and modules; returns it, and what it was taken of."""
+        values, spare, sent = self.modules.travelling()
+        variables = {**values, **self.variables, **({MODULES: sent} if sent else {})}
+        return snapshot.capture(variables, self.namespace, self.state, spare=spare), variables
 
     def _job(self, digest: str, source: str) -> tuple[str, list[str]]:
         assert self.worker.stdin is not None and self.worker.stdout is not None
@@ -86,31 +144,40 @@ class Kernel(Notebook):
         Args:
             meanwhile: runs here before it comes back; fresh: the kernel's objects are not used, nor is assigned.
         """
-        variables = self.variables
-        taken = self.capture()
+        bindings = {**self.modules.values(), **self.variables}
+        taken, variables = self.send()
         assert not taken.left_out, taken.left_out
-        originals = merge.Originals(taken.groups, variables, variables, self.namespace, still=not meanwhile)
+        originals = merge.Originals(taken.groups, variables, bindings, self.namespace, still=not meanwhile)
         digest, deleted = self._job(taken.digest, source)
         self.run(meanwhile)
         manifest = snapshot.read_manifest(self.state, digest)
         assert not manifest["left_out"], manifest["left_out"]
+        before = self.modules.files()
         with merge.loading(None if fresh else originals) as load:
             values, failed = snapshot.restore(self.state, manifest, self.namespace)
         assert not failed, failed
         assert not load.apply()
+        sent = values.pop(MODULES, None)
         if not fresh:
-            self.namespace.update(values)
+            bound = Bindings(self.namespace, self.modules)
+            bound.expect(sent, before)
+            bound.assign(values)
             for name in deleted:
-                del self.namespace[name]
+                del bound[name]
+            assert not bound.troubles, bound.troubles
         return values
 
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
-    main = sys.modules["__main__"]
-    one = Kernel(tmp_path_factory.mktemp("state"))
+    main, bytecode = sys.modules["__main__"], sys.dont_write_bytecode
+    one = Kernel(tmp_path_factory.mktemp("kernel") / "state")
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(one.workspace))
     yield one
-    sys.modules["__main__"] = main
+    one.forget_modules()
+    sys.modules["__main__"], sys.dont_write_bytecode = main, bytecode
+    sys.path.remove(str(one.workspace))
     one.worker.stdin.close()  # type: ignore[union-attr]
     one.worker.wait()
 
@@ -365,7 +432,9 @@ def parts(one):
     if isinstance(one, Node): return list(vars(one).values())
     return []
 def everything():
-    found, waiting = [], [globals()[name] for name in "abcd" if name in globals()]
+    waiting = [globals()[name] for name in "abcd" if name in globals()]
+    if "store" in globals(): waiting += [store.e, store.f, store.Box.g]
+    found = []
     while waiting:
         one = waiting.pop(0)
         if isinstance(one, tuple): waiting += one  # which of two equal ones a name holds is not kept
@@ -412,11 +481,11 @@ def shape(namespace: dict[str, Any], names: str) -> Any:
     return [(name, look(namespace[name])) for name in names if name in namespace]
 
 
-def graph_and_changes(seed: int, objects: int, changes: int) -> tuple[str, str]:
+def graph_and_changes(seed: int, objects: int, changes: int, names: Sequence[str] = NAMES) -> tuple[str, str]:
     chance = random.Random(seed)
-    made = [f"{NAMES[number % 4]} = make({chance.choice(KINDS)!r}, [{number}])" for number in range(4)]
+    made = [f"{name} = make({chance.choice(KINDS)!r}, [{number}])" for number, name in enumerate(names[:4])]
     for _ in range(objects):
-        kind, name = chance.choice(KINDS), chance.choice(NAMES)
+        kind, name = chance.choice(KINDS), chance.choice(names)
         picked = ", ".join(f"pick({chance.randrange(50)})" for _ in range(chance.randrange(3)))
         made.append(
             chance.choice(
@@ -434,7 +503,7 @@ def graph_and_changes(seed: int, objects: int, changes: int) -> tuple[str, str]:
                 [
                     f"put({one}, {other})",
                     f"drop({one})",
-                    f"{chance.choice(NAMES)} = {one}",
+                    f"{chance.choice(names)} = {one}",
                     f"put({one}, make('list', [{other}]))",
                 ]
             )
@@ -460,3 +529,50 @@ def test_random_graphs_are_changed_in_a_job_as_they_are_here(
     assert shape(kernel.namespace, NAMES) == expected
     if fresh:
         assert shape({"a": list(held)}, "a") == expected_held
+
+
+STORE = """
+e, f = [0], {"x": 1}
+f["e"] = e
+class Box:
+    g = [e]
+"""
+PLACES = ["a", "b", "store.e", "store.f", "store.Box.g"]
+
+
+@given(
+    st.integers(0, 2**32),
+    st.integers(0, 12),
+    st.integers(1, 8),
+    st.booleans(),
+    st.sampled_from(["kernel", "job", "both"]),
+)
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_graphs_in_modules_are_changed_in_a_job_as_they_are_here(
+    kernel: Kernel, seed: int, objects: int, changes: int, outside: bool, imported: str
+) -> None:
+    """They are also held by variables, classes of the module, and, some of them, by nothing else that travels."""
+    made, done = graph_and_changes(seed, objects, changes, PLACES)
+    here = ["" if imported == "job" else "import store\n", "" if imported == "kernel" else "import store\n"]
+    kernel.files(store=STORE)
+
+    def state() -> Any:
+        module = importlib.import_module("store")
+        there = {id(one) for one in kernel["everything"]()}
+        still_held = [one if id(one) in there else 0 for one in kept]
+        found = {**kernel.namespace, "e": module.e, "f": module.f, "g": module.Box.g, "o": still_held}
+        return shape(found, "abefgo")
+
+    kept: list[Any] = []
+    kernel.restart()
+    kernel.run(MAKE).run(here[0] + ("" if imported == "job" else made))
+    if outside:
+        kept = kernel.run("kept = everything()").namespace.pop("kept")
+    kernel.run(here[1] + done)
+    expected = state()
+    kernel.restart()
+    kernel.run(MAKE).run(here[0] + ("" if imported == "job" else made))
+    if outside:
+        kept = kernel.run("kept = everything()").namespace.pop("kept")
+    kernel.local(here[1] + done)
+    assert state() == expected
