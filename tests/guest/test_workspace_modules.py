@@ -333,7 +333,7 @@ def test_large_values_that_the_cell_cannot_reach_are_not_looked_at(kernel: Kerne
     def looked_at(cell: str) -> set[str]:
         groups = [Restored(number, values, None, []) for number, values in enumerate(_groups(kernel, captured))]
         kernel.modules._sent = kernel.modules.travelling().sent or kernel.modules._sent
-        changes = Changes(groups, kernel.namespace, cell, kernel.modules)
+        changes = Changes(groups, kernel.namespace, cell, kernel.state, kernel.modules)
         return {name for number in changes.reached for name in groups[number].values}
 
     assert looked_at("1 + 1") == set()
