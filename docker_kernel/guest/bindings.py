@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Container, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from docker_kernel.guest.workspace_modules import Sent, WorkspaceModules, is_full_name
+from docker_kernel.guest.workspace_modules import Sent, WorkspaceModules
 
 _NOTHING_SENT = Sent({}, {}, frozenset(), {})
 
@@ -46,19 +46,24 @@ class Bindings(MutableMapping):  # type: ignore[type-arg]
         return new
 
     def assign(self, values: Mapping[str, Any]) -> None:
-        """Bind all names at once; values of modules that are not here are left out."""
-        of_modules = {name: value for name, value in values.items() if is_full_name(name)}
+        """Bind all names at once; values of modules that cannot be imported here are left out."""
+        sent = {name for names in self._sent.values.values() for name in names}
+        of_modules = {name: value for name, value in values.items() if name in sent or self._is_of_module(name)}
         self.troubles += self._modules.bring_home(of_modules, self._sent)
         self._namespace.update({name: value for name, value in values.items() if name not in of_modules})
 
+    def _is_of_module(self, name: str) -> bool:
+        # A variable may have a name with dots, too (`globals()["a.b"]`).
+        return "." in name and name not in self._namespace and self._modules.place(name)[0] is not None
+
     def __getitem__(self, name: str) -> Any:
-        return self._modules.value(name) if is_full_name(name) else self._namespace[name]
+        return self._modules.value(name) if self._is_of_module(name) else self._namespace[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
         self.assign({name: value})
 
     def __delitem__(self, name: str) -> None:
-        if is_full_name(name):
+        if self._is_of_module(name):
             self._modules.forget(name)
         else:
             del self._namespace[name]

@@ -41,11 +41,6 @@ NAME = "__docker_kernel_modules__"
 _PICKLING = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
 
 
-def is_full_name(name: str) -> bool:
-    """Whether a name is that of a value of a module, and of no variable."""
-    return "." in name
-
-
 class Sent(NamedTuple):
     """What the other side is told of the modules.
 
@@ -352,7 +347,7 @@ class WorkspaceModules:
                 if old is not value:
                     module_attributes.put(owner, attribute, value)
             except Exception as error:
-                failed.append("%s is as its file makes it: %s" % (path, str(error) or type(error).__name__))
+                failed.append("%s cannot be set: %s" % (path, str(error) or type(error).__name__))
                 continue
             if old is not ABSENT and old is not value and path not in sent.rebound:
                 instead.append((old, value))

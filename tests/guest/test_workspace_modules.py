@@ -300,6 +300,15 @@ def test_nothing_travels_of_a_module_that_is_as_its_file_made_it(kernel: Kernel)
     assert {"opts", "config.opts"} in groups and {"big.table"} in groups, "what is shared, or too large to tell, goes"
 
 
+def test_what_is_excluded_stays_here_by_its_full_name_too(kernel: Kernel) -> None:
+    kernel.files(data="big = list(range(50_000))\nsmall = {}\n", config=CONFIG)
+    kernel.restart()
+    kernel.run("import data, config; from data import big; data.small['a'] = config.alpha = 2")
+    assert set(kernel.modules.travelling(without=[kernel["big"]]).values) >= {"data.small", "config.alpha"}
+    assert "data.big" not in kernel.modules.travelling(without=[kernel["big"]]).values
+    assert set(kernel.modules.travelling(wanted={"data"}).values) == {"data.big", "data.small"}
+
+
 def _packs(kernel: Kernel) -> list[dict[str, Any]]:
     packs: list[dict[str, Any]] = json.loads(kernel.send()[0].manifest)["packs"]
     return packs
