@@ -24,6 +24,7 @@ import threading
 import time
 import uuid
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -216,7 +217,7 @@ class Report:
         wrong: what was not as it should be, a sentence each.
         left: names of containers, volumes and folders that are there at the end.
         memory, descriptors: MB and number that the server had after each cycle.
-        threads: how many more there are at the end than after the first cycles.
+        threads: the names of those that there are at the end, and were not after the first cycles.
         seconds: how long it took.
     """
 
@@ -227,7 +228,7 @@ class Report:
     left: list[str] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
     descriptors: list[int] = field(default_factory=list)
-    threads: int = 0
+    threads: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def rows(self) -> list[Row]:
@@ -239,7 +240,7 @@ class Report:
             Row("left behind after the lease", str(len(self.left)), "", None, "0", not self.left),
             Row("the server's memory, each cycle", grown, "", None, f"≤ {GROWTH:.0f} KB", memory <= GROWTH),
             Row("its descriptors, each cycle", f"{descriptors:+.2f}", "", None, f"≤ {LEAK}", descriptors <= LEAK),
-            Row("its threads, at the end", f"{self.threads:+}", "", None, "≤ 0", self.threads <= 0),
+            Row("new threads", str(len(self.threads)), ", ".join(self.threads), None, "0", not self.threads),
             Row("seconds for each cycle", f"{self.seconds / max(1, self.cycles):.1f}", ""),
         ]  # fmt: skip
 
@@ -462,7 +463,7 @@ class Soak:
             engine = background.run_blocking(shared_engine())
             background.run_blocking(shared_spares(engine).close())
         self.report.left += self._left()
-        self.report.threads = threads() - before
+        self.report.threads = sorted((threads() - before).elements())
         self.report.seconds = time.monotonic() - begin
         return self.report
 
@@ -502,9 +503,9 @@ def in_use() -> float:
     return resident(os.getpid())
 
 
-def threads() -> int:
-    """How many threads this process has, but for those that wait for the engine's answers."""
-    return sum(not one.name.startswith("docker-kernel-engine") for one in threading.enumerate())
+def threads() -> Counter[str]:
+    """The names of this process's threads, but for those that wait for the engine's answers."""
+    return Counter(one.name for one in threading.enumerate() if not one.name.startswith("docker-kernel-engine"))
 
 
 def run(engine: Engine, cycles: int, seed: int) -> Report:
