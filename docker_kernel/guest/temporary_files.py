@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import os
 import re
@@ -84,10 +85,12 @@ def _in_code(code: types.CodeType, namespace: dict[str, Any]) -> Iterator[str]:
     yield from _in_values(values)
 
 
-def _in_values(waiting: list[Any]) -> Iterator[str]:
+def _in_values(values: list[Any]) -> Iterator[str]:
+    """The texts among them that may be paths: first those that are there themselves, then what containers hold."""
     seen: set[int] = set()
+    waiting = collections.deque(values)
     while waiting and len(seen) < MAX_OBJECTS:
-        value = waiting.pop()
+        value = waiting.popleft()
         if id(value) in seen:
             continue
         seen.add(id(value))

@@ -33,6 +33,7 @@ def read(): return open({file!r})
 def reads(): return read()
 def default(where={file!r}): return where
 other = 1
+many = list(map(str, range(20_000)))
 """
 
 
@@ -40,7 +41,7 @@ other = 1
     "cell",
     [
         "path", "module.one", "held", "own.where", "read()", "reads()", "default()", "open(FILE)",
-        "print(other); x = [FILE]",
+        "print(other); x = [FILE]", "many; path",
         "get_ipython().system('wc -l ' + other); get_ipython().system('wc -l FILE')", "url = 'file://FILE'",
     ],
 )  # fmt: skip
