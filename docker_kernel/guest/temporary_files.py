@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
 import os
 import re
 import tempfile
@@ -83,15 +85,17 @@ def _in_code(code: types.CodeType, namespace: dict[str, Any]) -> Iterator[str]:
     yield from _in_values(values)
 
 
-def _in_values(waiting: list[Any]) -> Iterator[str]:
+def _in_values(values: list[Any]) -> Iterator[str]:
+    """The texts among them that may be paths: first those that are there themselves, then what containers hold."""
     seen: set[int] = set()
+    waiting = collections.deque(values)
     while waiting and len(seen) < MAX_OBJECTS:
-        value = waiting.pop()
+        value = waiting.popleft()
         if id(value) in seen:
             continue
         seen.add(id(value))
         if isinstance(value, str):
-            if len(value) <= MAX_TEXT:
+            if len(value) <= MAX_TEXT and any(folder in value for folder in FOLDERS):
                 yield value
                 yield from _PATH.findall(value)
         elif isinstance(value, os.PathLike):
@@ -99,9 +103,12 @@ def _in_values(waiting: list[Any]) -> Iterator[str]:
             yield path if isinstance(path, str) else os.fsdecode(path)
         elif isinstance(value, tempfile.TemporaryDirectory):
             yield str(value.name)
+        elif isinstance(value, types.ModuleType):
+            yield str(getattr(value, "__file__", None) or "")
         elif isinstance(value, dict):
-            waiting += [*value.keys(), *value.values()][:MAX_OBJECTS]
+            waiting += itertools.islice(value.keys(), MAX_OBJECTS)
+            waiting += itertools.islice(value.values(), MAX_OBJECTS)
         elif isinstance(value, (list, tuple, set, frozenset)):
-            waiting += [*value][:MAX_OBJECTS]
+            waiting += itertools.islice(value, MAX_OBJECTS)
         elif type(value).__module__ == "__main__":
             waiting.append(getattr(value, "__dict__", None))

@@ -22,8 +22,9 @@ def file() -> Iterator[str]:
 
 
 MADE = """
-import pathlib
+import pathlib, types
 path = {file!r}
+module = types.ModuleType("module"); module.__file__ = path
 class Own:
     def __init__(self, where): self.where = where
 held = {{"all": [pathlib.Path(path)]}}
@@ -32,13 +33,15 @@ def read(): return open({file!r})
 def reads(): return read()
 def default(where={file!r}): return where
 other = 1
+many = list(map(str, range(20_000)))
 """
 
 
 @pytest.mark.parametrize(
     "cell",
     [
-        "path", "held", "own.where", "read()", "reads()", "default()", "open(FILE)", "print(other); x = [FILE]",
+        "path", "module.one", "held", "own.where", "read()", "reads()", "default()", "open(FILE)",
+        "print(other); x = [FILE]", "many; path",
         "get_ipython().system('wc -l ' + other); get_ipython().system('wc -l FILE')", "url = 'file://FILE'",
     ],
 )  # fmt: skip
