@@ -88,6 +88,9 @@ CASES = (
     Case("public/papermill/report_mode_test.ipynb", {"a": "40", "b": "2"}, says="42\n"),
     Case("public/papermill/simple_execute.ipynb", {"msg": "héllo\n$(wörld)"}, says="héllo\n$(wörld)"),
     Case("public/ipywidgets/Widget Events.ipynb", says="Register a callback to execute when the button is clicked."),
+    Case("public/ipython/Animations Using clear_output.ipynb", code=1, error="ImportError", says="9\n"),
+    Case("public/ipython/Script Magics.ipynb", code=1, error="AttributeError", says="hello from /"),
+    Case("public/ipython/Updating Displays.ipynb", says="'z'"),
     Case("public/ipython/Capturing Output.ipynb", says="hi, stdout", stack=True),
     Case("public/jupytext/nteract_with_parameter.ipynb", {"param": "40"}, says="43", stack=True),
     Case(
