@@ -299,10 +299,10 @@ def test_modules_of_the_workspace_are_state(notebook: Notebook, workspace: Path)
     ]  # fmt: skip
 
     reply = notebook.run("%local lonely.value.closed")
-    assert "Left out: lonely.value (TextIOWrapper): it is an open file; open it in the cell." in reply.text
+    assert "Left out: lonely.value (TextIOWrapper: it is an open file; open it in the cell)." in reply.text
     notebook.run("lonely.value.close(); lonely.value = 2; config.guard = {'lock': config.lock}")
     reply = notebook.run("%%local\nimport lonely as other\nresult = other.value, step()[0]; lonely.value = 3")
-    assert "Left out: config.guard (dict): cannot pickle '_thread.lock' object; create it in the cell." in reply.text
+    assert "config.guard (dict: cannot pickle '_thread.lock' object; create it in the cell)." in reply.text
     assert notebook.value("[result, lonely.value]") == [[2, 5], 3]
 
     (workspace / "fresh.py").write_text("value, opts = 1, {}\n")
@@ -536,6 +536,22 @@ def test_bad_input_gets_one_sentence_and_starts_nothing(notebook: Notebook, line
 def test_a_cell_that_is_no_python_gets_pythons_own_message(notebook: Notebook, cell: str, shown: str) -> None:
     reply = notebook.run(cell)
     assert reply.status == "error" and shown in reply.traceback and "docker_kernel" not in reply.traceback
+
+
+def test_a_cell_that_fails_leaves_what_it_did_until_then(notebook: Notebook) -> None:
+    notebook.run("log, count, old = [], 1, 2; held = [log]")
+    reply = notebook.run("%%local\ncount = 5; log.append(count); del old\nraise ValueError('late', log)")
+    assert (reply.name, reply.text) == ("ValueError", ""), reply.traceback
+    assert notebook.value("[count, held[0] is log, log, 'old' in globals()]") == [5, True, [5], False]
+    notebook.run("import sys; sys.last_value.args[1].append('the same')")
+    assert notebook.value("log") == [5, "the same"]
+    notebook.run("%%dispatch\ncount = 6; log.clear(); 1 / 0\ncount = 7")
+    notebook.run("job = _")
+    assert notebook.run("job.result()").name == "ZeroDivisionError"
+    assert notebook.value("[count, held[0], job.variables['count'], type(job.exception()).__name__]") == [
+        6, [], 6, "ZeroDivisionError",
+    ]  # fmt: skip
+    notebook.run("del log, count, held, job")
 
 
 def test_a_failed_job_says_why(notebook: Notebook) -> None:

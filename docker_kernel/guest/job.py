@@ -317,9 +317,10 @@ class Job:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the job's cell assigned, by name, and of modules by full names (`config.alpha`); nothing is assigned."""
+        """What the job's cell assigned, by name, and of modules by full names (`config.alpha`); of one that failed, until
+        then. Nothing is assigned."""
         self._ended(None)
-        return {name: value for name, value in self._fetch().items() if name != VALUE}
+        return {name: value for name, value in self._read()[0].items() if name != VALUE}
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -428,8 +429,15 @@ class Job:
                 refusal = str(error)
         raise JobFailed("The result of the job %s is refused: %s" % (self.id, refusal))
 
-    def _fetch(self, originals: Originals | None = None) -> dict[str, Any]:
-        """The values that came back, read anew each time, so that nothing is held; raises what the cell raised.
+    def _fetch(self) -> dict[str, Any]:
+        """The values that came back, read anew each time, so that nothing is held; raises what the cell raised."""
+        values, error = self._read()
+        if error is not None:
+            raise error
+        return values
+
+    def _read(self, originals: Originals | None = None) -> tuple[dict[str, Any], BaseException | None]:
+        """The values that came back, and what the cell raised.
 
         Args:
             originals: whose objects are updated and used; new ones are made where it is None.
@@ -441,25 +449,23 @@ class Job:
         troubles = load.apply()
         self._process = values.pop(PROCESS, ({}, []))
         self._of_modules = values.pop(MODULES, None)
-        values = {name: value for name, value in values.items() if not submodules.is_name(name)}
+        values = submodules.without(values)
         left_out = [*manifest["left_out"], *(one._asdict() for one in failed)]
-        if manifest.get("error"):
-            # Here, too, a cell that fails leaves the settings and the random states as they are then.
-            if self.record["live"]:
-                self._bring_settings()
-            raise _original(manifest["error"], values.get(ERROR), left_out, self.id)
+        raised = values.pop(ERROR, None)
+        lost = "".join(" (It could not be brought back: %(reason)s.)" % one for one in left_out if one["name"] == ERROR)
         for one in left_out:
             if one["name"] == VALUE and self.record["kind"] == "cell":
                 values[VALUE] = history.NotBrought(one["type"], one["reason"])
-            else:
+            elif one["name"] != ERROR:
                 print(NOT_BROUGHT % ({**one, "name": "the value"} if one["name"] == VALUE else one))
         for text in troubles:
             print(text)
         self._deleted = list(manifest.get("deleted", []))
-        return values
+        return values, _original(manifest["error"], raised, lost, self.id) if manifest.get("error") else None
 
     def _assign(self) -> dict[str, Any]:
-        """Assign what came back, once; but what was bound anew or changed here since the job was sent stays."""
+        """Assign what came back, once; but what was bound anew or changed here since the job was sent stays. Then raise
+        what the cell raised: until then it did what it would have done here."""
         if self._bound:
             return self._fetch()
         originals, modules = self._originals, self._session.modules
@@ -474,7 +480,7 @@ class Job:
         names = {name for pack in manifest["packs"] for group in pack["groups"] for name in group}
         changed_here |= {name for name in self._spare & names if modules.differs(name)}
         before = modules.files()  # what comes home may be the first to import a module here
-        values = self._fetch(originals)
+        values, error = self._read(originals)
         new = namespace.expect(self._of_modules, before)
         # What cells before had as values changes in place, if it does.
         brought = [name for name in values if name != VALUE and not history.is_result(name)]
@@ -504,6 +510,8 @@ class Job:
             )
             print(text % ", ".join(sorted(kept.difference(bound_here))))
         self._bring_settings()
+        if error is not None:
+            raise error
         return values
 
     def _bring_settings(self) -> None:
@@ -639,15 +647,15 @@ def _is_end(event: dict[str, Any]) -> bool:
     return event.get("event") == "state" and event["state"] in FINAL
 
 
-def _original(error: dict[str, Any], value: Any, left_out: list[dict[str, str]], job_id: str) -> BaseException:
-    """The exception a job's cell raised, with the job's traceback; one that could not travel is described."""
+def _original(error: dict[str, Any], value: Any, lost: str, job_id: str) -> BaseException:
+    """The exception a job's cell raised, with the job's traceback; one that could not travel is described.
+
+    Args:
+        lost: why it could not, a sentence.
+    """
     original = value if isinstance(value, BaseException) else None
     if original is None:
-        why = "".join(" (It could not be brought back: %(reason)s.)" % one for one in left_out if one["name"] == ERROR)
-        original = JobFailed("The job %s raised %s: %s%s" % (job_id, error["name"], error["value"], why))
-    for one in left_out:
-        if "." in one["name"]:  # a part of the exception
-            print(NOT_BROUGHT % one)
+        original = JobFailed("The job %s raised %s: %s%s" % (job_id, error["name"], error["value"], lost))
     # IPython shows what this gives in place of the traceback of our own frames.
     original.__dict__["_render_traceback_"] = Shown(list(error["traceback"]))
     return original

@@ -11,9 +11,9 @@ from typing import Any
 from docker_kernel.guest.reach import cell_code
 
 
-def is_name(name: str) -> bool:
-    """Whether a variable's name is that of such a module, which no variable has."""
-    return "." in name
+def without(values: dict[str, Any]) -> dict[str, Any]:
+    """Values by name, without such modules: of these, only the package has a name in the notebook."""
+    return {name: value for name, value in values.items() if "." not in name or not _is_known(name, value)}
 
 
 def used(source: str, variables: dict[str, Any]) -> dict[str, types.ModuleType]:

@@ -216,8 +216,7 @@ def restore_state(
     modules.begin()
     with generators.noted() as found:
         restored, failed = snapshot.restore(spec["state"], manifest, shell.user_ns, on_group=on_group)
-    # Of a package's modules only the package has a name.
-    restored = {name: value for name, value in restored.items() if not submodules.is_name(name)}
+    restored = submodules.without(restored)
     handles.tell(restored.pop(handles.NAME, {}).values())
     shell.register_magics(DispatchMagics)  # which say that a job sends none
     history.give(shell, restored)
@@ -308,17 +307,16 @@ def run(spec: dict[str, Any], events: Events) -> int:
         assigned = {name: variables[name] for name in spec["pull"] if name in variables}
     else:
         assigned = {name: value for name, value in variables.items() if before.get(name, before) is not value}
-        if result.success:
-            # What a cell changes in place (model.fit, list.append) is as much its result as what it assigns.
-            changed = changes.changed()
-            current = {**modules.values(), **variables}
-            for group in changed:
-                assigned.update({name: value for name, value in group.values.items() if current.get(name) is value})
-            own, spare, sent = modules.travelling()
-            assigned.update(own)
-            if sent:
-                assigned[MODULES] = sent
-                gone = [name for names in sent.gone.values() for name in names]
+        # What a cell changes in place (model.fit, list.append) is as much its result as what it assigns.
+        changed = changes.changed()
+        current = {**modules.values(), **variables}
+        for group in changed:
+            assigned.update({name: value for name, value in group.values.items() if current.get(name) is value})
+        own, spare, sent = modules.travelling()
+        assigned.update(own)
+        if sent:
+            assigned[MODULES] = sent
+            gone = [name for names in sent.gone.values() for name in names]
     if spec.get("pull") is None:
         found = submodules.used(shell.transform_cell(source), variables)
         assigned.update((name, module) for name, module in found.items() if name not in imported)
