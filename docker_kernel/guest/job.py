@@ -317,8 +317,8 @@ class Job:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the job's cell assigned, by name, and of modules by full names (`config.alpha`); of one that failed, until
-        then. Nothing is assigned."""
+        """What the job's cell assigned, by name, and of modules by full names (`config.alpha`); of a cell that failed,
+        until then. Nothing is assigned."""
         self._ended(None)
         return {name: value for name, value in self._read()[0].items() if name != VALUE}
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple
 
 from docker_kernel.guest import ipython_state, logging_state, warnings_state
+from docker_kernel.guest.credentials import looks_secret
 from docker_kernel.guest.unable import Unable
 
 __all__ = ["PARTS", "Part", "Unable"]
@@ -35,6 +36,7 @@ class Part:
         forget: undoes a setting that is no more.
         needs: which module must be imported before a setting can be set, where it is another than the library.
         generators: the random generators whose states these are.
+        only_home: on the way there, it goes with the rest of the state.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Part:
     forget: Callable[[Any, str], object] | None = None
     needs: Callable[[str], str] = lambda name: ""
     generators: Callable[[Any], list[Any]] | None = None
+    only_home: bool = False
 
 
 @contextmanager
@@ -53,6 +56,38 @@ def _quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+# The operating system
+
+_VARIABLE = "variable "
+
+
+def _read_os(os: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {"sys.path": list(sys.path)}
+    try:
+        found["current folder"] = os.getcwd()
+    except OSError:
+        pass  # it was removed
+    for name, value in os.environ.items():
+        secret = looks_secret(name, value)
+        kept = Unable("environment variable", "it looks like a credential", "set it here, too", hash(value))
+        found[_VARIABLE + name] = kept if secret else value
+    return found
+
+
+def _set_os(os: Any, name: str, value: Any) -> None:
+    if name == "sys.path":
+        sys.path[:] = value
+    elif name == "current folder":
+        os.chdir(value)
+    else:
+        os.environ[name[len(_VARIABLE) :]] = value
+
+
+def _forget_os(os: Any, name: str) -> None:
+    if name.startswith(_VARIABLE):
+        os.environ.pop(name[len(_VARIABLE) :], None)
 
 
 # Python
@@ -315,6 +350,15 @@ PARTS = [
         warnings_state.read,
         warnings_state.set_one,
         warnings_state.forget,
+    ),
+    Part(
+        "os",
+        "os",
+        "Environment variables, but those that look like [credentials](#secrets); the current folder; `sys.path`.",
+        _read_os,
+        _set_os,
+        _forget_os,
+        only_home=True,
     ),
     Part(
         "Python",

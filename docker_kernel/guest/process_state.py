@@ -82,7 +82,8 @@ class ProcessState:
         """What was changed since the beginning.
 
         Args:
-            all_random: random states, too, from which nothing was drawn.
+            all_random: as a kernel sends it: random states, too, from which nothing was drawn, and not what has
+                another way there.
             only_random: nothing else.
         """
         state: State = {}
@@ -104,6 +105,8 @@ class ProcessState:
                     continue
                 before = self._before.get(part.name, {})
                 now = settings[part.name] = {name: self._frozen(value) for name, value in found.items()}
+                if part.only_home and all_random:
+                    continue
                 gone = [name for name in before if name not in now]
                 for name, value in found.items():
                     if name in before and before[name] == now[name] and not (all_random and part.generators):

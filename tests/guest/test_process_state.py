@@ -194,6 +194,23 @@ def test_pythons_own_settings_hold_in_a_job_and_come_home(tmp_path: Path) -> Non
     )
 
 
+def test_a_jobs_environment_folder_and_path_come_home_without_credentials(tmp_path: Path) -> None:
+    said = run_kernel(
+        tmp_path,
+        "import os, sys; before = list(sys.path); os.environ['OURS'] = 'here'; folder = os.getcwd()",
+        """
+        import os, sys
+        os.environ.update(MADE="there", API_TOKEN="never sent home"); os.environ.pop("HOME", None)
+        os.chdir("/usr"); sys.path.append("/nowhere")
+        """,
+        after="""
+        assert (os.environ["MADE"], os.environ["OURS"], "HOME" in os.environ) == ("there", "here", False)
+        assert "API_TOKEN" not in os.environ and os.getcwd() == "/usr" and "/nowhere" in sys.path
+        """,
+    )
+    assert "os: variable API_TOKEN" in said and "it looks like a credential" in said and "never" not in said, said
+
+
 def test_what_cannot_be_set_is_named_and_costs_only_itself(tmp_path: Path) -> None:
     said = run_kernel(
         tmp_path,
