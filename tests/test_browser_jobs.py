@@ -181,6 +181,24 @@ def test_a_display_is_attached_again_after_a_restart(lab: Lab, page: Page) -> No
     expect(again).to_contain_text("cancelled", timeout=START_MS)
 
 
+def test_a_renamed_notebooks_next_kernel_has_its_display(lab: Lab, page: Page) -> None:
+    notebook = opened(lab, page, "before.ipynb")
+    output = notebook.cell(TRAIN.replace("0.5)", "1)"))
+    expect(output).to_contain_text(re.compile(r"epoch \d+ of 60"), timeout=START_MS)
+    with page.expect_response(lambda answer: "/api/contents/" in answer.url and answer.request.method == "PUT"):
+        page.keyboard.press("Control+s")
+    page.goto("about:blank")
+    lab.end_sessions()
+    (lab.workspace / "before.ipynb").rename(lab.workspace / "after.ipynb")
+    page.goto(lab.address("lab/tree/after.ipynb"))
+    notebook.ready()
+    output = output_of(page, 1)
+    moves(output)
+    expect(output.locator(".docker-kernel-away")).to_be_hidden()
+    button(output, "Cancel").click()
+    expect(output).to_contain_text("cancelled", timeout=START_MS)
+
+
 def test_two_hundred_jobs_are_light(lab: Lab, page: Page) -> None:
     """Buttons and other cells answer while a big sweep runs; its jobs can all be cancelled."""
     notebook = opened(lab, page, "many.ipynb")

@@ -179,10 +179,11 @@ class LiveDisplay:
         self._began = time.monotonic()
         self._closed = False
         self._offered = False
+        self._panel: Any = None
+        _replace_older(self, self._parent)
         self._panel = self._make_panel()
         self._published: dict[str, Any] = {}
         self._publish("display_data", self._bundle(all(job.over for job in jobs)))
-        _replace_older(self, self._parent)
         if self._single:
             self._subscribe(self.jobs[0])
         else:
@@ -257,7 +258,8 @@ class LiveDisplay:
     def close(self) -> None:
         """Stop following: its output is gone."""
         self._closed = True
-        _refresher.want(self)
+        if self._panel is not None:
+            self._panel.close()  # at once: the next display may be of the same job, and have its ids
         for job in self.jobs:
             with job._delivery:
                 if self._on_event in job._listeners:
@@ -308,8 +310,6 @@ class LiveDisplay:
     def refresh(self) -> tuple[int, float | None]:
         """Send what has changed; returns how many bytes, and in how many seconds to look again."""
         if self._closed:
-            if self._panel is not None:
-                self._panel.close()
             return 0, None
         over = all(job.over for job in self.jobs)
         bundle = self._bundle(over)

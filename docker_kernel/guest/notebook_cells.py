@@ -17,6 +17,9 @@ LOOK_SECONDS = 0.1
 send takes that away (zmq_getsockopt(3), ZMQ_FD)."""
 
 START_SECONDS = 120
+HEARD_SECONDS = 0.2
+"""How long a kernel that answers may take to be heard, before it is asked again: what it showed before is lost."""
+
 OUTPUT_SECONDS = 60
 """How long a cell's outputs may take to come after its reply; what comes later is lost."""
 
@@ -71,9 +74,9 @@ class Talk:
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
             self.client.kernel_info()
-            for get in (self.client.get_shell_msg, self.client.get_iopub_msg):
+            for get, seconds in ((self.client.get_shell_msg, 1.0), (self.client.get_iopub_msg, HEARD_SECONDS)):
                 try:
-                    await get(timeout=1)
+                    await get(timeout=seconds)
                 except Empty:
                     break
             else:

@@ -9,12 +9,21 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import sys
+import threading
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FuturesTimeout
 from typing import Any
 
 from docker_kernel.guest.job import Job, JobFailed
 
 MAX_DISPLAYS = 20
 """Of the notebook's latest dispatches."""
+
+MAX_JOBS = 500
+"""Of the notebook's latest, among which they are."""
+
+WAIT_SECONDS = 3
+"""How long the host side may take to name them, while the kernel's cells wait."""
 
 CONTROL = "jupyter.widget.control"
 """What pages ask for all widgets, where the kernel has imported ipywidgets."""
@@ -47,21 +56,38 @@ class Revival:
         if importlib.util.find_spec("ipywidgets") is None:
             return
         from docker_kernel.guest import widgets
-        from docker_kernel.guest.api import session
         from docker_kernel.guest.display import LiveDisplay
 
-        found: dict[str, Any] = {}
+        answer: Future[list[list[Job]]] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(_latest())
+            except Exception as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, name="docker-kernel-revival", daemon=True).start()
         try:
-            for job in itertools.islice(session().newest(), 500):
-                group = job.record["group"]
-                if not job.record["live"] and group not in found:
-                    if len(found) == MAX_DISPLAYS:
-                        break
-                    found[group] = session().together(job)
-        except JobFailed:
-            return  # nobody has them
-        for group, sent in found.items():
-            jobs = [sent] if isinstance(sent, Job) else list(sent)
-            key = jobs[0].id if len(jobs) == 1 else group
-            if not widgets.has_panel(key):
+            found = answer.result(WAIT_SECONDS)
+        except (FuturesTimeout, JobFailed):
+            self._done = False  # the next page may have more luck; cells do not wait any longer
+            return
+        for jobs in found:
+            if not widgets.has_panel(jobs[0].id if len(jobs) == 1 else jobs[0].record["group"]):
                 LiveDisplay(jobs, self._kernel.shell, revived=True)
+
+
+def _latest() -> list[list[Job]]:
+    """The jobs of the notebook's latest dispatches."""
+    from docker_kernel.guest.api import session
+
+    found: dict[str, list[Job]] = {}
+    for job in itertools.islice(session().newest(), MAX_JOBS):
+        group = job.record["group"]
+        if job.record["live"] or group in found:
+            continue
+        if len(found) == MAX_DISPLAYS:
+            break
+        sent = session().together(job)
+        found[group] = [sent] if isinstance(sent, Job) else list(sent)
+    return list(found.values())

@@ -151,7 +151,8 @@ class Panel:
     def update(self) -> int:
         """Send what has changed; returns how much that is."""
         self._size = 0
-        self._update()
+        if self.root is not None:
+            self._update()
         return self._size
 
     def _update(self) -> None:

@@ -24,6 +24,9 @@ GUEST_BOOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file
 LINES = 20
 """Of what the process itself printed, to say why it did not start."""
 
+READS = 16
+"""How often a pipe is read to have all that is in it, though somebody may go on filling it."""
+
 END_SECONDS = 5.0
 """How long a kernel may take for what it wants to do at its end."""
 
@@ -78,8 +81,9 @@ class Kernel:
         """
         if not self._echoes:
             return
-        while self._read(self._pipe):
-            pass
+        for _ in range(READS):
+            if not self._read(self._pipe):
+                break
         self.lines.clear()
         self._echoed = on
 

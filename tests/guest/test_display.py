@@ -365,6 +365,8 @@ def test_a_cell_that_runs_again_ends_its_last_display(frontend: Frontend) -> Non
     send()
     send()
     frontend.until(lambda: len(frontend.of("comm_close")) >= 5)
+    shown = frontend.of("display_data")[0]["content"]["data"][WIDGET]["model_id"]
+    assert shown == "docker-kernel-" + notebook.value("jobs['again'].id"), "a kernel after this one makes it anew"
     notebook.run("from docker_kernel.guest.display import _by_cell")
     closed = "sum(not one._closed for _, one in _by_cell['cell-1'])"
     assert notebook.value(closed) == 1

@@ -103,7 +103,9 @@ def test_what_a_process_prints_is_logged_once_until_it_ends(
 ) -> None:
     cell = "import os, atexit\nos.system('echo from a shell')\natexit.register(os.write, 2, b'at the end')"
     ran = run(
-        notebook_of(cell, "import time; time.sleep(.5); os.write(2, b'dying\\n'); os._exit(3)"), tmp_path, capfdbinary
+        notebook_of(cell, "import time; time.sleep(.5); os.write(2, b'dying\\n'); time.sleep(.1); os._exit(3)"),
+        tmp_path,
+        capfdbinary,
     )
     assert ran.log.count("from a shell") == 1 and ran.log.count("dying") == 1
     assert ran.ending.reason == "Cell 2 of 2 ended the kernel: it ended with exit code 3."

@@ -173,6 +173,16 @@ def test_tolerated_error_goes_on(image: str, docker_run: Runner, out: Path) -> N
     assert "ZeroDivisionError" in (out / "output.ipynb").read_text()
 
 
+@pytest.mark.parametrize(
+    ("end", "code"), [("exit()", 0), ("import sys; sys.exit(0)", 0), ("import sys; sys.exit(7)", 7)]
+)
+def test_a_notebook_may_end_itself_with_a_code(image: str, docker_run: Runner, out: Path, end: str, code: int) -> None:
+    ran = docker_run(image, "-p", f"code={end}")
+    assert ran.code == code and "the end" not in ran.log
+    assert ran.markers()[-1]["code"] == code
+    assert ("SystemExit: 7" in ran.log and "SystemExit" in (out / "output.html").read_text()) == (code == 7)
+
+
 def test_huge_output_is_bounded(image: str, docker_run: Runner, out: Path) -> None:
     code = "[print('x' * 999) for _ in range(40_000)]; print('last words')"
     ran = docker_run(image, "-p", f"code={code}")
