@@ -13,6 +13,7 @@ import collections
 import contextlib
 import copyreg
 import functools
+import importlib
 import io
 import pickle
 import sys
@@ -48,7 +49,7 @@ class _Reference:
     """Stands for one of the kernel's objects that is no plain list, dict or set."""
 
     def __init__(self, number: int, value: Any) -> None:
-        self.number, self.value = number, value
+        self.number, self.value, self.native = number, value, _Native(value)
 
 
 class _Native:
@@ -75,13 +76,21 @@ class ReturnPickler(snapshot._Pickler):
         known: the keys of those objects by their ids.
         owners: those arrays that show all of a memory, by the id of the array that has it: a buffer's, which the kernel
             knows nothing of.
+        known_classes: by the ids of those that came from there, the number of a group that has one which was changed,
+            or False.
     """
 
     def __init__(
-        self, known: Mapping[int, tuple[int, int]], owners: Mapping[int, Any], *arguments: Any, **options: Any
+        self,
+        known: Mapping[int, tuple[int, int]],
+        owners: Mapping[int, Any],
+        known_classes: Mapping[int, int],
+        *arguments: Any,
+        **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
         self._owners = owners
+        self._known_classes = known_classes
         # With less than two elements, a list is not asked again whether it has grown.
         self._contents: list[Any] = [None, None]
         self._references: dict[int, Any] = {}
@@ -142,17 +151,20 @@ class ReturnPickler(snapshot._Pickler):
             return _own, (number, make, arguments)
         reduced = self._reduce(one)
         if isinstance(reduced, str):
-            return super().reducer_override(one)
+            return _named, (pickle.whichmodule(one, reduced), reduced)  # type: ignore[attr-defined]
         make, arguments, *rest = reduced
         state, items, pairs, setter = [*rest, None, None, None, None][:4]
         if setter is not None or not _is_plain(make, arguments):
-            return _own_like, (number, _Native(one))
+            return _own_like, (number, value.native)
         content = (state, None if items is None else list(items), None if pairs is None else _flat(pairs))
         if getattr(kind, "__hash__", None) in (None, object.__hash__):
             self._contents += [number, content]
             return _own, (number, make, arguments)
         # A dict that has it as a key needs its content at once.
         return _own, (number, make, arguments), (number, content), None, None, _fill_at_once
+
+    def _is_update(self, cls: type) -> bool | int:
+        return self._known_classes.get(id(cls), super()._is_update(cls))
 
     def _owner(self, array: Any) -> Any:
         owner = super()._owner(array)
@@ -167,6 +179,10 @@ class ReturnPickler(snapshot._Pickler):
             by_type = self.dispatch_table.get(type(value))
             reduced = by_type(value) if by_type else value.__reduce_ex__(5)
         return reduced
+
+
+def _named(module: str, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), importlib.import_module(module))
 
 
 def _new(kind: Any, *arguments: Any) -> Any:
@@ -185,6 +201,8 @@ _MAKING: dict[Any, Any] = {
 
 def _is_plain(make: Any, arguments: tuple[Any, ...]) -> bool:
     """Whether an object is made of nothing but its class, and then given all its content."""
+    if make is types.SimpleNamespace and not arguments:
+        return True
     return make is copyreg.__newobj__ and len(arguments) == 1  # type: ignore[attr-defined]
 
 
@@ -288,6 +306,19 @@ def _finish(values: dict[str, Any], contents: list[Any]) -> dict[str, Any]:
     return values
 
 
+def update_class(group: bool | int, update: Callable[[], None]) -> None:
+    """Bring a class up to date that is here already, when all has been read.
+
+    Args:
+        group: the number of one that has the class, which is not updated where it was changed here.
+    """
+    load = _load
+    if load is _NEW:
+        update()
+    elif load._originals is not None and (group is True or not load._originals.changed(group)):
+        load.updates.append(update)
+
+
 def _is_hashing(content: Any) -> bool:
     """Whether an object has pairs, as a dict has."""
     return isinstance(content, tuple) and content[2] is not None
@@ -301,6 +332,11 @@ def _own(number: int, make: Any, arguments: tuple[Any, ...]) -> Any:
         own = make(*arguments)
     elif number not in load.made:
         load.owned.add(number)
+        if make is snapshot._make_function and own.__code__ != arguments[0]:
+            load.updates += [
+                functools.partial(setattr, own, "__code__", arguments[0]),
+                functools.partial(setattr, own, "__name__", arguments[1]),
+            ]
     load.made[number] = own
     return own
 
@@ -419,14 +455,20 @@ def _updater(own: Any, fresh: Any) -> Callable[[], None] | None:
     if type(own).__name__ == "ndarray" and module == "numpy":
         if own.shape != fresh.shape or own.dtype != fresh.dtype or not own.flags.writeable:
             return None
-        return lambda: own.__setitem__(..., fresh)
+
+        def assign() -> None:
+            own[...] = fresh
+            own.flags.writeable = fresh.flags.writeable
+
+        return assign
     if module.startswith("numpy.random"):
         if hasattr(own, "bit_generator") and type(own.bit_generator) is type(fresh.bit_generator):
-            return lambda: setattr(own.bit_generator, "state", fresh.bit_generator.state)
+            # With the sequence from which more are spawned.
+            return lambda: own.bit_generator.__setstate__(fresh.bit_generator.__reduce__()[2])
         if hasattr(own, "set_state"):
             return lambda: own.set_state(fresh.get_state(legacy=False))
         if hasattr(own, "random_raw"):
-            return lambda: setattr(own, "state", fresh.state)
+            return lambda: own.__setstate__(fresh.__reduce__()[2])
     if module == "random" and hasattr(own, "setstate"):
         return lambda: own.setstate(fresh.getstate())
     if type(own) in (io.StringIO, io.BytesIO):

@@ -11,6 +11,7 @@ a digest and as sure: a blob's name is trusted for this, as `restore` checks it 
 
 from __future__ import annotations
 
+import abc
 import datetime
 import enum
 import functools
@@ -235,6 +236,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """The ids of what no object stands for, or one of an atomic type: memory, functions, cells of closures."""
         self.ignored: set[int] = set()
         """The ids of what belongs to a class: by these, all its instances would be one group."""
+        self.classes: list[type] = []
+        """Those that are pickled with all that they have, as no module has them."""
         self.arrays: dict[int, set[int]] = {}
         """The ids of the arrays that show the memory of one, by that one's id."""
         self._storages: dict[int, Any] = {}
@@ -353,6 +356,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if not isinstance(reduced, tuple) or len(reduced) < 6:
             return reduced
         _complete.add(cls)
+        self.classes.append(cls)
         for name, part in list(vars(cls).items()):
             if isinstance(part, property):
                 for function in (part.fget, part.fset, part.fdel):
@@ -362,7 +366,20 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             elif name.startswith("__") and name.endswith("__"):
                 self.ignored.add(id(part))
         make, arguments, state, _, _, setter = reduced
-        return make, arguments, (setter, state, id(cls) in self._classes), None, None, _fill_class
+        # Python keeps these there as soon as an instance was pickled.
+        state[0].pop("__slotnames__", None)
+        if issubclass(cls, enum.Enum):
+            # cloudpickle leaves out second names of members.
+            members = {name: member.value for name, member in cls.__members__.items()}
+            arguments = (*arguments[:3], members, *arguments[4:])
+            for name in members:
+                state[0].pop(name, None)
+        content = (setter, state, self._is_update(cls), member_attributes(cls))
+        return _make_class, (make, arguments), content, None, None, _fill_class
+
+    def _is_update(self, cls: type) -> bool | int:
+        """Whether a class is to be brought up to date where it exists."""
+        return id(cls) in self._classes
 
     def _ignore(self, part: Any) -> None:
         """Let a method link no groups; one that a library made for the class (a dataclass's), nothing in it either."""
@@ -436,17 +453,105 @@ def _make_cached(function: Any, maxsize: int | None, typed: bool) -> Any:
     return functools.lru_cache(maxsize, typed)(function)
 
 
+def _make_class(make: Any, arguments: tuple[Any, ...]) -> Any:
+    """A class that is yet to be filled, or the one that is here already.
+
+    What the notebook does when a class is made (`__init_subclass__`, a metaclass's `__new__`) has been done.
+    """
+    known = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(arguments[-2])
+    if known is not None:
+        return known
+    if make is not cloudpickle.cloudpickle._make_skeleton_class:
+        return make(*arguments)
+    meta, name, bases, attributes, tracker, _ = arguments
+    made = _made_quietly(meta, name, bases, attributes)
+    if made is None:
+        return make(*arguments)
+    return cloudpickle.cloudpickle._lookup_class_or_track(tracker, made)
+
+
+class _Quiet:
+    def __init_subclass__(cls, **_: Any) -> None:
+        pass
+
+
+class _QuietWithoutDict(_Quiet):
+    __slots__ = ()
+
+
+def _made_quietly(meta: Any, name: str, bases: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
+    """A class for which no code of the notebook's ran; None where there is none to run, or where it has to."""
+    own = {id(one) for one in list(cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS)}
+    if not all(isinstance(base, type) for base in bases):
+        return None
+    above = [one for base in bases for one in base.__mro__ if id(one) in own]
+    registers = any("__init_subclass__" in vars(one) for one in above)
+    if not registers and id(meta) not in own:
+        return None
+    maker = next(one for one in meta.__mro__ if id(one) not in own)
+    if not registers:
+        return maker.__new__(meta, name, bases, dict(attributes))
+    for quiet in (_Quiet, _QuietWithoutDict):
+        try:
+            made = maker.__new__(meta, name, (quiet, *bases), dict(attributes))
+            made.__bases__ = bases
+            return made
+        except TypeError:
+            pass  # Its instances have another layout.
+    return None
+
+
+def member_attributes(cls: type) -> dict[str, dict[str, Any]] | None:
+    """What the members of an enumeration have besides their names and values; None for other classes."""
+    if not issubclass(cls, enum.Enum):
+        return None
+    return {
+        member.name: {name: value for name, value in vars(member).items() if name not in _OF_MEMBERS} for member in cls
+    }
+
+
+def registered(cls: type) -> list[type]:
+    """The classes that were registered with an abstract one."""
+    if not isinstance(cls, abc.ABCMeta):
+        return []
+    return [one for one in (reference() for reference in abc._get_dump(cls)[0]) if one is not None]  # type: ignore[attr-defined]
+
+
+_OF_MEMBERS = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_"})
+
 _complete: weakref.WeakSet[type] = weakref.WeakSet()
 """The notebook's classes that this process has, made here or restored."""
 
 
-def _fill_class(cls: type, content: tuple[Any, Any, bool]) -> None:
+def _fill_class(cls: type, content: tuple[Any, ...]) -> None:
     """Give a restored class its attributes: not where it exists, with changes of its own perhaps, and only came along
     with an instance."""
-    setter, state, update = content
-    if update or cls not in _complete:
-        setter(cls, state)
+    setter, state, update, *more = content
+    members = more[0] if more else None
+    if cls not in _complete:
+        _set_class(cls, setter, state, members)
         _complete.add(cls)
+    elif update is not False:
+        from docker_kernel.guest.merge import update_class
+
+        update_class(update, functools.partial(_set_class, cls, setter, state, members))
+
+
+def _set_class(cls: type, setter: Any, state: Any, members: dict[str, dict[str, Any]] | None) -> None:
+    if members is None:
+        for name, part in list(vars(cls).items()):
+            of_python = name.startswith(("__", "_abc_")) or isinstance(part, _OF_SLOTS)
+            if name not in state[0] and not of_python:
+                delattr(cls, name)
+    setter(cls, state)
+    for name, attributes in (members or {}).items():
+        own: Any = vars(cls.__members__[name])  # type: ignore[attr-defined]
+        for gone in [one for one in own if one not in attributes and one not in _OF_MEMBERS]:
+            del own[gone]
+        own.update(attributes)
+
+
+_OF_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 
 def _reduce_view(view: Any, owner: Any) -> Any:
@@ -1063,6 +1168,23 @@ class _Unpickler(pickle.Unpickler):
         return referred(number)
 
 
+class _Shown:
+    """Variables that can be seen in a namespace while others are restored, whose classes' code may use them."""
+
+    def __init__(self, namespace: dict[str, Any]) -> None:
+        self._namespace = namespace
+        self._added: dict[str, Any] = {}
+
+    def add(self, values: dict[str, Any]) -> None:
+        for name in values.keys() - self._namespace.keys():
+            self._namespace[name] = self._added[name] = values[name]
+
+    def end(self) -> None:
+        for name, value in self._added.items():
+            if self._namespace.get(name, self) is value:
+                del self._namespace[name]
+
+
 OnGroup = Callable[[int, "dict[str, Any]", Any, "list[tuple[str, int]]"], None]
 
 
@@ -1097,7 +1219,24 @@ def restore(
             except Exception as error:
                 failed.append(LeftOut(name, "module", str(error), "install it where the job runs"))
     _target[0] = namespace
+    shown = _Shown(namespace)
+    shown.add(found)
+    again: list[tuple[int, memoryview, list[str], Any, Any]] = []
     number = -1
+
+    def load(this: int, group: memoryview, names_here: list[str], buffers: Any, sizes: Any) -> str:
+        """Read a group; returns why it cannot be."""
+        try:
+            unpickler = _Unpickler(io.BytesIO(group), buffers=buffers)
+            values = unpickler.load()
+            found.update(values)
+            shown.add(values)
+            if on_group is not None:
+                on_group(this, values, unpickler.memo, sizes)
+            return ""
+        except Exception as error:
+            return "%s: %s" % (type(error).__name__, error)
+
     for pack in manifest["packs"]:
         first, number = number + 1, number + len(pack["groups"])
         if wanted is not None and not any(wanted.intersection(names) for names in pack["groups"]):
@@ -1108,15 +1247,18 @@ def restore(
             group, data = data[:size], data[size:]
             if wanted is not None and not wanted.intersection(names_here):
                 continue
-            try:
-                unpickler = _Unpickler(io.BytesIO(group), buffers=buffers)
-                values = unpickler.load()
-                found.update(values)
-                if on_group is not None:
-                    on_group(this, values, unpickler.memo, pack["buffers"])
-            except Exception as error:
-                reason = "%s: %s" % (type(error).__name__, error)
-                hint = HINTS["cuda"] if "cuda" in reason.lower() else "is its package installed there?"
-                failed += [LeftOut(name, "", reason, hint) for name in names_here]
+            if load(this, group, names_here, buffers, pack["buffers"]):
+                again.append((this, group, names_here, buffers, pack["buffers"]))
+    # What is read by code of the notebook may need variables that came later.
+    reasons: list[str] = []
+    while again:
+        before, reasons = again, [load(*one) for one in again]
+        again = [one for one, reason in zip(before, reasons) if reason]
+        if len(again) == len(before):
+            break
+    for (_, _, names_here, *_), reason in zip(again, filter(None, reasons)):
+        hint = HINTS["cuda"] if "cuda" in reason.lower() else "is its package installed there?"
+        failed += [LeftOut(name, "", reason, hint) for name in names_here]
+    shown.end()
     sources.restore(found.pop(sources.NAME, {}))
     return found, failed

@@ -228,6 +228,68 @@ CELLS = {
         "of[k].append(2); of[K(2)] = []; keys.add(K(3)); more = {k: 1}",
         "of[k] == [1, 2] and of[K(2)] == [] and K(3) in keys and k in keys and next(iter(more)) is k",
     ),
+    "a class that only its instances name": (
+        "class C:\n    n = 0\n    made = []\n    def hit(self): type(self).n += 1; self.made.append(self)\n"
+        "    @classmethod\n    def inc(cls): cls.n += 1\nobjects = [C(), C()]; inc = {'inc': C.inc}",
+        "for one in objects: one.hit()\ninc['inc']()",
+        "C.n == 3 and C.made[0] is objects[0] and type(objects[1]) is C",
+    ),
+    "a class that no variable is": (
+        "def make():\n    class C:\n        n = 0\n        def hit(self): type(self).n += 1\n"
+        "    return C()\nc = make()",
+        "c.hit(); other = type(c)()",
+        "type(c).n == other.n == 1 and type(other) is type(c)",
+    ),
+    "what a class loses, and gets": (
+        "class C:\n    a = 1\n    def f(self): return 1\nc = C()",
+        "del C.a; C.f = lambda self: 2; C.new = property(lambda self: 3)",
+        "not hasattr(C, 'a') and (c.f(), c.new) == (2, 3) and type(c) is C",
+    ),
+    "who registers with an abstract class": (
+        "import abc\nclass A(abc.ABC): pass\nclass B: pass\nall_ = [A()]",
+        "type(all_[0]).register(B)",
+        "isinstance(B(), A)",
+    ),
+    "classes that register when they are made": (
+        "made = []\nclass A:\n    def __init_subclass__(cls, key, **more): made.append(cls); cls.key = key\n"
+        "class M(type):\n    def __init__(cls, *more): super().__init__(*more); made.append(cls)\n"
+        "class B(A, key='b'): pass\nclass C(metaclass=M): pass\nb, c = B(), C()",
+        "n = len(made); b.x = c.x = n\nclass D(A, key='d'): pass\nclass E(C): pass",
+        "(n, b.x, B.key, D.key) == (2, 2, 'b', 'd') and made[0] is B and made[1] is C and made[2:] == [D, E]",
+    ),
+    "members of an enumeration": (
+        "import enum\nclass P(enum.Enum):\n    A = 1, 2; B = 3, 4; ALSO_A = 1, 2\n"
+        "    def __init__(self, x, y): self.x, self.y, self.seen = x, y, []\np = P.B; of = {P.A: p}",
+        "P.A.x += 10; P.A.seen.append(P.ALSO_A.y); p = P.A",
+        "(P.A.x, P.A.seen, P.B.y) == (11, [2], 4) and of[P.ALSO_A] is P.B and p is P.A",
+    ),
+    "what needs other variables to be restored": (
+        "import threading\nknown = {}\ndef lock(): return threading.Lock()\n"
+        "def get(k): return known.setdefault(k, T(k))\n"
+        "class T:\n    def __init__(self, k): self.k, self.lock = k, lock()\n"
+        "    def __reduce__(self): return get, (self.k,)\n"
+        "class S:\n    def __init__(self): self.n, self.lock = 0, lock()\n    def __getstate__(self): return self.n\n"
+        "    def __setstate__(self, n): self.n, self.lock = n, lock()\n"
+        "    def up(self):\n        with self.lock: self.n += 1\ns = S(); t = T('t'); box = [s]",
+        "s.up(); s.up(); k = t.k; u = get('u')",
+        "s.n == 2 and box[0] is s and (t.k, k) == ('t', 't') and u is get('u')",
+    ),
+    "a namespace that has itself": (
+        "import types\nn = types.SimpleNamespace(a=[1]); n.me = n; box = [n]",
+        "n.b = n.a; n.a.append(2); del n.a; n.d = [n]",
+        "n.me is box[0] is n.d[0] is n and n.b == [1, 2] and not hasattr(n, 'a')",
+    ),
+    "circles of what is made in its own way": (
+        "def make(): return R.__new__(R)\nclass R:\n    def __init__(self): self.kids, self.up = [], None\n"
+        "    def __reduce__(self): return make, (), self.__dict__\na = R(); b = R(); a.kids.append(b); b.up = a",
+        "c = R(); c.up = b; b.kids.append(c); a.v = 1",
+        "b.up is a and a.kids[0] is b and b.kids[0] is c and c.up is b and a.v == 1",
+    ),
+    "a function's code": (
+        "def f(): return 1\ndef g(): return 2\nh = f",
+        "f.__code__ = g.__code__; f.__name__ = 'new'",
+        "h is f and (h(), h.__name__) == (2, 'new')",
+    ),
     "text streams": (
         "import io\ns = io.StringIO(); box = [s]",
         "s.write('hi')",
@@ -256,6 +318,17 @@ ARRAYS = {
         "a = np.zeros(4); box = {'a': a}",
         "a.shape = 2, 2",
         "box['a'] is a and a.shape == (2, 2)",
+    ),
+    "spawned generators": (
+        "r = np.random.default_rng(1); expected = np.random.default_rng(1)",
+        "a = r.spawn(2)[1].random()",
+        "[one.random() for one in expected.spawn(2)][1] == a"
+        " and r.spawn(1)[0].random() == expected.spawn(1)[0].random()",
+    ),
+    "one that is made read-only": (
+        "a = np.zeros(4); box = [a]",
+        "a.flags.writeable = False",
+        "not box[0].flags.writeable",
     ),
     "a generator": (
         "r = np.random.default_rng(1); box = [r]",
@@ -328,6 +401,22 @@ def test_a_group_that_was_changed_here_meanwhile_is_made_anew_beside_it(kernel: 
     assert kernel["held"] == [[1, "here"], [0, 1]]
     assert brought["a"] == [1, 2] and brought["b"]["a"] is brought["a"] is brought["new"][0]
     assert brought["new"][1] is kernel["held"][1]
+
+
+def test_a_class_that_was_changed_here_meanwhile_stays_as_it_is(kernel: Kernel) -> None:
+    kernel.restart()
+    kernel.run("class C:\n    n = 0\nc = C(); d = C(); e = [1]")
+    kernel.local("C.n = 5; e.append(2)", meanwhile="C.n = 7")
+    assert (kernel["C"].n, kernel["e"]) == (7, [1, 2])
+    kernel.local("d.x = 1; e.append(3)", meanwhile="C.m = 8")
+    assert (kernel["C"].m, kernel["e"]) == (8, [1, 2, 3])
+
+
+def test_a_class_is_not_changed_by_looking_at_a_result(kernel: Kernel) -> None:
+    kernel.restart()
+    kernel.run("class C:\n    n = 0\nc = C()")
+    kernel.local("C.n = 5; c.x = 1", fresh=True)
+    assert kernel["C"].n == 0
 
 
 def test_results_can_be_read_without_the_kernels_objects(kernel: Kernel) -> None:
