@@ -154,9 +154,12 @@ class ReturnPickler(snapshot._Pickler):
             return _named, (pickle.whichmodule(one, reduced), reduced)  # type: ignore[attr-defined]
         make, arguments, *rest = reduced
         state, items, pairs, setter = [*rest, None, None, None, None][:4]
-        if setter is not None or not _is_plain(make, arguments):
+        if setter is snapshot._fill_child:
+            content = state
+        elif setter is not None or not _is_plain(make, arguments):
             return _own_like, (number, value.native)
-        content = (state, None if items is None else list(items), None if pairs is None else _flat(pairs))
+        else:
+            content = (state, None if items is None else list(items), None if pairs is None else _flat(pairs))
         if getattr(kind, "__hash__", None) in (None, object.__hash__):
             self._contents += [number, content]
             return _own, (number, make, arguments)
@@ -320,8 +323,8 @@ def update_class(group: bool | int, update: Callable[[], None]) -> None:
 
 
 def _is_hashing(content: Any) -> bool:
-    """Whether an object has pairs, as a dict has."""
-    return isinstance(content, tuple) and content[2] is not None
+    """Whether an object has pairs, as a dict has, or is a kind of set."""
+    return isinstance(content, tuple) and (content[2] is not None or set in content[3:4])
 
 
 def _own(number: int, make: Any, arguments: tuple[Any, ...]) -> Any:
@@ -344,6 +347,9 @@ def _own(number: int, make: Any, arguments: tuple[Any, ...]) -> Any:
 def _is_of(own: Any, make: Any, arguments: tuple[Any, ...]) -> bool:
     if make is snapshot._make_function:
         return isinstance(own, types.FunctionType) and len(own.__closure__ or ()) == len(arguments[2])
+    if make is snapshot._make_child:
+        limit = own.maxlen if isinstance(own, collections.deque) else None
+        return type(own) is arguments[0] and limit == arguments[2]
     kind = arguments[0] if make is copyreg.__newobj__ else make  # type: ignore[attr-defined]
     return type(own) is kind
 
@@ -372,7 +378,10 @@ def _refill(own: Any, content: Any) -> None:
         own.__dict__.clear()
         snapshot._fill_function(own, content)
     else:
-        _empty(own, content[0])
+        if len(content) > 3:
+            snapshot._empty_child(own, content[3])
+        else:
+            _empty(own, content[0])
         _set(own, *content)
 
 
@@ -389,8 +398,11 @@ def _empty(own: Any, state: Any) -> None:
                 object.__delattr__(own, name)
 
 
-def _set(own: Any, state: Any, items: Any, pairs: Any) -> None:
+def _set(own: Any, state: Any, items: Any, pairs: Any, *form: Any) -> None:
     """As a pickle gives an object its content."""
+    if form:
+        snapshot._fill_child(own, (state, items, pairs, *form))
+        return
     if items is not None:
         if isinstance(own, set):
             own.update(items)
@@ -450,7 +462,8 @@ def _updater(own: Any, fresh: Any) -> Callable[[], None] | None:
             if isinstance(own, collections.defaultdict):
                 own.default_factory = fresh.default_factory
 
-        return replace if getattr(own, "maxlen", None) == getattr(fresh, "maxlen", None) else None
+        limits = {one.maxlen for one in (own, fresh) if isinstance(one, collections.deque)}
+        return replace if len(limits) < 2 else None
     module = type(own).__module__
     if type(own).__name__ == "ndarray" and module == "numpy":
         if own.shape != fresh.shape or own.dtype != fresh.dtype or not own.flags.writeable:

@@ -12,6 +12,8 @@ a digest and as sure: a blob's name is trusted for this, as `restore` checks it 
 from __future__ import annotations
 
 import abc
+import collections
+import copyreg
 import datetime
 import enum
 import functools
@@ -243,6 +245,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._storages: dict[int, Any] = {}
         """Storages of tensors by their address."""
         self._generators = generators.kinds()
+        self._families: dict[type, Any] = {}
         self._refusals = refusals
         self.exceptions = Exceptions(None if refusals is None else self._refusal)
 
@@ -275,7 +278,25 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._reduce_array(numpy, value)
         if type(value).__module__ == "torch.storage":
             return self._reduce_storage(value)
+        if type(value) is functools.cached_property:
+            # Before Python 3.12 it has a lock.
+            return _make_cached_property, (value.func, value.attrname)
+        kind = type(value)
+        family = self._families[kind] if kind in self._families else self._family(kind)
+        if family is not None:
+            return _reduce_child(value, family)
         return super().reducer_override(value)
+
+    def _family(self, kind: type) -> Any:
+        """Of what built-in container a class is a child, or `object` where its `__getattr__` may answer for methods
+        that pickle asks for; None where objects are pickled as usual."""
+        family = _container(kind)
+        if family is object:
+            asks = (vars(base).get(name) for base in kind.__mro__ for name in ("__getattr__", "__getattribute__"))
+            if not any(getattr(one, "__globals__", None) is self._namespace for one in asks):
+                family = None
+        self._families[kind] = family
+        return family
 
     def _refusal(self, value: Any) -> Exception | None:
         """Why a value cannot travel; None where it can."""
@@ -361,6 +382,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if isinstance(part, property):
                 for function in (part.fget, part.fset, part.fdel):
                     self._ignore(function)
+            elif isinstance(part, functools.cached_property):
+                self._ignore(part)
+                self._ignore(part.func)
             elif isinstance(part, (classmethod, staticmethod, types.FunctionType, _CACHED)):
                 self._ignore(getattr(part, "__func__", part))
             elif name.startswith("__") and name.endswith("__"):
@@ -447,6 +471,98 @@ def _fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
     function.__qualname__ = state["qualname"]
     function.__doc__ = state["doc"]
     function.__module__ = state["module"]
+
+
+def _make_cached_property(function: Any, name: str | None) -> Any:
+    made: Any = functools.cached_property(function)
+    made.attrname = name
+    return made
+
+
+_CONTAINERS = (
+    collections.OrderedDict, collections.Counter, collections.defaultdict, dict, collections.deque, list, set, object,
+)  # fmt: skip
+
+
+def _container(kind: type) -> Any:
+    """Of what built-in container a class is a child, `object` for none; None where the class, or what made it, says
+    how its objects are pickled."""
+    family = next(one for one in _CONTAINERS if issubclass(kind, one))
+    if kind is family or kind in copyreg.dispatch_table or issubclass(kind, type):
+        return None
+    if kind.__new__ is not family.__new__ or any(hasattr(kind, name) for name in _SAYS_HOW):
+        return None
+    of_object = ("__reduce_ex__", "__getstate__")
+    if any(getattr(kind, name, None) is not getattr(object, name, None) for name in of_object):
+        return None
+    return family if kind.__reduce__ is family.__reduce__ else None
+
+
+_SAYS_HOW = ("__setstate__", "__getnewargs__", "__getnewargs_ex__")
+
+
+def _reduce_child(value: Any, family: Any) -> Any:
+    """Take an object apart by what the built-in class does, and not by the methods of its own class: they may need its
+    attributes, or do more than to fill it; and several built-in classes forget the attributes."""
+    items = pairs = attributes = None
+    if issubclass(family, dict):
+        found = list(family.items(value))
+        pairs = [*(key for key, _ in found), *(one for _, one in found)]
+    elif family is not object:
+        items = list(family.__iter__(value))
+    try:
+        attributes = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        pass
+    slots = {}
+    for name in copyreg._slotnames(type(value)):  # type: ignore[attr-defined]
+        try:
+            slots[name] = object.__getattribute__(value, name)
+        except AttributeError:
+            pass
+    state = (value if attributes is value else dict(attributes or {}), slots)
+    factory = value.default_factory if family is collections.defaultdict else None
+    limit = value.maxlen if family is collections.deque else None
+    return _make_child, (type(value), family, limit), (state, items, pairs, family, factory), None, None, _fill_child
+
+
+def _make_child(kind: Any, family: Any, limit: int | None) -> Any:
+    made = family.__new__(kind)
+    if limit is not None:
+        collections.deque.__init__(made, (), limit)
+    return made
+
+
+def _fill_child(own: Any, content: tuple[Any, ...]) -> None:
+    (attributes, slots), items, pairs, family, factory = content
+    if pairs is not None:
+        half = len(pairs) // 2
+        for key, value in zip(pairs[:half], pairs[half:]):
+            family.__setitem__(own, key, value)
+    if items is not None:
+        (family.update if family is set else family.extend)(own, items)
+    if family is collections.defaultdict:
+        own.default_factory = factory
+    if attributes is own:
+        object.__setattr__(own, "__dict__", own)
+        attributes = {}
+    # What has slots here may have had none there.
+    for name, value in [*attributes.items(), *slots.items()]:
+        object.__setattr__(own, name, value)
+
+
+def _empty_child(own: Any, family: Any) -> None:
+    if family is not object:
+        family.clear(own)
+    try:
+        object.__getattribute__(own, "__dict__").clear()
+    except AttributeError:
+        pass
+    for name in copyreg._slotnames(type(own)):  # type: ignore[attr-defined]
+        try:
+            object.__delattr__(own, name)
+        except AttributeError:
+            pass
 
 
 def _make_cached(function: Any, maxsize: int | None, typed: bool) -> Any:

@@ -290,6 +290,56 @@ CELLS = {
         "f.__code__ = g.__code__; f.__name__ = 'new'",
         "h is f and (h(), h.__name__) == (2, 'new')",
     ),
+    "containers whose classes do more than to fill them": (
+        "class D(dict):\n    def __init__(self, log): super().__init__(); self.log = log\n"
+        "    def __setitem__(self, k, v): self.log.append(k); super().__setitem__(k, v * 2)\n"
+        "class L(list):\n    def append(self, v): super().append(v * 2)\n"
+        "    def extend(self, all_): [self.append(v) for v in all_]\n"
+        "class S(set):\n    def update(self, *all_): raise TypeError\n    def __hash__(self): return id(self)\n"
+        "log = []; d = D(log); d['a'] = 1; l = L(); l.append(1); s = S(); s.add(1); s.own = s; of = {s: d}; "
+        "box = [d, l]",
+        "d['b'] = 2; l.append(2); s.add(2); l.tag = s",
+        "(d, log, list(l), set(s)) == ({'a': 2, 'b': 4}, ['a', 'b'], [2, 4], {1, 2}) and d.log is log "
+        "and box[0] is d and box[1] is l and l.tag is s.own is s and of[s] is d",
+    ),
+    "attributes of containers": (
+        "import collections\nclass C(collections.Counter): pass\n"
+        "class O(collections.OrderedDict):\n    def __init__(self, n): super().__init__(); self.n = n\n"
+        "    def __setitem__(self, k, v):\n        super().__setitem__(k, v); self.move_to_end(k)\n"
+        "        if len(self) > self.n: self.popitem(last=False)\n"
+        "class F(collections.defaultdict):\n    def __missing__(self, k): self.hits += 1; "
+        "return super().__missing__(k)\n"
+        "class R(collections.deque):\n    def __init__(self, n): super().__init__(maxlen=n); self.n = n\n"
+        "c = C('aab'); c.tag = 1; o = O(2); o['a'] = 1; o['b'] = 2; f = F(list); f.hits = 0; r = R(2); "
+        "box = [c, o, f, r]",
+        "c['z'] = 5; c.tag += 1; o['a'] = 3; o['c'] = 4; f['x'].append(1); f.default_factory = set; "
+        "r.extend('abc'); r.n = 3",
+        "(c['z'], c.tag, list(o), f, f.hits, f['new'], list(r), r.maxlen, r.n) "
+        "== (5, 2, ['a', 'c'], {'x': [1], 'new': set()}, 1, set(), ['b', 'c'], 2, 3) "
+        "and all(one is other for one, other in zip(box, (c, o, f, r)))",
+    ),
+    "attributes that are the items": (
+        "class A(dict):\n    def __init__(self, **items): super().__init__(**items); self.__dict__ = self\n"
+        "a = A(x=1); box = [a]",
+        "a.y = 2; n = a['y']; a['z'] = A(q=1)",
+        "(a, n, a.z.q) == ({'x': 1, 'y': 2, 'z': {'q': 1}}, 2, 1) "
+        "and a.__dict__ is a is box[0] and a.z.__dict__ is a.z",
+    ),
+    "classes that answer for all names": (
+        "class P:\n    def __init__(self, of): self.of = of\n"
+        "    def __getattr__(self, name): return lambda *a: (name, a)\n"
+        "class Q:\n    __slots__ = 'data', 'more'\n    def __init__(self): self.data = {}\n"
+        "    def __getattr__(self, name): return self.data[name]\np = P([]); q = Q(); box = [p, q]",
+        "p.of.append(1); q.data['x'] = p; q.more = q.x; r = p.some(1)",
+        "p.of == [1] and q.x is q.more is p is box[0] and box[1] is q and r == ('some', (1,))",
+    ),
+    "cached properties": (
+        "import functools\nclass C:\n    n = 0\n    @functools.cached_property\n    def v(self): self.n += 1; "
+        "return [self.n]\n"
+        "c = C(); d = C()",
+        "v = c.v",
+        "c.v is v == [1] and c.n == 1 and d.v == [1] and d.__dict__.keys() == {'n', 'v'}",
+    ),
     "text streams": (
         "import io\ns = io.StringIO(); box = [s]",
         "s.write('hi')",
