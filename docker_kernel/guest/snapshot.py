@@ -276,8 +276,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         numpy = sys.modules.get("numpy")
         if numpy is not None and type(value) is getattr(numpy, "ndarray", None):
             return self._reduce_array(numpy, value)
-        if type(value).__module__ == "torch.storage":
+        module = type(value).__module__.partition(".")[0]
+        if module == "torch" and type(value).__module__ == "torch.storage":
             return self._reduce_storage(value)
+        if module == "pandas":
+            reduced = self._reduce_pandas(value)
+            if reduced is not None:
+                return reduced
         if type(value) is functools.cached_property:
             # Before Python 3.12 it has a lock.
             return _make_cached_property, (value.func, value.attrname)
@@ -347,6 +352,28 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             except RuntimeError:
                 pass  # This torch has no numpy: the storage pickles itself, with a copy.
         return super().reducer_override(value)
+
+    def _reduce_pandas(self, value: Any) -> Any:
+        """A part of a frame or series with what pandas knows of who else shows its memory: it copies that when one of
+        them is changed. None for other objects."""
+        if type(value).__name__ == "BlockValuesRefs":
+            return type(value), ()
+        if type(value).__name__ == "SingleBlockManager" and hasattr(value._block, "refs"):
+            return type(value), (value._block, value.axes[0])
+        index = getattr(sys.modules.get("pandas"), "Index", None)
+        if index is not None and isinstance(value, index):
+            part, add = "_references", "add_index_reference"
+            if getattr(type(value), part, None) is not None:
+                return None  # A range: it has no memory.
+        else:
+            part, add = "refs", "add_reference"
+            if not hasattr(type(value), "mgr_locs"):
+                return None  # No block of a frame.
+        sharing = getattr(value, part, None)
+        if type(sharing).__name__ != "BlockValuesRefs" or not hasattr(sharing, add):
+            return None
+        make, arguments, *more = value.__reduce_ex__(5)
+        return (_make_sharing, (make, arguments, sharing, part, add), *more)
 
     def _reduce_function(self, function: types.FunctionType) -> Any:
         self.memory.add(id(function))
@@ -763,6 +790,14 @@ def _make_texts(data: Any, shape: tuple[int, ...], order: str) -> Any:
     if codes is not None:
         array = array[numpy.frombuffer(codes, kind)]
     return array.reshape(shape, order=order)
+
+
+def _make_sharing(make: Any, arguments: tuple[Any, ...], sharing: Any, part: str, add: str) -> Any:
+    made = make(*arguments)
+    if getattr(made, part, None) is not sharing:
+        setattr(made, part, sharing)
+        getattr(sharing, add)(made)
+    return made
 
 
 def _make_typed_storage(storage: Any, dtype: Any) -> Any:

@@ -388,6 +388,47 @@ ARRAYS = {
 }
 
 
+FRAMES = {
+    "a column of a frame": (
+        "df = pd.DataFrame({'a': [1, 2], 't': ['x', 'y']}); s = df['a']; t = df['t']; u = df['a']",
+        "df.loc[0, 'a'] = 9; df.loc[0, 't'] = 'z'; u.iloc[1] = 5",
+        "(list(df.a), list(df.t), list(s), list(t), list(u)) == ([9, 2], ['z', 'y'], [1, 2], ['x', 'y'], [1, 5])",
+    ),
+    "frames that are made of one another": (
+        "a = pd.DataFrame({'k': [1, 2], 'v': [3, 4]}); b = a.rename(columns=str.upper); c = a.set_index('k'); d = a[:1]\n"
+        "e = a.copy(deep=False); big = pd.DataFrame(np.zeros((20000, 2)), columns=list('ab')); f = big['a']",
+        "b.loc[0, 'K'] = 9; a.loc[1, 'v'] = 8; d.iloc[0, 1] = 7; big.iloc[0, 0] = 1",
+        "[list(one) for one in (a.k, a.v, b.K, b.V, c.index, c.v, d.v, e.v)] "
+        "== [[1, 2], [3, 8], [9, 2], [3, 4], [1, 2], [3, 4], [7], [3, 4]] and f[0] == 0 and big.a[0] == 1",
+    ),
+    "an index and a series of it": (
+        "i = pd.Index([3, 1]); s = pd.Series(i); r = pd.Series([1, 2], index=i); t = r + 1",
+        "s.iloc[0] = 9; r.iloc[0] = 5",
+        "(list(i), list(s), list(r.index), list(r), list(t)) == ([3, 1], [9, 1], [3, 1], [5, 2], [2, 3])",
+    ),
+    "values that are missing": (
+        "s = pd.Series(['a', None], dtype='string'); d = {'na': pd.NA, 'nat': pd.NaT}; box = [s]",
+        "s[1] = 'b'; d['same'] = d['na'] is pd.NA",
+        "list(s) == ['a', 'b'] and box[0] is s and d['na'] is pd.NA and d['nat'] is pd.NaT and d['same']",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_frames_share_in_a_job_what_they_share_here(kernel: Kernel, kind: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    if int(pandas.__version__.split(".")[0]) < 3:
+        pytest.skip("a frame's views are its own copies from pandas 3 on")
+    before, cell, expected = FRAMES[kind]
+    before = "import numpy as np, pandas as pd\n" + before
+    kernel.restart()
+    kernel.run(before).run(cell)
+    assert eval(expected, kernel.namespace), "this is not what it does here"
+    kernel.restart()
+    kernel.run(before).local(cell)
+    assert eval(expected, kernel.namespace)
+
+
 @pytest.mark.parametrize("kind", {**CELLS, **ARRAYS})
 def test_a_cell_does_in_a_job_what_it_does_here(kernel: Kernel, kind: str) -> None:
     before, cell, expected = {**CELLS, **ARRAYS}[kind]
