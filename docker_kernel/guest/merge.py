@@ -465,12 +465,17 @@ def _updater(own: Any, fresh: Any) -> Callable[[], None] | None:
         limits = {one.maxlen for one in (own, fresh) if isinstance(one, collections.deque)}
         return replace if len(limits) < 2 else None
     module = type(own).__module__
-    if type(own).__name__ == "ndarray" and module == "numpy":
+    numpy: Any = sys.modules.get("numpy")
+    is_array = numpy is not None and isinstance(own, getattr(numpy, "ndarray", ()))
+    if is_array and snapshot.is_plain_array(type(own)):
         if own.shape != fresh.shape or own.dtype != fresh.dtype or not own.flags.writeable:
             return None
 
         def assign() -> None:
-            own[...] = fresh
+            numpy.asarray(own)[...] = numpy.asarray(fresh)
+            if type(own) is not numpy.ndarray:
+                own.__dict__.clear()
+                own.__dict__.update(fresh.__dict__)
             own.flags.writeable = fresh.flags.writeable
 
         return assign

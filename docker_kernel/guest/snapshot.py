@@ -273,9 +273,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         ctypes = sys.modules.get("ctypes")
         if ctypes is not None and isinstance(value, ctypes.CDLL):
             raise pickle.PicklingError("it is a library in this process's memory")
-        numpy = sys.modules.get("numpy")
+        numpy: Any = sys.modules.get("numpy")
         if numpy is not None and type(value) is getattr(numpy, "ndarray", None):
             return self._reduce_array(numpy, value)
+        if numpy is not None and isinstance(value, getattr(numpy, "ndarray", ())):
+            return self._reduce_array_child(numpy, value)
         module = type(value).__module__.partition(".")[0]
         if module == "torch" and type(value).__module__ == "torch.storage":
             return self._reduce_storage(value)
@@ -329,6 +331,15 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 marker = pickle.PickleBuffer(_Marker(content))
                 return _make_texts, (marker, array.shape, "F" if array.flags.fnc else "C")
         return super().reducer_override(array)
+
+    def _reduce_array_child(self, numpy: Any, array: Any) -> Any:
+        is_file = isinstance(array, numpy.memmap)
+        if is_file and array.mode in ("r+", "w+") and array._mmap is not None:
+            raise pickle.PicklingError("it is an open file, which it writes to")
+        if not is_plain_array(type(array)):
+            return super().reducer_override(array)
+        attributes = None if is_file else dict(vars(array))
+        return _make_array, (array.view(numpy.ndarray), type(array)), attributes, None, None, _fill_array
 
     def _owner(self, array: Any) -> Any:
         """The array whose memory an array shows."""
@@ -447,10 +458,28 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def memory_owner(array: Any) -> Any:
-    """The last of the arrays whose memory an array shows."""
-    while type(array.base) is type(array):
-        array = array.base
-    return array
+    """The last of the arrays whose memory an array shows: of its own type, as others may be no more than a view."""
+    owner, base = array, array.base
+    while base is not None and any(one.__name__ == "ndarray" for one in type(base).__mro__):
+        if type(base) is type(array):
+            owner = base
+        base = base.base
+    return owner
+
+
+def is_plain_array(kind: Any) -> bool:
+    """Whether a child of numpy's array leaves it to that how its arrays are pickled, which forgets their attributes."""
+    array: Any = sys.modules["numpy"].ndarray
+    return all(getattr(kind, name) is getattr(array, name) for name in ("__reduce__", "__reduce_ex__", "__setstate__"))
+
+
+def _make_array(array: Any, kind: Any) -> Any:
+    return array.view(kind)
+
+
+def _fill_array(array: Any, attributes: dict[str, Any] | None) -> None:
+    if attributes:
+        array.__dict__.update(attributes)
 
 
 def _collector(buffers: list[_Content], blobs: _Blobs | None) -> Callable[[pickle.PickleBuffer], bool]:

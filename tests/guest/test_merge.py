@@ -380,6 +380,15 @@ ARRAYS = {
         "a.flags.writeable = False",
         "not box[0].flags.writeable",
     ),
+    "children of arrays": (
+        "class A(np.ndarray):\n"
+        "    def __array_finalize__(self, of): self.info = getattr(of, 'info', None)\n"
+        "a = np.zeros(3).view(A); a.info = {'k': 1}; b = np.zeros(3); v = b.view(A); m = np.zeros((1, 2)).view(A)\n"
+        "big = np.zeros(10**5); w = big.view(A); box = [a, m, w]",
+        "a[0] = 5; a.info['z'] = 2; v[1] = 3; m[0, 0] = 9; w[5] = 1",
+        "(list(a), a.info, b[1], m.tolist(), big[5]) == ([5, 0, 0], {'k': 1, 'z': 2}, 3, [[9, 0]], 1) "
+        "and box[0] is a and box[1] is m and box[2] is w and type(a) is type(v) is A and np.shares_memory(b, v)",
+    ),
     "a generator": (
         "r = np.random.default_rng(1); box = [r]",
         "r.random()",
@@ -395,8 +404,9 @@ FRAMES = {
         "(list(df.a), list(df.t), list(s), list(t), list(u)) == ([9, 2], ['z', 'y'], [1, 2], ['x', 'y'], [1, 5])",
     ),
     "frames that are made of one another": (
-        "a = pd.DataFrame({'k': [1, 2], 'v': [3, 4]}); b = a.rename(columns=str.upper); c = a.set_index('k'); d = a[:1]\n"
-        "e = a.copy(deep=False); big = pd.DataFrame(np.zeros((20000, 2)), columns=list('ab')); f = big['a']",
+        "a = pd.DataFrame({'k': [1, 2], 'v': [3, 4]}); b = a.rename(columns=str.upper)\nc = a.set_index('k')\n"
+        "d = a[:1]; e = a.copy(deep=False); big = pd.DataFrame(np.zeros((20000, 2)), columns=list('ab'))\n"
+        "f = big['a']",
         "b.loc[0, 'K'] = 9; a.loc[1, 'v'] = 8; d.iloc[0, 1] = 7; big.iloc[0, 0] = 1",
         "[list(one) for one in (a.k, a.v, b.K, b.V, c.index, c.v, d.v, e.v)] "
         "== [[1, 2], [3, 8], [9, 2], [3, 4], [1, 2], [3, 4], [7], [3, 4]] and f[0] == 0 and big.a[0] == 1",
