@@ -41,6 +41,16 @@ def test_what_a_cell_changes_in_place_comes_back(notebook: Notebook) -> None:
     assert notebook.value("scores") == {"a": 1}
 
 
+def test_a_cell_that_fails_has_done_what_it_did_until_then(notebook: Notebook) -> None:
+    notebook.run("done, other, gone = [], {}, 1\nclass Held(Exception):\n    def __init__(self, of): self.of = of")
+    reply = notebook.run("%%local\ndone.append(1); other['n'] = done; new = 2; del gone\nraise Held(done)")
+    assert reply.name == "Held"
+    assert notebook.value("[done, other['n'] is done, new, 'gone' in globals()]") == [[1], True, 2, False]
+    notebook.run("job = get_ipython().run_cell_magic('dispatch', '', 'done.append(2); new = 3; raise Held(done)')")
+    reply = notebook.run("try: job.result()\nexcept Held as error: print(error.of, error.of is done, done, new)")
+    assert reply.text == "[1, 2] False [1] 2\n"
+
+
 def test_an_unpicklable_variable_is_named_and_costs_only_itself(notebook: Notebook) -> None:
     notebook.run("import threading\nguard = threading.Lock()\nhandle = open('/etc/hostname')\nfine = 1")
     reply = notebook.run("%%local\nprint(fine, 'guard' in globals(), 'handle' in globals())")
@@ -205,6 +215,14 @@ def test_what_was_changed_here_since_the_dispatch_stays_and_both_can_be_had(note
         [1, "kernel"], True, [1, "job"], True,
     ]  # fmt: skip
     assert notebook.value("[job.variables['here'], job.variables['there'] is there]") == [[1, "job"], False]
+
+
+def test_a_class_that_was_changed_here_since_the_dispatch_stays_and_is_named(notebook: Notebook) -> None:
+    notebook.run("class Config: a = b = 1")
+    notebook.run("job = get_ipython().run_cell_magic('dispatch', '', 'Config.a = 2; other = 3')\nConfig.b = 5")
+    reply = notebook.run("job.result()")
+    assert "without the job's changes: Config" in reply.text
+    assert notebook.value("[Config.a, Config.b, other]") == [1, 5, 3]
 
 
 def test_a_generator_that_goes_on_here_is_no_change(notebook: Notebook) -> None:

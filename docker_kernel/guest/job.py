@@ -406,36 +406,48 @@ class Job:
                 refusal = str(error)
         raise JobFailed("The result of the job %s is refused: %s" % (self.id, refusal))
 
-    def _fetch(self, originals: Originals | None = None) -> dict[str, Any]:
+    def _fetch(
+        self, originals: Originals | None = None, bind: Callable[[dict[str, Any]], object] | None = None
+    ) -> dict[str, Any]:
         """The values that came back, read anew each time, so that nothing is held; raises what the cell raised.
 
         Args:
             originals: whose objects are updated and used; new ones are made where it is None.
+            bind: is called with the values before what the cell raised is raised, where the kernel waited for it.
         """
         manifest = self._manifest()
         namespace = self._session.shell.user_ns
+        if manifest.get("error") and not self.record["live"]:
+            originals = None  # Nothing changes here, so nothing that the exception holds does.
         with merge.loading(originals) as load:
             values, failed = self._with_result(lambda: snapshot.restore(STATE, manifest, namespace))
         troubles = load.apply()
         self._process = values.pop(PROCESS, ({}, []))
         left_out = [*manifest["left_out"], *(one._asdict() for one in failed)]
+        self._deleted = list(manifest.get("deleted", []))
         if manifest.get("error"):
-            # Here, too, a cell that fails leaves the settings and the random states as they are then.
+            # Here, too, a cell that fails leaves the variables, the settings and the random states as they are then.
             if self.record["live"]:
+                for one in left_out:
+                    if one["name"] != ERROR and "." not in one["name"]:
+                        print(NOT_BROUGHT % one)
+                for text in troubles:
+                    print(text)
+                if bind is not None:
+                    bind({name: value for name, value in values.items() if name != ERROR})
                 self._bring_settings()
             raise _original(manifest["error"], values.get(ERROR), left_out, self.id)
         for one in left_out:
             print(NOT_BROUGHT % one)
         for text in troubles:
             print(text)
-        self._deleted = list(manifest.get("deleted", []))
         return values
 
     def _assign(self) -> dict[str, Any]:
         """Assign what came back, once; but what was bound anew or changed here since the job was sent stays."""
         if self._bound:
             return self._fetch()
-        originals, namespace = self._originals, self._session.shell.user_ns
+        originals = self._originals
         manifest = self._manifest()
         changed_here: set[str] = set()
         if originals is not None:
@@ -443,7 +455,17 @@ class Job:
             for number in manifest.get("changed", []):
                 if originals.changed(number):
                     changed_here |= originals.names(number)
-        values = self._fetch(originals)
+
+        def bind(values: dict[str, Any]) -> None:
+            self._bind(values, originals, changed_here)
+
+        values = self._fetch(originals, bind)
+        bind(values)
+        self._bring_settings()
+        return values
+
+    def _bind(self, values: dict[str, Any], originals: Originals | None, changed_here: set[str]) -> None:
+        namespace = self._session.shell.user_ns
         brought = [name for name in values if name != VALUE]
         deleted = [name for name in self._deleted if name in namespace and originals is not None]
         bound_here = [
@@ -453,7 +475,7 @@ class Job:
             and not originals.still_bound(name, namespace)
             and namespace.get(name, _UNBOUND) is not values.get(name)
         ]
-        changed_here -= {*bound_here, *deleted}
+        changed_here = changed_here - {*bound_here, *deleted}
         kept = {*bound_here, *(name for name in changed_here if name in values)}
         namespace.update({name: values[name] for name in brought if name not in kept})
         for name in deleted:
@@ -462,13 +484,17 @@ class Job:
         self._bound, self._originals = True, None
         if bound_here:
             print("Kept as they are, as they were bound anew since the job was sent: %s" % ", ".join(bound_here))
+        classes = {name for name in kept if isinstance(values[name], type) and values[name] is namespace.get(name)}
+        if classes:
+            # There is one class of a name: it is the kernel's in `variables`, too.
+            text = "Kept as they are, as they were changed here since the job was sent, without the job's changes: %s"
+            print(text % ", ".join(sorted(classes)))
+        kept -= classes
         if kept.difference(bound_here):
             text = (
                 "Kept as they are, as they were changed here since the job was sent, whose values job.variables has: %s"
             )
             print(text % ", ".join(sorted(kept.difference(bound_here))))
-        self._bring_settings()
-        return values
 
     def _bring_settings(self) -> None:
         """Set what the job's cell set, once; the random states only where the kernel has waited for it."""

@@ -257,11 +257,10 @@ def run(spec: dict[str, Any], events: Events) -> int:
         assigned = {name: variables[name] for name in spec["pull"] if name in variables}
     else:
         assigned = {name: value for name, value in variables.items() if before.get(name, before) is not value}
-        if result.success:
-            # What a cell changes in place (model.fit, list.append) is as much its result as what it assigns.
-            changed = changes.changed()
-            for group in changed:
-                assigned.update({name: value for name, value in group.values.items() if variables.get(name) is value})
+        # What a cell changes in place (model.fit, list.append) is as much its result as what it assigns.
+        changed = changes.changed()
+        for group in changed:
+            assigned.update({name: value for name, value in group.values.items() if variables.get(name) is value})
     if VALUE in shell.user_ns:
         assigned[VALUE] = shell.user_ns[VALUE]
     settings = process.changes(only_random=spec.get("pull") is not None)
