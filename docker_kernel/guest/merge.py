@@ -206,6 +206,8 @@ def _is_plain(make: Any, arguments: tuple[Any, ...]) -> bool:
     """Whether an object is made of nothing but its class, and then given all its content."""
     if make is types.SimpleNamespace and not arguments:
         return True
+    if make is snapshot._make_by_base:
+        return len(arguments) == 2
     return make is copyreg.__newobj__ and len(arguments) == 1  # type: ignore[attr-defined]
 
 
@@ -350,6 +352,8 @@ def _is_of(own: Any, make: Any, arguments: tuple[Any, ...]) -> bool:
     if make is snapshot._make_child:
         limit = own.maxlen if isinstance(own, collections.deque) else None
         return type(own) is arguments[0] and limit == arguments[2]
+    if make is snapshot._make_by_base:
+        return type(own) is arguments[1]
     kind = arguments[0] if make is copyreg.__newobj__ else make  # type: ignore[attr-defined]
     return type(own) is kind
 

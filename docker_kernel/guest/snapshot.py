@@ -28,6 +28,7 @@ import sys
 import threading
 import time
 import types
+import typing
 import weakref
 from collections import defaultdict
 from collections.abc import Iterable
@@ -246,6 +247,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Storages of tensors by their address."""
         self._generators = generators.kinds()
         self._families: dict[type, Any] = {}
+        self._makers: dict[type, Any] = {}
         self._refusals = refusals
         self.exceptions = Exceptions(None if refusals is None else self._refusal)
 
@@ -292,6 +294,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         family = self._families[kind] if kind in self._families else self._family(kind)
         if family is not None:
             return _reduce_child(value, family)
+        if kind is _NEW_TYPE and value.__module__ == "__main__":
+            return _make_new_type, (value.__name__, value.__supertype__)
+        base = self._makers[kind] if kind in self._makers else self._maker(kind)
+        if base is not None:
+            make, arguments, *more = value.__reduce_ex__(5)
+            if make is copyreg.__newobj__:  # type: ignore[attr-defined]
+                return (_make_by_base, (base, *arguments), *more)
         return super().reducer_override(value)
 
     def _family(self, kind: type) -> Any:
@@ -304,6 +313,20 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 family = None
         self._families[kind] = family
         return family
+
+    def _maker(self, kind: Any) -> Any:
+        """The class above one of the notebook's that makes its objects without the `__new__` of the notebook, which may
+        do more than that, or want arguments; None where there is none such, or the class says what it wants."""
+
+        def is_own(name: str, of: Any) -> bool:
+            part = next((vars(base)[name] for base in of.__mro__ if name in vars(base)), None)
+            return getattr(getattr(part, "__func__", part), "__globals__", None) is self._namespace
+
+        base = None
+        if is_own("__new__", kind) and not any(is_own(name, kind) for name in _SAYS_HOW_IT_IS_MADE):
+            base = next(one for one in kind.__mro__ if not is_own("__new__", one))
+        self._makers[kind] = base
+        return base
 
     def _refusal(self, value: Any) -> Exception | None:
         """Why a value cannot travel; None where it can."""
@@ -552,6 +575,21 @@ def _container(kind: type) -> Any:
     if any(getattr(kind, name, None) is not getattr(object, name, None) for name in of_object):
         return None
     return family if kind.__reduce__ is family.__reduce__ else None
+
+
+_SAYS_HOW_IT_IS_MADE = ("__getnewargs__", "__getnewargs_ex__", "__reduce__", "__reduce_ex__")
+
+_NEW_TYPE: Any = typing.NewType
+
+
+def _make_new_type(name: str, of: Any) -> Any:
+    made = _NEW_TYPE(name, of)
+    made.__module__ = "__main__"
+    return made
+
+
+def _make_by_base(base: Any, kind: Any, *arguments: Any) -> Any:
+    return base.__new__(kind, *arguments)
 
 
 _SAYS_HOW = ("__setstate__", "__getnewargs__", "__getnewargs_ex__")

@@ -333,6 +333,24 @@ CELLS = {
         "p.of.append(1); q.data['x'] = p; q.more = q.x; r = p.some(1)",
         "p.of == [1] and q.x is q.more is p is box[0] and box[1] is q and r == ('some', (1,))",
     ),
+    "classes whose __new__ does more than to make": (
+        "import collections\nclass P:\n    all_ = {}\n"
+        "    def __new__(cls, key):\n"
+        "        if key not in cls.all_: cls.all_[key] = super().__new__(cls); cls.all_[key].asked = 0\n"
+        "        cls.all_[key].asked += 1; return cls.all_[key]\n"
+        "class F(float):\n"
+        "    def __new__(cls, v, unit): self = super().__new__(cls, v); self.unit = unit; return self\n"
+        "class N(collections.namedtuple('N', 'a b')):\n    def __new__(cls, a): return super().__new__(cls, a, [a])\n"
+        "p = P('a'); f = F(1.5, ['m']); n = N(1); box = [p, f, n]",
+        "q = P('b'); p.more = P('a'); f.unit.append('s'); n.b.append(2); g = F(2, f.unit)",
+        "P.all_ == {'a': p, 'b': q} and p.more is p is box[0] and (p.asked, q.asked) == (2, 1) and box[1] is f "
+        "and g.unit is f.unit == ['m', 's'] and n == (1, [1, 2]) and box[2] is n and type(n) is N",
+    ),
+    "new types": (
+        "import typing\nU = typing.NewType('U', int); V = typing.NewType('V', U)\ndef f(u: U) -> V: return V(u)",
+        "v = f(U(5))",
+        "v == 5 and V.__supertype__.__name__ == 'U'",
+    ),
     "cached properties": (
         "import functools\nclass C:\n    n = 0\n    @functools.cached_property\n    def v(self): self.n += 1; "
         "return [self.n]\n"
