@@ -430,6 +430,14 @@ def test_a_job_that_would_send_jobs_says_what_is_possible(notebook: Notebook) ->
     assert notebook.run("%%local\n%jobs").value.startswith(sentence)
 
 
+def test_a_class_that_was_changed_here_since_the_dispatch_stays_and_is_named(notebook: Notebook) -> None:
+    notebook.run("class Config: a = b = 1")
+    notebook.run("job = get_ipython().run_cell_magic('dispatch', '', 'Config.a = 2; other = 3')\nConfig.b = 5")
+    reply = notebook.run("job.result()")
+    assert "without the job's changes: Config" in reply.text
+    assert notebook.value("[Config.a, Config.b, other]") == [1, 5, 3]
+
+
 def test_a_generator_that_goes_on_here_is_no_change(notebook: Notebook) -> None:
     notebook.run(
         "import random\nclass Model: pass\nmodel = Model(); model.rng = random.Random(5); model.log = []\n"

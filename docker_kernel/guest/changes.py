@@ -50,6 +50,7 @@ class Changes:
         self._uses = {} if modules is None else modules.uses()
         self._groups = {group.number: group for group in groups}
         self.reached: dict[int, _Fingerprint] = {}
+        self._classes: dict[type, tuple[int, Any]] = {}
         self._reach(source)
         if modules is not None:
             modules.watch_groups(self._add)
@@ -95,6 +96,9 @@ class Changes:
         if sizes != [size for _, size in group.buffers]:
             digests = [content.own_digest() for content in pickler.buffers]
         self.reached[group.number] = _Fingerprint(pickler.digest(), sizes, digests)
+        for cls in pickler.classes:
+            if cls not in self._classes:
+                self._classes[cls] = group.number, _attributes(cls)
         return pickler.objects
 
     def changed(self) -> list[Restored]:
@@ -118,4 +122,30 @@ class Changes:
             for one, key in self._groups[number].known(self._namespace):
                 if keys.setdefault(id(one), key) is key:
                     found.append(one)
-        return functools.partial(ReturnPickler, keys, owners(found))
+        # Only a class that the cell changed is brought up to date there: the kernel may have changed it meanwhile.
+        classes = {
+            id(cls): number if not _are_same(before, _attributes(cls)) else False
+            for cls, (number, before) in self._classes.items()
+        }
+        return functools.partial(ReturnPickler, keys, owners(found), classes)
+
+
+def _attributes(cls: type) -> list[dict[str, Any]]:
+    """What a class has, and who registered with it; what members of an enumeration have."""
+    members = snapshot.member_attributes(cls) or {}
+    registered = {one.__qualname__: one for one in snapshot.registered(cls)}
+    return [{name: value for name, value in vars(cls).items() if name not in _CHANGING}, registered, *members.values()]
+
+
+_CHANGING = frozenset({"_abc_impl", "__slotnames__"})
+
+
+def _are_same(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> bool:
+    """Whether all names stand for the very same objects."""
+    if len(before) != len(now):
+        return False
+    missing = object()
+    return all(
+        one.keys() == other.keys() and all(value is other.get(name, missing) for name, value in one.items())
+        for one, other in zip(before, now)
+    )

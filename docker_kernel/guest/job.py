@@ -441,9 +441,12 @@ class Job:
 
         Args:
             originals: whose objects are updated and used; new ones are made where it is None.
+            bind: is called with the values before what the cell raised is raised, where the kernel waited for it.
         """
         manifest = self._manifest()
         namespace = self._session.shell.user_ns
+        if manifest.get("error") and not self.record["live"]:
+            originals = None  # Nothing changes here, so nothing that the exception holds does.
         with merge.loading(originals) as load:
             values, failed = self._with_result(lambda: snapshot.restore(STATE, manifest, namespace))
         troubles = load.apply()
@@ -504,6 +507,12 @@ class Job:
             print(text)
         if bound_here:
             print("Kept as they are, as they were bound anew since the job was sent: %s" % ", ".join(bound_here))
+        classes = {name for name in kept if isinstance(values.get(name), type) and values[name] is namespace.get(name)}
+        if classes:
+            # There is one class of a name: it is the kernel's in `variables`, too.
+            text = "Kept as they are, as they were changed here since the job was sent, without the job's changes: %s"
+            print(text % ", ".join(sorted(classes)))
+        kept -= classes
         if kept.difference(bound_here):
             text = (
                 "Kept as they are, as they were changed here since the job was sent, whose values job.variables has: %s"

@@ -49,7 +49,7 @@ class _Reference:
     """Stands for one of the kernel's objects that is no plain list, dict or set."""
 
     def __init__(self, number: int, value: Any) -> None:
-        self.number, self.value = number, value
+        self.number, self.value, self.native = number, value, _Native(value)
 
 
 class _Native:
@@ -76,13 +76,21 @@ class ReturnPickler(snapshot._Pickler):
         known: the keys of those objects by their ids.
         owners: those arrays that show all of a memory, by the id of the array that has it: a buffer's, which the kernel
             knows nothing of.
+        known_classes: by the ids of those that came from there, the number of a group that has one which was changed,
+            or False.
     """
 
     def __init__(
-        self, known: Mapping[int, tuple[int, int]], owners: Mapping[int, Any], *arguments: Any, **options: Any
+        self,
+        known: Mapping[int, tuple[int, int]],
+        owners: Mapping[int, Any],
+        known_classes: Mapping[int, int],
+        *arguments: Any,
+        **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
         self._owners = owners
+        self._known_classes = known_classes
         # With less than two elements, a list is not asked again whether it has grown.
         self._contents: list[Any] = [None, None]
         self._references: dict[int, Any] = {}
@@ -147,12 +155,15 @@ class ReturnPickler(snapshot._Pickler):
             return _own, (number, make, arguments)
         reduced = self._reduce(one)
         if isinstance(reduced, str):
-            return _by_name, (pickle.whichmodule(one, reduced), reduced)  # type: ignore[attr-defined]
+            return _named, (pickle.whichmodule(one, reduced), reduced)  # type: ignore[attr-defined]
         make, arguments, *rest = reduced
         state, items, pairs, setter = [*rest, None, None, None, None][:4]
-        if setter is not None or not _is_plain(make, arguments):
-            return _own_like, (number, _Native(one))
-        content = (state, None if items is None else list(items), None if pairs is None else _flat(pairs))
+        if setter is snapshot._fill_child:
+            content = state
+        elif setter is not None or not _is_plain(make, arguments):
+            return _own_like, (number, value.native)
+        else:
+            content = (state, None if items is None else list(items), None if pairs is None else _flat(pairs))
         if getattr(kind, "__hash__", None) in (None, object.__hash__):
             self._contents += [number, content]
             return _own, (number, make, arguments)
@@ -164,6 +175,9 @@ class ReturnPickler(snapshot._Pickler):
             self.memory.add(id(function))
             return functools_objects.reduce_dispatching(function, self._namespace)
         return self._reduce_function(function)
+
+    def _is_update(self, cls: type) -> bool | int:
+        return self._known_classes.get(id(cls), super()._is_update(cls))
 
     def _owner(self, array: Any) -> Any:
         owner = super()._owner(array)
@@ -180,7 +194,7 @@ class ReturnPickler(snapshot._Pickler):
         return reduced
 
 
-def _by_name(module: str, name: str) -> Any:
+def _named(module: str, name: str) -> Any:
     return functools.reduce(getattr, name.split("."), importlib.import_module(module))
 
 
@@ -200,6 +214,10 @@ _MAKING: dict[Any, Any] = {
 
 def _is_plain(make: Any, arguments: tuple[Any, ...]) -> bool:
     """Whether an object is made of nothing but its class, and then given all its content."""
+    if make is types.SimpleNamespace and not arguments:
+        return True
+    if make is snapshot._make_by_base:
+        return len(arguments) == 2
     return make is copyreg.__newobj__ and len(arguments) == 1  # type: ignore[attr-defined]
 
 
@@ -303,9 +321,22 @@ def _finish(values: dict[str, Any], contents: list[Any]) -> dict[str, Any]:
     return values
 
 
+def update_class(group: bool | int, update: Callable[[], None]) -> None:
+    """Bring a class up to date that is here already, when all has been read.
+
+    Args:
+        group: the number of one that has the class, which is not updated where it was changed here.
+    """
+    load = _load
+    if load is _NEW:
+        update()
+    elif load._originals is not None and (group is True or not load._originals.changed(group)):
+        load.updates.append(update)
+
+
 def _is_hashing(content: Any) -> bool:
-    """Whether an object has pairs, as a dict has."""
-    return isinstance(content, tuple) and content[2] is not None
+    """Whether an object has pairs, as a dict has, or is a kind of set."""
+    return isinstance(content, tuple) and (content[2] is not None or set in content[3:4])
 
 
 def _own(number: int, make: Any, arguments: tuple[Any, ...]) -> Any:
@@ -316,6 +347,11 @@ def _own(number: int, make: Any, arguments: tuple[Any, ...]) -> Any:
         own = make(*arguments)
     elif number not in load.made:
         load.owned.add(number)
+        if make is snapshot._make_function and own.__code__ != arguments[0]:
+            load.updates += [
+                functools.partial(setattr, own, "__code__", arguments[0]),
+                functools.partial(setattr, own, "__name__", arguments[1]),
+            ]
     load.made[number] = own
     return own
 
@@ -327,6 +363,11 @@ def _is_of(own: Any, make: Any, arguments: tuple[Any, ...]) -> bool:
         return isinstance(own, types.FunctionType) and len(own.__closure__ or ()) == len(arguments[2])
     if make is widget_values.make:
         return type(own) is arguments[0]
+    if make is snapshot._make_child:
+        limit = own.maxlen if isinstance(own, collections.deque) else None
+        return type(own) is arguments[0] and limit == arguments[2]
+    if make is snapshot._make_by_base:
+        return type(own) is arguments[1]
     kind = arguments[0] if make is copyreg.__newobj__ else make  # type: ignore[attr-defined]
     return type(own) is kind
 
@@ -359,7 +400,10 @@ def _refill(own: Any, content: Any) -> None:
         own.__dict__.clear()
         snapshot._fill_function(own, content)
     else:
-        _empty(own, content[0])
+        if len(content) > 3:
+            snapshot._empty_child(own, content[3])
+        else:
+            _empty(own, content[0])
         _set(own, *content)
 
 
@@ -376,8 +420,11 @@ def _empty(own: Any, state: Any) -> None:
                 object.__delattr__(own, name)
 
 
-def _set(own: Any, state: Any, items: Any, pairs: Any) -> None:
+def _set(own: Any, state: Any, items: Any, pairs: Any, *form: Any) -> None:
     """As a pickle gives an object its content."""
+    if form:
+        snapshot._fill_child(own, (state, items, pairs, *form))
+        return
     if items is not None:
         if isinstance(own, set):
             own.update(items)
@@ -440,19 +487,31 @@ def _updater(own: Any, fresh: Any) -> Callable[[], None] | None:
             if isinstance(own, collections.defaultdict):
                 own.default_factory = fresh.default_factory
 
-        return replace if getattr(own, "maxlen", None) == getattr(fresh, "maxlen", None) else None
+        limits = {one.maxlen for one in (own, fresh) if isinstance(one, collections.deque)}
+        return replace if len(limits) < 2 else None
     module = type(own).__module__
-    if type(own).__name__ == "ndarray" and module == "numpy":
+    numpy: Any = sys.modules.get("numpy")
+    is_array = numpy is not None and isinstance(own, getattr(numpy, "ndarray", ()))
+    if is_array and snapshot.is_plain_array(type(own)):
         if own.shape != fresh.shape or own.dtype != fresh.dtype or not own.flags.writeable:
             return None
-        return lambda: own.__setitem__(..., fresh)
+
+        def assign() -> None:
+            numpy.asarray(own)[...] = numpy.asarray(fresh)
+            if type(own) is not numpy.ndarray:
+                own.__dict__.clear()
+                own.__dict__.update(fresh.__dict__)
+            own.flags.writeable = fresh.flags.writeable
+
+        return assign
     if module.startswith("numpy.random"):
         if hasattr(own, "bit_generator") and type(own.bit_generator) is type(fresh.bit_generator):
-            return lambda: setattr(own.bit_generator, "state", fresh.bit_generator.state)
+            # With the sequence from which more are spawned.
+            return lambda: own.bit_generator.__setstate__(fresh.bit_generator.__reduce__()[2])
         if hasattr(own, "set_state"):
             return lambda: own.set_state(fresh.get_state(legacy=False))
         if hasattr(own, "random_raw"):
-            return lambda: setattr(own, "state", fresh.state)
+            return lambda: own.__setstate__(fresh.__reduce__()[2])
     if module == "random" and hasattr(own, "setstate"):
         return lambda: own.setstate(fresh.getstate())
     if type(own) in (io.StringIO, io.BytesIO):

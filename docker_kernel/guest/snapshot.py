@@ -11,8 +11,12 @@ a digest and as sure: a blob's name is trusted for this, as `restore` checks it 
 
 from __future__ import annotations
 
+import abc
+import collections
+import copyreg
 import datetime
 import enum
+import functools
 import hashlib
 import importlib
 import io
@@ -24,6 +28,7 @@ import sys
 import threading
 import time
 import types
+import typing
 import weakref
 from collections import defaultdict
 from collections.abc import Container, Iterable
@@ -238,11 +243,15 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """The ids of what no object stands for, or one of an atomic type: memory, functions, cells of closures."""
         self.ignored: set[int] = set()
         """The ids of what belongs to a class: by these, all its instances would be one group."""
+        self.classes: list[type] = []
+        """Those that are pickled with all that they have, as no module has them."""
         self.arrays: dict[int, set[int]] = {}
         """The ids of the arrays that show the memory of one, by that one's id."""
         self._storages: dict[int, Any] = {}
         """Storages of tensors by their address."""
         self._generators = generators.kinds()
+        self._families: dict[type, Any] = {}
+        self._makers: dict[type, Any] = {}
         self._refusals = refusals
         self._with_results = with_results
         self.exceptions = Exceptions(None if refusals is None else self._refusal)
@@ -286,12 +295,55 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         ctypes = sys.modules.get("ctypes")
         if ctypes is not None and isinstance(value, ctypes.CDLL):
             raise pickle.PicklingError("it is a library in this process's memory")
-        numpy = sys.modules.get("numpy")
+        numpy: Any = sys.modules.get("numpy")
         if numpy is not None and type(value) is getattr(numpy, "ndarray", None):
             return self._reduce_array(numpy, value)
-        if type(value).__module__ == "torch.storage":
+        if numpy is not None and isinstance(value, getattr(numpy, "ndarray", ())):
+            return self._reduce_array_child(numpy, value)
+        module = type(value).__module__.partition(".")[0]
+        if module == "torch" and type(value).__module__ == "torch.storage":
             return self._reduce_storage(value)
+        if module == "pandas":
+            reduced = self._reduce_pandas(value)
+            if reduced is not None:
+                return reduced
+        kind = type(value)
+        family = self._families[kind] if kind in self._families else self._family(kind)
+        if family is not None:
+            return _reduce_child(value, family)
+        if kind is _NEW_TYPE and value.__module__ == "__main__":
+            return _make_new_type, (value.__name__, value.__supertype__)
+        base = self._makers[kind] if kind in self._makers else self._maker(kind)
+        if base is not None:
+            make, arguments, *more = value.__reduce_ex__(5)
+            if make is copyreg.__newobj__:  # type: ignore[attr-defined]
+                return (_make_by_base, (base, *arguments), *more)
         return super().reducer_override(value)
+
+    def _family(self, kind: type) -> Any:
+        """Of what built-in container a class is a child, or `object` where its `__getattr__` may answer for methods
+        that pickle asks for; None where objects are pickled as usual."""
+        family = _container(kind)
+        if family is object:
+            asks = (vars(base).get(name) for base in kind.__mro__ for name in ("__getattr__", "__getattribute__"))
+            if not any(getattr(one, "__globals__", None) is self._namespace for one in asks):
+                family = None
+        self._families[kind] = family
+        return family
+
+    def _maker(self, kind: Any) -> Any:
+        """The class above one of the notebook's that makes its objects without the `__new__` of the notebook, which may
+        do more than that, or want arguments; None where there is none such, or the class says what it wants."""
+
+        def is_own(name: str, of: Any) -> bool:
+            part = next((vars(base)[name] for base in of.__mro__ if name in vars(base)), None)
+            return getattr(getattr(part, "__func__", part), "__globals__", None) is self._namespace
+
+        base = None
+        if is_own("__new__", kind) and not any(is_own(name, kind) for name in _SAYS_HOW_IT_IS_MADE):
+            base = next(one for one in kind.__mro__ if not is_own("__new__", one))
+        self._makers[kind] = base
+        return base
 
     def _refusal(self, value: Any) -> Exception | None:
         """Why a value cannot travel; None where it can."""
@@ -320,6 +372,15 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return _make_texts, (marker, array.shape, "F" if array.flags.fnc else "C")
         return super().reducer_override(array)
 
+    def _reduce_array_child(self, numpy: Any, array: Any) -> Any:
+        is_file = isinstance(array, numpy.memmap)
+        if is_file and array.mode in ("r+", "w+") and array._mmap is not None:
+            raise pickle.PicklingError("it is an open file, which it writes to")
+        if not is_plain_array(type(array)):
+            return super().reducer_override(array)
+        attributes = None if is_file else dict(vars(array))
+        return _make_array, (array.view(numpy.ndarray), type(array)), attributes, None, None, _fill_array
+
     def _owner(self, array: Any) -> Any:
         """The array whose memory an array shows."""
         return memory_owner(array)
@@ -342,6 +403,28 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             except RuntimeError:
                 pass  # This torch has no numpy: the storage pickles itself, with a copy.
         return super().reducer_override(value)
+
+    def _reduce_pandas(self, value: Any) -> Any:
+        """A part of a frame or series with what pandas knows of who else shows its memory: it copies that when one of
+        them is changed. None for other objects."""
+        if type(value).__name__ == "BlockValuesRefs":
+            return type(value), ()
+        if type(value).__name__ == "SingleBlockManager" and hasattr(value._block, "refs"):
+            return type(value), (value._block, value.axes[0])
+        index = getattr(sys.modules.get("pandas"), "Index", None)
+        if index is not None and isinstance(value, index):
+            part, add = "_references", "add_index_reference"
+            if getattr(type(value), part, None) is not None:
+                return None  # A range: it has no memory.
+        else:
+            part, add = "refs", "add_reference"
+            if not hasattr(type(value), "mgr_locs"):
+                return None  # No block of a frame.
+        sharing = getattr(value, part, None)
+        if type(sharing).__name__ != "BlockValuesRefs" or not hasattr(sharing, add):
+            return None
+        make, arguments, *more = value.__reduce_ex__(5)
+        return (_make_sharing, (make, arguments, sharing, part, add), *more)
 
     def _reduce_function(self, function: types.FunctionType) -> Any:
         self.memory.add(id(function))
@@ -375,6 +458,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if not isinstance(reduced, tuple) or len(reduced) < 6:
             return reduced
         _complete.add(cls)
+        self.classes.append(cls)
         for name, part in list(vars(cls).items()):
             if isinstance(part, property):
                 for function in (part.fget, part.fset, part.fdel):
@@ -386,7 +470,20 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             elif name.startswith("__") and name.endswith("__"):
                 self.ignored.add(id(part))
         make, arguments, state, _, _, setter = reduced
-        return make, arguments, (setter, state, id(cls) in self._classes), None, None, _fill_class
+        # Python keeps these there as soon as an instance was pickled.
+        state[0].pop("__slotnames__", None)
+        if issubclass(cls, enum.Enum):
+            # cloudpickle leaves out second names of members.
+            members = {name: member.value for name, member in cls.__members__.items()}
+            arguments = (*arguments[:3], members, *arguments[4:])
+            for name in members:
+                state[0].pop(name, None)
+        content = (setter, state, self._is_update(cls), member_attributes(cls))
+        return _make_class, (make, arguments), content, None, None, _fill_class
+
+    def _is_update(self, cls: type) -> bool | int:
+        """Whether a class is to be brought up to date where it exists."""
+        return id(cls) in self._classes
 
     def _ignore(self, part: Any) -> None:
         """Let a method link no groups; one that a library made for the class (a dataclass's), nothing in it either."""
@@ -405,10 +502,28 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def memory_owner(array: Any) -> Any:
-    """The last of the arrays whose memory an array shows."""
-    while type(array.base) is type(array):
-        array = array.base
-    return array
+    """The last of the arrays whose memory an array shows: of its own type, as others may be no more than a view."""
+    owner, base = array, array.base
+    while base is not None and any(one.__name__ == "ndarray" for one in type(base).__mro__):
+        if type(base) is type(array):
+            owner = base
+        base = base.base
+    return owner
+
+
+def is_plain_array(kind: Any) -> bool:
+    """Whether a child of numpy's array leaves it to that how its arrays are pickled, which forgets their attributes."""
+    array: Any = sys.modules["numpy"].ndarray
+    return all(getattr(kind, name) is getattr(array, name) for name in ("__reduce__", "__reduce_ex__", "__setstate__"))
+
+
+def _make_array(array: Any, kind: Any) -> Any:
+    return array.view(kind)
+
+
+def _fill_array(array: Any, attributes: dict[str, Any] | None) -> None:
+    if attributes:
+        array.__dict__.update(attributes)
 
 
 def _collector(buffers: list[_Content], blobs: _Blobs | None) -> Callable[[pickle.PickleBuffer], bool]:
@@ -464,17 +579,206 @@ def _fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
     function.__module__ = state["module"]
 
 
+_CONTAINERS = (
+    collections.OrderedDict, collections.Counter, collections.defaultdict, dict, collections.deque, list, set, object,
+)  # fmt: skip
+
+
+def _container(kind: type) -> Any:
+    """Of what built-in container a class is a child, `object` for none; None where the class, or what made it, says
+    how its objects are pickled."""
+    family = next(one for one in _CONTAINERS if issubclass(kind, one))
+    if kind is family or kind in copyreg.dispatch_table or issubclass(kind, type):
+        return None
+    if kind.__new__ is not family.__new__ or any(hasattr(kind, name) for name in _SAYS_HOW):
+        return None
+    of_object = ("__reduce_ex__", "__getstate__")
+    if any(getattr(kind, name, None) is not getattr(object, name, None) for name in of_object):
+        return None
+    return family if kind.__reduce__ is family.__reduce__ else None
+
+
+_SAYS_HOW_IT_IS_MADE = ("__getnewargs__", "__getnewargs_ex__", "__reduce__", "__reduce_ex__")
+
+_NEW_TYPE: Any = typing.NewType
+
+
+def _make_new_type(name: str, of: Any) -> Any:
+    made = _NEW_TYPE(name, of)
+    made.__module__ = "__main__"
+    return made
+
+
+def _make_by_base(base: Any, kind: Any, *arguments: Any) -> Any:
+    return base.__new__(kind, *arguments)
+
+
+_SAYS_HOW = ("__setstate__", "__getnewargs__", "__getnewargs_ex__")
+
+
+def _reduce_child(value: Any, family: Any) -> Any:
+    """Take an object apart by what the built-in class does, and not by the methods of its own class: they may need its
+    attributes, or do more than to fill it; and several built-in classes forget the attributes."""
+    items = pairs = attributes = None
+    if issubclass(family, dict):
+        found = list(family.items(value))
+        pairs = [*(key for key, _ in found), *(one for _, one in found)]
+    elif family is not object:
+        items = list(family.__iter__(value))
+    try:
+        attributes = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        pass
+    slots = {}
+    for name in copyreg._slotnames(type(value)):  # type: ignore[attr-defined]
+        try:
+            slots[name] = object.__getattribute__(value, name)
+        except AttributeError:
+            pass
+    state = (value if attributes is value else dict(attributes or {}), slots)
+    factory = value.default_factory if family is collections.defaultdict else None
+    limit = value.maxlen if family is collections.deque else None
+    return _make_child, (type(value), family, limit), (state, items, pairs, family, factory), None, None, _fill_child
+
+
+def _make_child(kind: Any, family: Any, limit: int | None) -> Any:
+    made = family.__new__(kind)
+    if limit is not None:
+        collections.deque.__init__(made, (), limit)
+    return made
+
+
+def _fill_child(own: Any, content: tuple[Any, ...]) -> None:
+    (attributes, slots), items, pairs, family, factory = content
+    if pairs is not None:
+        half = len(pairs) // 2
+        for key, value in zip(pairs[:half], pairs[half:]):
+            family.__setitem__(own, key, value)
+    if items is not None:
+        (family.update if family is set else family.extend)(own, items)
+    if family is collections.defaultdict:
+        own.default_factory = factory
+    if attributes is own:
+        object.__setattr__(own, "__dict__", own)
+        attributes = {}
+    # What has slots here may have had none there.
+    for name, value in [*attributes.items(), *slots.items()]:
+        object.__setattr__(own, name, value)
+
+
+def _empty_child(own: Any, family: Any) -> None:
+    if family is not object:
+        family.clear(own)
+    try:
+        object.__getattribute__(own, "__dict__").clear()
+    except AttributeError:
+        pass
+    for name in copyreg._slotnames(type(own)):  # type: ignore[attr-defined]
+        try:
+            object.__delattr__(own, name)
+        except AttributeError:
+            pass
+
+
+def _make_class(make: Any, arguments: tuple[Any, ...]) -> Any:
+    """A class that is yet to be filled, or the one that is here already.
+
+    What the notebook does when a class is made (`__init_subclass__`, a metaclass's `__new__`) has been done.
+    """
+    known = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(arguments[-2])
+    if known is not None:
+        return known
+    if make is not cloudpickle.cloudpickle._make_skeleton_class:
+        return make(*arguments)
+    meta, name, bases, attributes, tracker, _ = arguments
+    made = _made_quietly(meta, name, bases, attributes)
+    if made is None:
+        return make(*arguments)
+    return cloudpickle.cloudpickle._lookup_class_or_track(tracker, made)
+
+
+class _Quiet:
+    def __init_subclass__(cls, **_: Any) -> None:
+        pass
+
+
+class _QuietWithoutDict(_Quiet):
+    __slots__ = ()
+
+
+def _made_quietly(meta: Any, name: str, bases: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
+    """A class for which no code of the notebook's ran; None where there is none to run, or where it has to."""
+    own = {id(one) for one in list(cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS)}
+    if not all(isinstance(base, type) for base in bases):
+        return None
+    above = [one for base in bases for one in base.__mro__ if id(one) in own]
+    registers = any("__init_subclass__" in vars(one) for one in above)
+    if not registers and id(meta) not in own:
+        return None
+    maker = next(one for one in meta.__mro__ if id(one) not in own)
+    if not registers:
+        return maker.__new__(meta, name, bases, dict(attributes))
+    for quiet in (_Quiet, _QuietWithoutDict):
+        try:
+            made = maker.__new__(meta, name, (quiet, *bases), dict(attributes))
+            made.__bases__ = bases
+            return made
+        except TypeError:
+            pass  # Its instances have another layout.
+    return None
+
+
+def member_attributes(cls: type) -> dict[str, dict[str, Any]] | None:
+    """What the members of an enumeration have besides their names and values; None for other classes."""
+    if not issubclass(cls, enum.Enum):
+        return None
+    return {
+        member.name: {name: value for name, value in vars(member).items() if name not in _OF_MEMBERS} for member in cls
+    }
+
+
+def registered(cls: type) -> list[type]:
+    """The classes that were registered with an abstract one."""
+    if not isinstance(cls, abc.ABCMeta):
+        return []
+    return [one for one in (reference() for reference in abc._get_dump(cls)[0]) if one is not None]  # type: ignore[attr-defined]
+
+
+_OF_MEMBERS = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_"})
+
 _complete: weakref.WeakSet[type] = weakref.WeakSet()
 """The notebook's classes that this process has, made here or restored."""
 
 
-def _fill_class(cls: type, content: tuple[Any, Any, bool]) -> None:
+def _fill_class(cls: type, content: tuple[Any, ...]) -> None:
     """Give a restored class its attributes: not where it exists, with changes of its own perhaps, and only came along
     with an instance."""
-    setter, state, update = content
-    if update or cls not in _complete:
-        setter(cls, state)
+    setter, state, update, *more = content
+    members = more[0] if more else None
+    if cls not in _complete:
+        _set_class(cls, setter, state, members)
         _complete.add(cls)
+    elif update is not False:
+        from docker_kernel.guest.merge import update_class
+
+        update_class(update, functools.partial(_set_class, cls, setter, state, members))
+
+
+def _set_class(cls: type, setter: Any, state: Any, members: dict[str, dict[str, Any]] | None) -> None:
+    if members is None:
+        for name, part in list(vars(cls).items()):
+            of_python = name.startswith(("__", "_abc_")) or isinstance(part, _OF_SLOTS)
+            if name not in state[0] and not of_python:
+                delattr(cls, name)
+    setter(cls, state)
+    for name, attributes in (members or {}).items():
+        own: Any = vars(cls.__members__[name])  # type: ignore[attr-defined]
+        for gone in [one for one in own if one not in attributes and one not in _OF_MEMBERS]:
+            del own[gone]
+        own.update(attributes)
+
+
+_OF_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 
 def _reduce_view(view: Any, owner: Any) -> Any:
@@ -570,6 +874,14 @@ def _make_texts(data: Any, shape: tuple[int, ...], order: str) -> Any:
     if codes is not None:
         array = array[numpy.frombuffer(codes, kind)]
     return array.reshape(shape, order=order)
+
+
+def _make_sharing(make: Any, arguments: tuple[Any, ...], sharing: Any, part: str, add: str) -> Any:
+    made = make(*arguments)
+    if getattr(made, part, None) is not sharing:
+        setattr(made, part, sharing)
+        getattr(sharing, add)(made)
+    return made
 
 
 def _make_typed_storage(storage: Any, dtype: Any) -> Any:
@@ -1108,6 +1420,23 @@ class _Unpickler(pickle.Unpickler):
         return referred(number)
 
 
+class _Shown:
+    """Variables that can be seen in a namespace while others are restored, whose classes' code may use them."""
+
+    def __init__(self, namespace: dict[str, Any]) -> None:
+        self._namespace = namespace
+        self._added: dict[str, Any] = {}
+
+    def add(self, values: dict[str, Any]) -> None:
+        for name in values.keys() - self._namespace.keys():
+            self._namespace[name] = self._added[name] = values[name]
+
+    def end(self) -> None:
+        for name, value in self._added.items():
+            if self._namespace.get(name, self) is value:
+                del self._namespace[name]
+
+
 OnGroup = Callable[[int, "dict[str, Any]", Any, "list[tuple[str, int]]"], None]
 
 
@@ -1142,7 +1471,24 @@ def restore(
             except Exception as error:
                 failed.append(LeftOut(name, "module", str(error), "install it where the job runs"))
     _target[0] = namespace
+    shown = _Shown(namespace)
+    shown.add(found)
+    again: list[tuple[int, memoryview, list[str], Any, Any]] = []
     number = -1
+
+    def load(this: int, group: memoryview, names_here: list[str], buffers: Any, sizes: Any) -> str:
+        """Read a group; returns why it cannot be."""
+        try:
+            unpickler = _Unpickler(io.BytesIO(group), buffers=buffers)
+            values = unpickler.load()
+            found.update(values)
+            shown.add(values)
+            if on_group is not None:
+                on_group(this, values, unpickler.memo, sizes)
+            return ""
+        except Exception as error:
+            return "%s: %s" % (type(error).__name__, error)
+
     for pack in manifest["packs"]:
         first, number = number + 1, number + len(pack["groups"])
         if wanted is not None and not any(wanted.intersection(names) for names in pack["groups"]):
@@ -1153,15 +1499,18 @@ def restore(
             group, data = data[:size], data[size:]
             if wanted is not None and not wanted.intersection(names_here):
                 continue
-            try:
-                unpickler = _Unpickler(io.BytesIO(group), buffers=buffers)
-                values = unpickler.load()
-                found.update(values)
-                if on_group is not None:
-                    on_group(this, values, unpickler.memo, pack["buffers"])
-            except Exception as error:
-                reason = "%s: %s" % (type(error).__name__, error)
-                hint = HINTS["cuda"] if "cuda" in reason.lower() else "is its package installed there?"
-                failed += [LeftOut(name, "", reason, hint) for name in names_here]
+            if load(this, group, names_here, buffers, pack["buffers"]):
+                again.append((this, group, names_here, buffers, pack["buffers"]))
+    # What is read by code of the notebook may need variables that came later.
+    reasons: list[str] = []
+    while again:
+        before, reasons = again, [load(*one) for one in again]
+        again = [one for one, reason in zip(before, reasons) if reason]
+        if len(again) == len(before):
+            break
+    for (_, _, names_here, *_), reason in zip(again, filter(None, reasons)):
+        hint = HINTS["cuda"] if "cuda" in reason.lower() else "is its package installed there?"
+        failed += [LeftOut(name, "", reason, hint) for name in names_here]
+    shown.end()
     sources.restore(found.pop(sources.NAME, {}))
     return found, failed

@@ -295,6 +295,136 @@ CELLS = {
         "of[k].append(2); of[K(2)] = []; keys.add(K(3)); more = {k: 1}",
         "of[k] == [1, 2] and of[K(2)] == [] and K(3) in keys and k in keys and next(iter(more)) is k",
     ),
+    "a class that only its instances name": (
+        "class C:\n    n = 0\n    made = []\n    def hit(self): type(self).n += 1; self.made.append(self)\n"
+        "    @classmethod\n    def inc(cls): cls.n += 1\nobjects = [C(), C()]; inc = {'inc': C.inc}",
+        "for one in objects: one.hit()\ninc['inc']()",
+        "C.n == 3 and C.made[0] is objects[0] and type(objects[1]) is C",
+    ),
+    "a class that no variable is": (
+        "def make():\n    class C:\n        n = 0\n        def hit(self): type(self).n += 1\n"
+        "    return C()\nc = make()",
+        "c.hit(); other = type(c)()",
+        "type(c).n == other.n == 1 and type(other) is type(c)",
+    ),
+    "what a class loses, and gets": (
+        "class C:\n    a = 1\n    def f(self): return 1\nc = C()",
+        "del C.a; C.f = lambda self: 2; C.new = property(lambda self: 3)",
+        "not hasattr(C, 'a') and (c.f(), c.new) == (2, 3) and type(c) is C",
+    ),
+    "who registers with an abstract class": (
+        "import abc\nclass A(abc.ABC): pass\nclass B: pass\nall_ = [A()]",
+        "type(all_[0]).register(B)",
+        "isinstance(B(), A)",
+    ),
+    "classes that register when they are made": (
+        "made = []\nclass A:\n    def __init_subclass__(cls, key, **more): made.append(cls); cls.key = key\n"
+        "class M(type):\n    def __init__(cls, *more): super().__init__(*more); made.append(cls)\n"
+        "class B(A, key='b'): pass\nclass C(metaclass=M): pass\nb, c = B(), C()",
+        "n = len(made); b.x = c.x = n\nclass D(A, key='d'): pass\nclass E(C): pass",
+        "(n, b.x, B.key, D.key) == (2, 2, 'b', 'd') and made[0] is B and made[1] is C and made[2:] == [D, E]",
+    ),
+    "members of an enumeration": (
+        "import enum\nclass P(enum.Enum):\n    A = 1, 2; B = 3, 4; ALSO_A = 1, 2\n"
+        "    def __init__(self, x, y): self.x, self.y, self.seen = x, y, []\np = P.B; of = {P.A: p}",
+        "P.A.x += 10; P.A.seen.append(P.ALSO_A.y); p = P.A",
+        "(P.A.x, P.A.seen, P.B.y) == (11, [2], 4) and of[P.ALSO_A] is P.B and p is P.A",
+    ),
+    "what needs other variables to be restored": (
+        "import threading\nknown = {}\ndef lock(): return threading.Lock()\n"
+        "def get(k): return known.setdefault(k, T(k))\n"
+        "class T:\n    def __init__(self, k): self.k, self.lock = k, lock()\n"
+        "    def __reduce__(self): return get, (self.k,)\n"
+        "class S:\n    def __init__(self): self.n, self.lock = 0, lock()\n    def __getstate__(self): return self.n\n"
+        "    def __setstate__(self, n): self.n, self.lock = n, lock()\n"
+        "    def up(self):\n        with self.lock: self.n += 1\ns = S(); t = T('t'); box = [s]",
+        "s.up(); s.up(); k = t.k; u = get('u')",
+        "s.n == 2 and box[0] is s and (t.k, k) == ('t', 't') and u is get('u')",
+    ),
+    "a namespace that has itself": (
+        "import types\nn = types.SimpleNamespace(a=[1]); n.me = n; box = [n]",
+        "n.b = n.a; n.a.append(2); del n.a; n.d = [n]",
+        "n.me is box[0] is n.d[0] is n and n.b == [1, 2] and not hasattr(n, 'a')",
+    ),
+    "circles of what is made in its own way": (
+        "def make(): return R.__new__(R)\nclass R:\n    def __init__(self): self.kids, self.up = [], None\n"
+        "    def __reduce__(self): return make, (), self.__dict__\na = R(); b = R(); a.kids.append(b); b.up = a",
+        "c = R(); c.up = b; b.kids.append(c); a.v = 1",
+        "b.up is a and a.kids[0] is b and b.kids[0] is c and c.up is b and a.v == 1",
+    ),
+    "a function's code": (
+        "def f(): return 1\ndef g(): return 2\nh = f",
+        "f.__code__ = g.__code__; f.__name__ = 'new'",
+        "h is f and (h(), h.__name__) == (2, 'new')",
+    ),
+    "containers whose classes do more than to fill them": (
+        "class D(dict):\n    def __init__(self, log): super().__init__(); self.log = log\n"
+        "    def __setitem__(self, k, v): self.log.append(k); super().__setitem__(k, v * 2)\n"
+        "class L(list):\n    def append(self, v): super().append(v * 2)\n"
+        "    def extend(self, all_): [self.append(v) for v in all_]\n"
+        "class S(set):\n    def update(self, *all_): raise TypeError\n    def __hash__(self): return id(self)\n"
+        "log = []; d = D(log); d['a'] = 1; l = L(); l.append(1); s = S(); s.add(1); s.own = s; of = {s: d}; "
+        "box = [d, l]",
+        "d['b'] = 2; l.append(2); s.add(2); l.tag = s",
+        "(d, log, list(l), set(s)) == ({'a': 2, 'b': 4}, ['a', 'b'], [2, 4], {1, 2}) and d.log is log "
+        "and box[0] is d and box[1] is l and l.tag is s.own is s and of[s] is d",
+    ),
+    "attributes of containers": (
+        "import collections\nclass C(collections.Counter): pass\n"
+        "class O(collections.OrderedDict):\n    def __init__(self, n): super().__init__(); self.n = n\n"
+        "    def __setitem__(self, k, v):\n        super().__setitem__(k, v); self.move_to_end(k)\n"
+        "        if len(self) > self.n: self.popitem(last=False)\n"
+        "class F(collections.defaultdict):\n    def __missing__(self, k): self.hits += 1; "
+        "return super().__missing__(k)\n"
+        "class R(collections.deque):\n    def __init__(self, n): super().__init__(maxlen=n); self.n = n\n"
+        "c = C('aab'); c.tag = 1; o = O(2); o['a'] = 1; o['b'] = 2; f = F(list); f.hits = 0; r = R(2); "
+        "box = [c, o, f, r]",
+        "c['z'] = 5; c.tag += 1; o['a'] = 3; o['c'] = 4; f['x'].append(1); f.default_factory = set; "
+        "r.extend('abc'); r.n = 3",
+        "(c['z'], c.tag, list(o), f, f.hits, f['new'], list(r), r.maxlen, r.n) "
+        "== (5, 2, ['a', 'c'], {'x': [1], 'new': set()}, 1, set(), ['b', 'c'], 2, 3) "
+        "and all(one is other for one, other in zip(box, (c, o, f, r)))",
+    ),
+    "attributes that are the items": (
+        "class A(dict):\n    def __init__(self, **items): super().__init__(**items); self.__dict__ = self\n"
+        "a = A(x=1); box = [a]",
+        "a.y = 2; n = a['y']; a['z'] = A(q=1)",
+        "(a, n, a.z.q) == ({'x': 1, 'y': 2, 'z': {'q': 1}}, 2, 1) "
+        "and a.__dict__ is a is box[0] and a.z.__dict__ is a.z",
+    ),
+    "classes that answer for all names": (
+        "class P:\n    def __init__(self, of): self.of = of\n"
+        "    def __getattr__(self, name): return lambda *a: (name, a)\n"
+        "class Q:\n    __slots__ = 'data', 'more'\n    def __init__(self): self.data = {}\n"
+        "    def __getattr__(self, name): return self.data[name]\np = P([]); q = Q(); box = [p, q]",
+        "p.of.append(1); q.data['x'] = p; q.more = q.x; r = p.some(1)",
+        "p.of == [1] and q.x is q.more is p is box[0] and box[1] is q and r == ('some', (1,))",
+    ),
+    "classes whose __new__ does more than to make": (
+        "import collections\nclass P:\n    all_ = {}\n"
+        "    def __new__(cls, key):\n"
+        "        if key not in cls.all_: cls.all_[key] = super().__new__(cls); cls.all_[key].asked = 0\n"
+        "        cls.all_[key].asked += 1; return cls.all_[key]\n"
+        "class F(float):\n"
+        "    def __new__(cls, v, unit): self = super().__new__(cls, v); self.unit = unit; return self\n"
+        "class N(collections.namedtuple('N', 'a b')):\n    def __new__(cls, a): return super().__new__(cls, a, [a])\n"
+        "p = P('a'); f = F(1.5, ['m']); n = N(1); box = [p, f, n]",
+        "q = P('b'); p.more = P('a'); f.unit.append('s'); n.b.append(2); g = F(2, f.unit)",
+        "P.all_ == {'a': p, 'b': q} and p.more is p is box[0] and (p.asked, q.asked) == (2, 1) and box[1] is f "
+        "and g.unit is f.unit == ['m', 's'] and n == (1, [1, 2]) and box[2] is n and type(n) is N",
+    ),
+    "new types": (
+        "import typing\nU = typing.NewType('U', int); V = typing.NewType('V', U)\ndef f(u: U) -> V: return V(u)",
+        "v = f(U(5))",
+        "v == 5 and V.__supertype__.__name__ == 'U'",
+    ),
+    "cached properties": (
+        "import functools\nclass C:\n    n = 0\n    @functools.cached_property\n    def v(self): self.n += 1; "
+        "return [self.n]\n"
+        "c = C(); d = C()",
+        "v = c.v",
+        "c.v is v == [1] and c.n == 1 and d.v == [1] and d.__dict__.keys() == {'n', 'v'}",
+    ),
     "text streams": (
         "import io\ns = io.StringIO(); box = [s]",
         "s.write('hi')",
@@ -324,12 +454,74 @@ ARRAYS = {
         "a.shape = 2, 2",
         "box['a'] is a and a.shape == (2, 2)",
     ),
+    "spawned generators": (
+        "r = np.random.default_rng(1); expected = np.random.default_rng(1)",
+        "a = r.spawn(2)[1].random()",
+        "[one.random() for one in expected.spawn(2)][1] == a"
+        " and r.spawn(1)[0].random() == expected.spawn(1)[0].random()",
+    ),
+    "one that is made read-only": (
+        "a = np.zeros(4); box = [a]",
+        "a.flags.writeable = False",
+        "not box[0].flags.writeable",
+    ),
+    "children of arrays": (
+        "class A(np.ndarray):\n"
+        "    def __array_finalize__(self, of): self.info = getattr(of, 'info', None)\n"
+        "a = np.zeros(3).view(A); a.info = {'k': 1}; b = np.zeros(3); v = b.view(A); m = np.zeros((1, 2)).view(A)\n"
+        "big = np.zeros(10**5); w = big.view(A); box = [a, m, w]",
+        "a[0] = 5; a.info['z'] = 2; v[1] = 3; m[0, 0] = 9; w[5] = 1",
+        "(list(a), a.info, b[1], m.tolist(), big[5]) == ([5, 0, 0], {'k': 1, 'z': 2}, 3, [[9, 0]], 1) "
+        "and box[0] is a and box[1] is m and box[2] is w and type(a) is type(v) is A and np.shares_memory(b, v)",
+    ),
     "a generator": (
         "r = np.random.default_rng(1); box = [r]",
         "r.random()",
         "box[0] is r and r.random() == np.random.default_rng(1).random(2)[1]",
     ),
 }
+
+
+FRAMES = {
+    "a column of a frame": (
+        "df = pd.DataFrame({'a': [1, 2], 't': ['x', 'y']}); s = df['a']; t = df['t']; u = df['a']",
+        "df.loc[0, 'a'] = 9; df.loc[0, 't'] = 'z'; u.iloc[1] = 5",
+        "(list(df.a), list(df.t), list(s), list(t), list(u)) == ([9, 2], ['z', 'y'], [1, 2], ['x', 'y'], [1, 5])",
+    ),
+    "frames that are made of one another": (
+        "a = pd.DataFrame({'k': [1, 2], 'v': [3, 4]}); b = a.rename(columns=str.upper)\nc = a.set_index('k')\n"
+        "d = a[:1]; e = a.copy(deep=False); big = pd.DataFrame(np.zeros((20000, 2)), columns=list('ab'))\n"
+        "f = big['a']",
+        "b.loc[0, 'K'] = 9; a.loc[1, 'v'] = 8; d.iloc[0, 1] = 7; big.iloc[0, 0] = 1",
+        "[list(one) for one in (a.k, a.v, b.K, b.V, c.index, c.v, d.v, e.v)] "
+        "== [[1, 2], [3, 8], [9, 2], [3, 4], [1, 2], [3, 4], [7], [3, 4]] and f[0] == 0 and big.a[0] == 1",
+    ),
+    "an index and a series of it": (
+        "i = pd.Index([3, 1]); s = pd.Series(i); r = pd.Series([1, 2], index=i); t = r + 1",
+        "s.iloc[0] = 9; r.iloc[0] = 5",
+        "(list(i), list(s), list(r.index), list(r), list(t)) == ([3, 1], [9, 1], [3, 1], [5, 2], [2, 3])",
+    ),
+    "values that are missing": (
+        "s = pd.Series(['a', None], dtype='string'); d = {'na': pd.NA, 'nat': pd.NaT}; box = [s]",
+        "s[1] = 'b'; d['same'] = d['na'] is pd.NA",
+        "list(s) == ['a', 'b'] and box[0] is s and d['na'] is pd.NA and d['nat'] is pd.NaT and d['same']",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_frames_share_in_a_job_what_they_share_here(kernel: Kernel, kind: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    if int(pandas.__version__.split(".")[0]) < 3:
+        pytest.skip("a frame's views are its own copies from pandas 3 on")
+    before, cell, expected = FRAMES[kind]
+    before = "import numpy as np, pandas as pd\n" + before
+    kernel.restart()
+    kernel.run(before).run(cell)
+    assert eval(expected, kernel.namespace), "this is not what it does here"
+    kernel.restart()
+    kernel.run(before).local(cell)
+    assert eval(expected, kernel.namespace)
 
 
 @pytest.mark.parametrize("kind", {**CELLS, **ARRAYS})
@@ -395,6 +587,22 @@ def test_a_group_that_was_changed_here_meanwhile_is_made_anew_beside_it(kernel: 
     assert kernel["held"] == [[1, "here"], [0, 1]]
     assert brought["a"] == [1, 2] and brought["b"]["a"] is brought["a"] is brought["new"][0]
     assert brought["new"][1] is kernel["held"][1]
+
+
+def test_a_class_that_was_changed_here_meanwhile_stays_as_it_is(kernel: Kernel) -> None:
+    kernel.restart()
+    kernel.run("class C:\n    n = 0\nc = C(); d = C(); e = [1]")
+    kernel.local("C.n = 5; e.append(2)", meanwhile="C.n = 7")
+    assert (kernel["C"].n, kernel["e"]) == (7, [1, 2])
+    kernel.local("d.x = 1; e.append(3)", meanwhile="C.m = 8")
+    assert (kernel["C"].m, kernel["e"]) == (8, [1, 2, 3])
+
+
+def test_a_class_is_not_changed_by_looking_at_a_result(kernel: Kernel) -> None:
+    kernel.restart()
+    kernel.run("class C:\n    n = 0\nc = C()")
+    kernel.local("C.n = 5; c.x = 1", fresh=True)
+    assert kernel["C"].n == 0
 
 
 def test_results_can_be_read_without_the_kernels_objects(kernel: Kernel) -> None:

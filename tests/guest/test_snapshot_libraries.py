@@ -30,6 +30,19 @@ def is_stable(notebook: Notebook) -> bool:
 # numpy
 
 
+def test_what_shows_a_file_and_writes_to_it_is_named(notebook: Notebook, tmp_path: Path) -> None:
+    pytest.importorskip("numpy")
+    (tmp_path / "file").write_bytes(bytes(8))
+    notebook.run(f"import numpy as np\nw = np.memmap({str(tmp_path / 'file')!r}, 'u1', 'r+'); box = [w[2:4]]")
+    notebook.run(f"r = np.memmap({str(tmp_path / 'file')!r}, 'u1', 'r')")
+    assert [(one.name, one.reason) for one in notebook.capture().left_out] == [
+        ("w", "it is an open file, which it writes to"),
+        ("box", "it is an open file, which it writes to"),
+    ]
+    notebook.run("del w, box")
+    assert notebook.copy()["r"].tolist() == [0] * 8
+
+
 def test_arrays_of_texts_come_back_as_they_were(notebook: Notebook) -> None:
     np = pytest.importorskip("numpy")
     notebook.run("""
