@@ -15,6 +15,7 @@ import abc
 import collections
 import copyreg
 import datetime
+import dis
 import enum
 import functools
 import hashlib
@@ -243,6 +244,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """The ids of what no object stands for, or one of an atomic type: memory, functions, cells of closures."""
         self.ignored: set[int] = set()
         """The ids of what belongs to a class: by these, all its instances would be one group."""
+        self.assigned_elsewhere: set[tuple[str, str]] = set()
+        """Global variables of other namespaces than the notebook's, each with a function that assigns it."""
         self.classes: list[type] = []
         """Those that are pickled with all that they have, as no module has them."""
         self.arrays: dict[int, set[int]] = {}
@@ -267,6 +270,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return self._reduce_function(value)
             if module_objects.has_taken_a_name(value):
                 raise pickle.PicklingError("it goes by the name of another one, which its module's file makes")
+        if isinstance(value, types.FunctionType):
+            self.assigned_elsewhere.update(_assigned_elsewhere(value))
         if isinstance(value, type):
             return self._reduce_class(value)
         if type(value) is types.CodeType and sources.is_known(value.co_filename):
@@ -478,6 +483,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             arguments = (*arguments[:3], members, *arguments[4:])
             for name in members:
                 state[0].pop(name, None)
+        elif "__slots__" in vars(cls) and not issubclass(cls, tuple):
+            # cloudpickle makes a class without them, whose objects then take any attribute.
+            arguments = (*arguments[:3], {**arguments[3], "__slots__": cls.__slots__}, *arguments[4:])  # type: ignore[attr-defined]
         content = (setter, state, self._is_update(cls), member_attributes(cls))
         return _make_class, (make, arguments), content, None, None, _fill_class
 
@@ -678,6 +686,18 @@ def _empty_child(own: Any, family: Any) -> None:
             object.__delattr__(own, name)
         except AttributeError:
             pass
+
+
+def _assigned_elsewhere(function: types.FunctionType) -> set[tuple[str, str]]:
+    """The global variables that a function of no module assigns, of which each pickle has a copy."""
+    if cloudpickle.cloudpickle._should_pickle_by_reference(function):
+        return set()
+    found, waiting = set(), [function.__code__]
+    while waiting:
+        code = waiting.pop()
+        waiting += [one for one in code.co_consts if isinstance(one, types.CodeType)]
+        found |= {one.argval for one in dis.get_instructions(code) if one.opname in ("STORE_GLOBAL", "DELETE_GLOBAL")}
+    return {(function.__qualname__, name) for name in found}
 
 
 def _make_class(make: Any, arguments: tuple[Any, ...]) -> Any:
@@ -904,6 +924,7 @@ class _Pickled(NamedTuple):
     """Those that its code is said to come from."""
     keep: Any
     views: frozenset[int] = frozenset()
+    assigned_elsewhere: frozenset[tuple[str, str]] = frozenset()
 
 
 MakePickler = Callable[..., _Pickler]
@@ -932,7 +953,8 @@ def _pickle(
     shared.discard(id(values))
     dropped = pickler.exceptions.dropped
     data = pickler.file.value()
-    return _Pickled(data, pickler.buffers, shared, pickler.arrays, dropped, files, (keep, values), views)
+    elsewhere = frozenset(pickler.assigned_elsewhere)
+    return _Pickled(data, pickler.buffers, shared, pickler.arrays, dropped, files, (keep, values), views, elsewhere)
 
 
 def run_pickler(
@@ -1092,6 +1114,9 @@ def capture(
             found, too_long = sources.collect(file for one in pickled.values() for file in one.files)
             if found:
                 pack([([sources.NAME], _pickle({sources.NAME: found}, namespace))], [])
+            for function, name in sorted({pair for one in pickled.values() for pair in one.assigned_elsewhere}):
+                reason = "%s assigns it, whose variables are not the notebook's: others do not see that" % function
+                left_out.append(LeftOut("%s of %s" % (name, function), "global variable", reason, "%run -i its file"))
             reason, hint = "it is too long", "its functions travel without it"
             left_out += [LeftOut(name, "source of code", reason, hint) for name in too_long]
             blobs.finish()

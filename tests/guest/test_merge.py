@@ -272,6 +272,13 @@ CELLS = {
         "p.x = 2; del p.all",
         "p.x == 2 and not hasattr(p, 'all') and all_ == [p]",
     ),
+    "what takes no other attributes": (
+        "class A:\n    __slots__ = ('x', '__weakref__')\nclass B(A):\n    __slots__ = 'y'\nclass C(A): pass\n"
+        "a, b, c = A(), B(), C(); a.x = []; b.x = a.x; b.y = 1",
+        "took = []\nfor one in (a, b, c):\n    try: one.z = 1\n    except AttributeError: pass\n"
+        "    else: took.append(one)\na.x.append(1); b.y = 2",
+        "took == [c] and c.z == 1 and a.x is b.x and (b.x, b.y) == ([1], 2)",
+    ),
     "parents and children": (
         "class N:\n    def __init__(self): self.kids, self.parent = [], None\n"
         "    def add(self, kid): self.kids.append(kid); kid.parent = self\n"

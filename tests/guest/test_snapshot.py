@@ -102,6 +102,13 @@ def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebo
 # Aliases
 
 
+def test_a_variable_that_a_function_assigns_elsewhere_than_in_the_notebook_is_named(notebook: Notebook) -> None:
+    notebook.run("space = {'n': 0}\nexec('def f():\\n    global n\\n    n += 1\\ndef g(): return n', space)")
+    left_out = notebook.run("f, g = space['f'], space['g']; del space").capture().left_out
+    assert [(one.name, one.type) for one in left_out] == [("n of f", "global variable")]
+    assert set(notebook.copy()) >= {"f", "g"}
+
+
 def test_variables_that_share_an_object_share_it_afterwards(notebook: Notebook) -> None:
     copy = notebook.run("a = []; b = {'a': a}; c = (a, 1); d = []").copy()
     copy["a"].append(1)
