@@ -553,6 +553,8 @@ def test_a_cell_that_fails_leaves_what_it_did_until_then(notebook: Notebook) -> 
     assert notebook.value("[count, held[0] is log, log, 'old' in globals()]") == [5, True, [5], False]
     notebook.run("import sys; sys.last_value.args[1].append('the same')")
     assert notebook.value("log") == [5, "the same"]
+    assert notebook.run("%%local\ncount = 5.5\nexit()\ncount = 0").name == "SystemExit"
+    assert notebook.value("count") == 5.5
     notebook.run("%%dispatch\ncount = 6; log.clear(); 1 / 0\ncount = 7")
     notebook.run("job = _")
     assert notebook.run("job.result()").name == "ZeroDivisionError"

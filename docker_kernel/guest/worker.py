@@ -112,6 +112,9 @@ def make_shell(events: Events) -> Any:
         def enable_gui(self, gui: Any = None) -> None:
             pass
 
+        def ask_exit(self) -> None:
+            raise SystemExit  # what `exit()` and `quit()` come to in a cell
+
         def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
             self.failure = (evalue, list(stb))
 
