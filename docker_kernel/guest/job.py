@@ -441,7 +441,7 @@ class Job:
         troubles = load.apply()
         self._process = values.pop(PROCESS, ({}, []))
         self._of_modules = values.pop(MODULES, None)
-        values = {name: value for name, value in values.items() if not submodules.is_name(name)}
+        values = submodules.variables(values)
         left_out = [*manifest["left_out"], *(one._asdict() for one in failed)]
         if manifest.get("error"):
             # Here, too, a cell that fails leaves the settings and the random states as they are then.

@@ -217,7 +217,7 @@ def restore_state(
     with generators.noted() as found:
         restored, failed = snapshot.restore(spec["state"], manifest, shell.user_ns, on_group=on_group)
     # Of a package's modules only the package has a name.
-    restored = {name: value for name, value in restored.items() if not submodules.is_name(name)}
+    restored = submodules.variables(restored)
     handles.tell(restored.pop(handles.NAME, {}).values())
     shell.register_magics(DispatchMagics)  # which say that a job sends none
     history.give(shell, restored)
