@@ -558,6 +558,7 @@ def test_a_cell_that_fails_leaves_what_it_did_until_then(notebook: Notebook) -> 
     notebook.run("%%dispatch\ncount = 6; log.clear(); 1 / 0\ncount = 7")
     notebook.run("job = _")
     assert notebook.run("job.result()").name == "ZeroDivisionError"
+    assert notebook.value("held[0] is log")
     assert notebook.value("[count, held[0], job.variables['count'], type(job.exception()).__name__]") == [
         6, [], 6, "ZeroDivisionError",
     ]  # fmt: skip

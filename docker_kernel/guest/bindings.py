@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Container, Iterator, Mapping, MutableMapping
 from typing import Any
 
+from docker_kernel.guest.imports import said_elsewhere
 from docker_kernel.guest.workspace_modules import Sent, WorkspaceModules
 
 _NOTHING_SENT = Sent({}, {}, frozenset(), {})
@@ -39,7 +40,8 @@ class Bindings(MutableMapping):  # type: ignore[type-arg]
                 continue
             new.update(names)
             try:
-                importlib.import_module(module)
+                with said_elsewhere():
+                    importlib.import_module(module)
             except Exception as error:
                 text = "The module %s, which the job has imported and changed, cannot be imported here: %s"
                 self.troubles.append(text % (module, error))

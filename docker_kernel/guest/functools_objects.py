@@ -12,6 +12,7 @@ from typing import Any
 
 from docker_kernel.guest import caches
 from docker_kernel.guest.caches import CACHED
+from docker_kernel.guest.own_files import is_own
 
 
 def _nothing(*_: Any) -> None:
@@ -57,10 +58,16 @@ def reduce(value: Any, namespace: dict[str, Any], with_results: bool) -> Any:
         if "keywords" in state:
             state["keywords"] = dict(state["keywords"])  # its own, by which it would link what has the class
         return _make_descriptor, (type(value),), state, None, None, _fill_descriptor
-    if type(value) is CACHED and not is_importable(value):
+    if type(value) is CACHED:
+        named = is_importable(value)
+        if named and not is_own(getattr(sys.modules[value.__module__], "__file__", None)):
+            return None
         parameters = _parameters(value)
         arguments = value.__wrapped__, parameters["maxsize"], parameters["typed"]
         found = caches.contents(value) if with_results and caches.can_fill(value) else None
+        if named:
+            own = (value.__module__, value.__qualname__)
+            return None if found is None else (by_name, own, tuple(found), None, None, _fill_cached)
         if found is None or not (found.hits or found.misses):
             return make_cached, arguments
         return make_cached, arguments, tuple(found), None, None, _fill_cached
@@ -74,7 +81,7 @@ def reduce_dispatching(function: Any, namespace: dict[str, Any]) -> Any:
         own = [(kind, one) for kind, one in registered if getattr(one, "__globals__", None) is namespace]
         if not own:
             return None
-        return _library_own, (function.__module__, function.__qualname__), {"registered": own}, None, None, fill
+        return by_name, (function.__module__, function.__qualname__), {"registered": own}, None, None, fill
     state = {
         "registered": registered,
         "dict": {name: part for name, part in vars(function).items() if name not in _OWN},
@@ -104,11 +111,19 @@ def make_dispatching() -> Any:
     return functools.singledispatch(_nothing)
 
 
-def _library_own(module: str, name: str) -> Any:
+def by_name(module: str, name: str) -> Any:
     found: Any = __import__(module, fromlist=["_"])
     for part in name.split("."):
         found = getattr(found, part)
     return found
+
+
+def like_users_own(module: str, name: str) -> Any:
+    """A cached function as the one that a user's module has by a name, with no results."""
+    found = by_name(module, name)
+    if type(found) is not CACHED:
+        return found
+    return make_cached(found.__wrapped__, *_parameters(found).values())
 
 
 def fill(function: Any, state: dict[str, Any]) -> None:
@@ -148,4 +163,6 @@ def make_cached(function: Any, maxsize: int | None, typed: bool) -> Any:
 
 
 def _fill_cached(cached: Any, state: tuple[Any, ...]) -> None:
-    caches.fill(cached, caches.Contents(*state))
+    # In a module whose file was changed, it may be another kind of function.
+    if type(cached) is CACHED:
+        caches.fill(cached, caches.Contents(*state))

@@ -6,8 +6,10 @@ nothing that comes between cells is early enough, and only the import itself is.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any, Callable
 
 Callback = Callable[[Any], None]
@@ -24,6 +26,33 @@ def when_imported(name: str, callback: Callback) -> None:
 def when_any_imported(wanted: Callable[[Any], bool], callback: Callback) -> None:
     """Call a function with each module that has been imported whose spec is wanted, as `when_imported` does."""
     _finder().watchers.append((wanted, callback))
+
+
+@contextlib.contextmanager
+def said_elsewhere() -> Iterator[None]:
+    """Let nothing that this thread prints be seen: modules that are imported with values have said it elsewhere.
+
+    The stream stays what it is, as modules may keep it.
+    """
+    stream, thread = sys.stdout, threading.get_ident()
+    write: Any = getattr(stream, "write", None)
+
+    def drop(text: str) -> Any:
+        return len(text) if threading.get_ident() == thread else write(text)
+
+    before = getattr(stream, "__dict__", {}).get("write")
+    try:
+        stream.write = drop  # type: ignore[method-assign]
+    except AttributeError:  # a stream of the user's with slots, or none
+        yield
+        return
+    try:
+        yield
+    finally:
+        if before is None:
+            del stream.write
+        else:
+            stream.write = before  # type: ignore[method-assign]
 
 
 class _Finder:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 from docker_kernel.guest import handles, history, merge, snapshot, submodules, widget_values
 from docker_kernel.guest.bindings import Bindings
 from docker_kernel.guest.exceptions import Shown
+from docker_kernel.guest.imports import said_elsewhere
 from docker_kernel.guest.merge import Originals
 from docker_kernel.guest.options import NotThere
 from docker_kernel.guest.process_state import NAME as PROCESS
@@ -445,14 +446,17 @@ class Job:
         """
         manifest = self._manifest()
         namespace = self._session.shell.user_ns
-        if manifest.get("error") and not self.record["live"]:
-            originals = None  # Nothing changes here, so nothing that the exception holds does.
+
+        def restored() -> tuple[dict[str, Any], list[snapshot.LeftOut]]:
+            with said_elsewhere():
+                return snapshot.restore(STATE, manifest, namespace)
+
         with merge.loading(originals) as load:
-            values, failed = self._with_result(lambda: snapshot.restore(STATE, manifest, namespace))
+            values, failed = self._with_result(restored)
         troubles = load.apply()
         self._process = values.pop(PROCESS, ({}, []))
         self._of_modules = values.pop(MODULES, None)
-        values = submodules.without(values)
+        values = submodules.variables(values)
         left_out = [*manifest["left_out"], *(one._asdict() for one in failed)]
         raised = values.pop(ERROR, None)
         lost = "".join(" (It could not be brought back: %(reason)s.)" % one for one in left_out if one["name"] == ERROR)

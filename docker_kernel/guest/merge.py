@@ -137,7 +137,8 @@ class ReturnPickler(snapshot._Pickler):
             return _finish, (value.values, value.contents)
         if kind is _Native:
             make, *rest = self._reduce(value.value)
-            # What pickle knows by these names has to be of the class that it makes.
+            # What pickle knows by these names has to be of the class that it makes, and what is the kernel's own is
+            # not to be filled while it is read.
             return _MAKING.get(make, make), *rest
         if kind is not _Reference:
             return super().reducer_override(value)
@@ -209,6 +210,7 @@ def _new_with_names(kind: Any, arguments: tuple[Any, ...], named: dict[str, Any]
 _MAKING: dict[Any, Any] = {
     copyreg.__newobj__: _new,  # type: ignore[attr-defined]
     copyreg.__newobj_ex__: _new_with_names,  # type: ignore[attr-defined]
+    functools_objects.by_name: functools_objects.like_users_own,
 }
 
 

@@ -23,6 +23,7 @@ SIMPLE = (bool, int, float, complex, str, bytes, type(None), type(...), type(Not
 _BY_NAME = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
 _DESCRIPTORS = (types.FunctionType, classmethod, staticmethod, property)
 _FIXED = (*SIMPLE, *_BY_NAME, *_DESCRIPTORS, enum.Enum, types.MappingProxyType)
+_WEAK_MAPPINGS = (weakref.WeakValueDictionary, weakref.WeakKeyDictionary)
 _PLAIN = ("builtins", "collections", "array", "numpy")
 
 
@@ -132,7 +133,11 @@ class Contents:
     def _parts(self, value: Any, mentions: set[str], depth: int) -> Parts:
         inner: Any = None
         kind = type(value)
-        if issubclass(kind, dict):
+        if issubclass(kind, types.GeneratorType):
+            return Parts({"": _position(value)})
+        if issubclass(kind, _WEAK_MAPPINGS):
+            inner = dict(enumerate(list(value.items())))
+        elif issubclass(kind, dict):
             inner = value
         elif issubclass(kind, (list, tuple)):
             inner = dict(enumerate(value))
@@ -142,6 +147,11 @@ class Contents:
             return Parts({})
         looks = {str(key): self._look(part, mentions, depth - 1)[0] for key, part in list(inner.items())}
         return Parts({key: content for key, content in looks.items() if type(content) is not Unknown})
+
+
+def _position(generator: types.GeneratorType[Any, Any, Any]) -> int | None:
+    """How far a generator has come; None where it has ended."""
+    return None if generator.gi_frame is None else generator.gi_frame.f_lasti
 
 
 def may_change(value: Any, inner: bool) -> bool:

@@ -45,12 +45,20 @@ def made_by_file(value: Any) -> tuple[str, str] | None:
 
 def has_taken_a_name(value: Any) -> bool:
     """Whether a function or class goes by the name of another one, which the file made."""
-    made = _made.get((value.__module__ or "", value.__qualname__))
-    return made is not None and made() is not value and is_found_by_name(value)
+    # One that says of no module that it is its own, pickle looks for in all (a function of `unittest.mock`).
+    for module in [value.__module__] if value.__module__ else _modules:
+        made = _made.get((module, value.__qualname__))
+        if made is not None and made() is not value and _is_found(module, value):
+            return True
+    return False
 
 
 def is_found_by_name(value: Any) -> bool:
-    found: Any = sys.modules.get(value.__module__ or "")
+    return _is_found(value.__module__ or "", value)
+
+
+def _is_found(module: str, value: Any) -> bool:
+    found: Any = sys.modules.get(module)
     for part in value.__qualname__.split("."):
         found = getattr(found, part, None)
     return found is value

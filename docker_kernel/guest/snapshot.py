@@ -39,7 +39,15 @@ from typing import Any, Callable, NamedTuple
 
 import cloudpickle
 
-from docker_kernel.guest import caches, functools_objects, generators, module_objects, sources, widget_values
+from docker_kernel.guest import (
+    caches,
+    closed_files,
+    functools_objects,
+    generators,
+    module_objects,
+    sources,
+    widget_values,
+)
 from docker_kernel.guest.exceptions import Dropped, Exceptions
 
 VERSION = 1
@@ -289,6 +297,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return reduced
         if issubclass(type(value), BaseException):
             return self.exceptions.reduce(value)
+        closed = closed_files.reduce(value)
+        if closed is not None:
+            return closed
         if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
             raise pickle.PicklingError("it is an open file")
         if isinstance(value, self._generators):

@@ -11,9 +11,16 @@ from typing import Any
 from docker_kernel.guest.reach import cell_code
 
 
-def without(values: dict[str, Any]) -> dict[str, Any]:
-    """Values by name, without such modules: of these, only the package has a name in the notebook."""
-    return {name: value for name, value in values.items() if "." not in name or not _is_known(name, value)}
+def variables(values: dict[str, Any]) -> dict[str, Any]:
+    """What travelled without such modules, which no variable has: they are there once they are imported.
+
+    Values of the user's own modules, and some variables, have names with dots, too.
+    """
+    return {name: value for name, value in values.items() if not _is_one(name, value)}
+
+
+def _is_one(name: str, value: Any) -> bool:
+    return "." in name and isinstance(value, types.ModuleType) and value.__name__ == name
 
 
 def used(source: str, variables: dict[str, Any]) -> dict[str, types.ModuleType]:

@@ -205,6 +205,7 @@ def restore_state(
         on_group: as of `snapshot.restore`.
     """
     from docker_kernel.guest import generators, handles, history, snapshot, submodules
+    from docker_kernel.guest.imports import said_elsewhere
     from docker_kernel.guest.magics import DispatchMagics
     from docker_kernel.guest.process_state import NAME as PROCESS
     from docker_kernel.guest.process_state import ProcessState
@@ -217,9 +218,10 @@ def restore_state(
     modules = WorkspaceModules(shell.user_ns, limit=None)
     modules.expect(manifest)
     modules.begin()
-    with generators.noted() as found:
+    with generators.noted() as found, said_elsewhere():
         restored, failed = snapshot.restore(spec["state"], manifest, shell.user_ns, on_group=on_group)
-    restored = submodules.without(restored)
+    # Of a package's modules only the package has a name.
+    restored = submodules.variables(restored)
     handles.tell(restored.pop(handles.NAME, {}).values())
     shell.register_magics(DispatchMagics)  # which say that a job sends none
     history.give(shell, restored)

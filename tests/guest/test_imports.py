@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from docker_kernel.guest.imports import when_any_imported, when_imported
+from docker_kernel.guest.imports import said_elsewhere, when_any_imported, when_imported
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +77,17 @@ def test_who_waits_for_any_module_is_told_of_those_it_wants_each_time() -> None:
     assert told == ["awaited.part", "awaited"]
     importlib.reload(module)
     assert told[2:] == ["awaited"] and type(module.__loader__).__name__ == "SourceFileLoader"
+
+
+def test_what_a_module_says_is_seen_once_and_it_may_keep_the_stream(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "awaited" / "part.py").write_text("import sys\nout = sys.stdout\nprint('imported')\n")
+    with said_elsewhere():
+        part = importlib.import_module("awaited.part")
+        other = threading.Thread(target=print, args=("another thread",))
+        other.start()
+        other.join()
+    print("afterwards", file=part.out)
+    assert capsys.readouterr().out == "another thread\nafterwards\n"
+    assert part.out is sys.stdout

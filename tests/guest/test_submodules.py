@@ -7,7 +7,7 @@ import xml.etree.ElementTree as Tree
 
 import pytest
 
-from docker_kernel.guest.submodules import used
+from docker_kernel.guest.submodules import used, variables
 
 CELL = """
 def parse(text): return xml.etree.ElementTree.XML(text)
@@ -31,3 +31,8 @@ def test_those_travel_that_the_cell_or_a_variable_names(cell: str, names: str, f
     namespace = {"xml": xml, "Tree": Tree}
     exec(CELL, namespace)
     assert sorted(used(cell, {name: namespace[name] for name in names.split()})) == found.split()
+
+
+def test_no_variable_has_such_a_module_but_one_may_have_a_dot_in_its_name() -> None:
+    others = {"xml": xml, "config.alpha": 5, "config.parser": xml.dom.minidom, "a.b": 1}
+    assert variables({**others, "xml.dom.minidom": xml.dom.minidom}) == others

@@ -128,6 +128,28 @@ CASES = {
         "y = tools.load(1, 2)",
         "y == 2 and tools.calls == [(1, 2)]",
     ),
+    "results that a cached function keeps": Case(
+        {
+            "tools": "import functools\ncalls = []\n@functools.lru_cache(None)\ndef settings(x=0):\n"
+            "    calls.append(x); return {'x': x}\n"
+        },
+        "import tools; from tools import settings; held = settings(); held['rate'] = 5",
+        "y = settings() is held, tools.settings()['rate'], len(tools.calls); settings(1); held['job'] = 1",
+        "y == (True, 5, 1) and tools.settings() is settings() is held == {'x': 0, 'rate': 5, 'job': 1} "
+        "and settings(1) and tools.calls == [0, 1] and settings is tools.settings",
+    ),
+    "results that a cached function keeps no more": Case(
+        {"tools": "import functools\n@functools.lru_cache(None)\ndef load(): return [1]\n"},
+        "import tools; tools.load().append(2)",
+        "y = tools.load()[:]; tools.load.cache_clear()",
+        "y == [1, 2] and tools.load.cache_info().currsize == 0 and tools.load() == [1]",
+    ),
+    "a cached function that only the cell imports": Case(
+        {"tools": "import functools\n@functools.lru_cache(None)\ndef load(): return [1]\n"},
+        "x = 1",
+        "import tools; y = tools.load(); y.append(2)",
+        "tools.load() is y == [1, 2]",
+    ),
     "what a decorator's closure has": Case(
         {
             "tools": "def counted(f):\n    calls, n = [], 0\n    def inner(*a):\n        nonlocal n\n"
@@ -265,6 +287,31 @@ def test_a_cell_does_with_modules_in_a_job_what_it_does_here(kernel: Kernel, kin
     kernel.restart()
     kernel.run(before).local(cell)
     assert eval(expected, kernel.namespace)
+
+
+def test_a_stand_in_of_no_module_is_not_taken_for_what_the_file_made(kernel: Kernel) -> None:
+    kernel.files(config=CONFIG)
+    kernel.restart()
+    kernel.run("import config\nfrom unittest import mock\nmock.patch('config.load', autospec=True).start()")
+    kernel.run("held = config.load")
+    assert {one.name for one in kernel.send()[0].left_out} == {"config.load", "held"}
+    kernel.run("mock.patch.stopall()")
+
+
+def test_iterators_and_weak_caches_are_named_once_they_are_not_as_they_were(kernel: Kernel) -> None:
+    kernel.files(
+        config="""
+            import weakref
+            class Node: pass
+            root, ids, by_name, names = Node(), (i for i in range(9)), weakref.WeakValueDictionary(), None
+            names, by_name["root"] = weakref.WeakKeyDictionary(), root
+        """
+    )
+    kernel.restart()
+    kernel.run("import config")
+    assert not kernel.send()[0].left_out
+    kernel.run("next(config.ids); node = config.by_name['x'] = config.Node(); config.names[node] = 'x'")
+    assert {one.name for one in kernel.send()[0].left_out} == {"config.ids", "config.by_name", "config.names"}
 
 
 def test_what_a_file_makes_anew_is_no_news_and_what_was_put_there_is_named(kernel: Kernel) -> None:
