@@ -16,7 +16,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from docker_kernel import kernelspec, labels
 from docker_kernel.engine import ContainerState
-from tests.lab import ABSENT, CHROMIUM, START_MS, Lab, expect_loaded, keep, load
+from tests.lab import ABSENT, CHROMIUM, START_MS, Lab, expect_loaded, keep, load, watch
 
 __all__ = [
     "ABSENT",
@@ -29,6 +29,7 @@ __all__ = [
     "load",
     "needs_chromium",
     "show_in",
+    "watch",
 ]
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")

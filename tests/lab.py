@@ -181,7 +181,7 @@ def window_fixture(browser: Browser) -> Iterator[BrowserContext]:
 def page_fixture(lab: Lab, window: BrowserContext, request: pytest.FixtureRequest) -> Iterator[Page]:
     """An empty page in the browser's window; what it shows at the test's end is kept as a picture."""
     page = window.new_page()
-    page.on("requestfailed", lambda request: _note_lost(page, request))
+    watch(page)
     try:
         yield page
     finally:
@@ -198,9 +198,14 @@ _not_whole: weakref.WeakSet[Page] = weakref.WeakSet()
 """Pages that were not loaded whole."""
 
 
-def _note_lost(page: Page, request: Request) -> None:
-    if "ERR_NETWORK_CHANGED" in (request.failure or ""):
-        _not_whole.add(page)
+def watch(page: Page) -> None:
+    """Know whether a page is loaded whole: see `expect_loaded`."""
+
+    def note(request: Request) -> None:
+        if "ERR_NETWORK_CHANGED" in (request.failure or ""):
+            _not_whole.add(page)
+
+    page.on("requestfailed", note)
 
 
 def load(loads: Callable[[], object]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("playwright.sync_api")
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from docker_kernel import background
 from docker_kernel.engine import Engine
@@ -430,6 +430,24 @@ def test_axe_finds_nothing(lab: Lab, page: Page, image: str) -> None:
     check()
     expect(shown.get_by_role("button", name="Copy")).to_be_visible(timeout=BUILD_MS)
     check("build")
+
+
+def test_what_the_browser_gives_up_is_asked_again(lab: Lab, page: Page) -> None:
+    given_up: list[str] = []
+
+    def give_up_first(route: Route) -> None:
+        address = route.request.url.partition("?")[0]
+        if address in given_up:
+            return route.continue_()
+        given_up.append(address)
+        return route.abort("failed")
+
+    opened(lab, page)
+    page.route("**/docker-kernel/*", give_up_first)
+    button(page).click()
+    expect(wizard(page).get_by_label("Name", exact=True)).to_have_value("sales-report")
+    assert any(url.endswith("docker-kernel/notebook") for url in given_up)
+    page.unroute("**/docker-kernel/*")
 
 
 def test_in_notebook_7(lab: Lab, page: Page, image: str) -> None:

@@ -14,7 +14,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from docker_kernel import background, images
 from docker_kernel.engine import Engine
 from docker_kernel.kernelspec import install
-from tests.browser import START_MS, keep, needs_chromium
+from tests.browser import START_MS, expect_loaded, keep, load, needs_chromium, watch
 from tests.scheduler.server import SECONDS, Server, needs_scheduler
 from tests.scheduler.test_backend import printed, written
 
@@ -47,8 +47,9 @@ def server(engine: Engine, python_image: str, tmp_path: Path) -> Iterator[Server
 def page(server: Server, window: BrowserContext) -> Iterator[Page]:
     """The notebook, opened."""
     page = window.new_page()
-    page.goto(f"{server.url}lab/tree/report.ipynb?token={server.token}&reset")
-    expect(page.locator(".jp-Notebook-cell").first).to_be_visible(timeout=START_MS)
+    watch(page)
+    load(lambda: page.goto(f"{server.url}lab/tree/report.ipynb?token={server.token}&reset"))
+    expect_loaded(page, page.locator(".jp-NotebookPanel-toolbar").get_by_title("Create a job", exact=True))
     yield page
     keep(page, "scheduled-run-end")
     page.close()

@@ -176,14 +176,22 @@ export class Api {
     if (signal) {
       init.signal = signal;
     }
-    let answer: Response;
-    try {
-      answer = await ServerConnection.makeRequest(url, init, this._settings);
-    } catch (error) {
-      if (signal?.aborted) {
-        throw error;
+    // A browser gives up what it asks for when the machine's network changes, as
+    // with each container that starts; what begins a build is asked for once.
+    let left = method === 'POST' && what === 'builds' ? 0 : 3;
+    let answer: Response | undefined;
+    while (answer === undefined) {
+      try {
+        answer = await ServerConnection.makeRequest(url, init, this._settings);
+      } catch (error) {
+        if (signal?.aborted) {
+          throw error;
+        }
+        if (left-- === 0) {
+          throw new Error('The Jupyter server does not answer: is it running?');
+        }
+        await new Promise(done => setTimeout(done, 250));
       }
-      throw new Error('The Jupyter server does not answer: is it running?');
     }
     const said = await answer.json().catch(() => ({}));
     if (!answer.ok) {
