@@ -61,6 +61,9 @@ def reached(objects: Collection[Any], uses: Mapping[str, Iterable[str]]) -> set[
         name = waiting.pop()
         if name == ANY or (name not in uses and _is_own_and_new(name)):
             return set(uses)
+        if name not in uses:
+            # A package without a file of its own is not among them, and has all that are in it.
+            waiting += [known for known in uses if known.startswith(name + ".") and known not in found]
         # With a module, its packages are imported.
         for known in (name, *_packages(name)):
             if known in uses and known not in found:

@@ -10,7 +10,15 @@ import pytest
 
 from docker_kernel.guest.module_reach import ANY, imports, reached
 
-USES = {"a": ["b"], "b": ["a"], "pkg": ["pkg.part"], "pkg.part": [], "dynamic": [ANY], "alone": []}
+USES = {
+    "a": ["b"],
+    "b": ["a"],
+    "pkg": ["pkg.part"],
+    "pkg.part": [],
+    "dynamic": [ANY],
+    "alone": [],
+    "space.part": ["alone"],
+}
 
 
 @pytest.mark.parametrize(
@@ -21,6 +29,7 @@ USES = {"a": ["b"], "b": ["a"], "pkg": ["pkg.part"], "pkg.part": [], "dynamic": 
         ("from b import x", "a b"),
         ("def f():\n    class C:\n        import alone", "alone"),
         ("import pkg.part", "pkg pkg.part"),
+        ("import space", "alone space.part"),
         ("import json, no_such_module", ""),
         ("import new_one", " ".join(USES)),
         ("from . import x", " ".join(USES)),
