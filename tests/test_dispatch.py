@@ -302,7 +302,7 @@ def test_modules_of_the_workspace_are_state(notebook: Notebook, workspace: Path)
     assert "Left out: lonely.value (TextIOWrapper: it is an open file; open it in the cell)." in reply.text
     notebook.run("lonely.value.close(); lonely.value = 2; config.guard = {'lock': config.lock}")
     reply = notebook.run("%%local\nimport lonely as other\nresult = other.value, step()[0]; lonely.value = 3")
-    assert "config.guard (dict: cannot pickle '_thread.lock' object; create it in the cell)." in reply.text
+    assert "Left out: config.guard (dict: cannot pickle '_thread.lock' object; create it in the cell)." in reply.text
     assert notebook.value("[result, lonely.value]") == [[2, 5], 3]
 
     (workspace / "fresh.py").write_text("value, opts = 1, {}\n")

@@ -26,7 +26,7 @@ from docker_kernel.batch.job_folder import JobFolder
 from docker_kernel.batch.targets import containers
 from docker_kernel.batch.targets.containers import BACK_SECONDS
 from docker_kernel.engine import Engine
-from docker_kernel.guest import snapshot
+from docker_kernel.guest import blob_files, snapshot
 from tests.batch.targets.places import docker, docker_registry
 from tests.conftest import NotebookMaker
 from tests.engines import OwnRegistry, SecondEngine
@@ -110,7 +110,7 @@ def test_a_job_goes_on_when_its_kernels_process_is_killed(start: NotebookMaker) 
 def test_a_full_disk_stops_a_capture_with_a_reason(tmp_path: Path) -> None:
     variables = {"large": bytearray(os.urandom(3_000_000)), "small": 1}
     with full_disk(tmp_path, "1m"):
-        with pytest.raises(snapshot.SnapshotError, match="The state cannot be written: No space left on device"):
+        with pytest.raises(blob_files.SnapshotError, match="The state cannot be written: No space left on device"):
             snapshot.capture(variables, variables, str(tmp_path))
         taken = snapshot.capture({"small": 1}, variables, str(tmp_path))
         assert snapshot.restore(str(tmp_path), snapshot.read_manifest(str(tmp_path), taken.digest), {})[0] == {

@@ -7,7 +7,7 @@ import types
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from docker_kernel.guest import snapshot
+from docker_kernel.guest import blob_files, classes, snapshot
 from docker_kernel.guest.merge import Restored, ReturnPickler, owners
 from docker_kernel.guest.module_reach import reached
 from docker_kernel.guest.reach import cell_code, read_names, runs_text
@@ -112,7 +112,7 @@ class Changes:
         if [one.size for one in pickler.buffers] != before.sizes:
             return True
         contents = zip(pickler.buffers, before.digests)
-        return not all(snapshot.is_stored(self._state, was, one) or one.own_digest() == was for one, was in contents)
+        return not all(blob_files.is_stored(self._state, was, one) or one.own_digest() == was for one, was in contents)
 
     def pickler(self) -> snapshot.MakePickler:
         """What pickles the cell's result, with references to what the kernel has."""
@@ -132,8 +132,8 @@ class Changes:
 
 def _attributes(cls: type) -> list[dict[str, Any]]:
     """What a class has, and who registered with it; what members of an enumeration have."""
-    members = snapshot.member_attributes(cls) or {}
-    registered = {one.__qualname__: one for one in snapshot.registered(cls)}
+    members = classes.member_attributes(cls) or {}
+    registered = {one.__qualname__: one for one in classes.registered(cls)}
     return [{name: value for name, value in vars(cls).items() if name not in _CHANGING}, registered, *members.values()]
 
 

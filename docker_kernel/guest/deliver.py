@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, Callable
 
-from docker_kernel.guest.snapshot import SnapshotError, read_manifest
+from docker_kernel.guest.blob_files import SnapshotError
+from docker_kernel.guest.snapshot import read_manifest
 
 PIECE = 48 << 10
 """Bytes of a file that one marker carries: 64 KiB in base64."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
-from docker_kernel.guest import handles, history, merge, snapshot, submodules, widget_values
+from docker_kernel.guest import blob_files, handles, history, merge, snapshot, submodules, widget_values
 from docker_kernel.guest.bindings import Bindings
 from docker_kernel.guest.exceptions import Shown
 from docker_kernel.guest.imports import said_elsewhere
@@ -338,7 +338,7 @@ class Job:
         if self._left_out is None:
             try:
                 self._left_out = list(snapshot.read_manifest(STATE, self.record["snapshot"])["left_out"])
-            except snapshot.SnapshotError:
+            except blob_files.SnapshotError:
                 text = "What the job %s started from is not here any more, nor what was left out of that."
                 raise JobFailed(text % self.id) from None
         return list(self._left_out)
@@ -426,7 +426,7 @@ class Job:
                 self._session.request("job.fetch", {"job": self.id, "bring": bring})
             try:
                 return read()
-            except snapshot.SnapshotError as error:
+            except blob_files.SnapshotError as error:
                 refusal = str(error)
         raise JobFailed("The result of the job %s is refused: %s" % (self.id, refusal))
 

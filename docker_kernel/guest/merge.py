@@ -23,7 +23,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple
 
-from docker_kernel.guest import caches, functools_objects, generators, module_objects, snapshot, widget_values
+from docker_kernel.guest import (
+    arrays,
+    caches,
+    children,
+    functools_objects,
+    generators,
+    module_objects,
+    snapshot,
+    widget_values,
+)
 
 DEPTH = 6000
 """To which Python may recurse while a result is pickled."""
@@ -159,7 +168,7 @@ class ReturnPickler(snapshot._Pickler):
             return _named, (pickle.whichmodule(one, reduced), reduced)  # type: ignore[attr-defined]
         make, arguments, *rest = reduced
         state, items, pairs, setter = [*rest, None, None, None, None][:4]
-        if setter is snapshot._fill_child:
+        if setter is children.fill_child:
             content = state
         elif setter is not None or not _is_plain(make, arguments):
             return _own_like, (number, value.native)
@@ -218,7 +227,7 @@ def _is_plain(make: Any, arguments: tuple[Any, ...]) -> bool:
     """Whether an object is made of nothing but its class, and then given all its content."""
     if make is types.SimpleNamespace and not arguments:
         return True
-    if make is snapshot._make_by_base:
+    if make is children.make_by_base:
         return len(arguments) == 2
     return make is copyreg.__newobj__ and len(arguments) == 1  # type: ignore[attr-defined]
 
@@ -365,10 +374,10 @@ def _is_of(own: Any, make: Any, arguments: tuple[Any, ...]) -> bool:
         return isinstance(own, types.FunctionType) and len(own.__closure__ or ()) == len(arguments[2])
     if make is widget_values.make:
         return type(own) is arguments[0]
-    if make is snapshot._make_child:
+    if make is children.make_child:
         limit = own.maxlen if isinstance(own, collections.deque) else None
         return type(own) is arguments[0] and limit == arguments[2]
-    if make is snapshot._make_by_base:
+    if make is children.make_by_base:
         return type(own) is arguments[1]
     kind = arguments[0] if make is copyreg.__newobj__ else make  # type: ignore[attr-defined]
     return type(own) is kind
@@ -403,7 +412,7 @@ def _refill(own: Any, content: Any) -> None:
         snapshot._fill_function(own, content)
     else:
         if len(content) > 3:
-            snapshot._empty_child(own, content[3])
+            children.empty_child(own, content[3])
         else:
             _empty(own, content[0])
         _set(own, *content)
@@ -425,7 +434,7 @@ def _empty(own: Any, state: Any) -> None:
 def _set(own: Any, state: Any, items: Any, pairs: Any, *form: Any) -> None:
     """As a pickle gives an object its content."""
     if form:
-        snapshot._fill_child(own, (state, items, pairs, *form))
+        children.fill_child(own, (state, items, pairs, *form))
         return
     if items is not None:
         if isinstance(own, set):
@@ -494,7 +503,7 @@ def _updater(own: Any, fresh: Any) -> Callable[[], None] | None:
     module = type(own).__module__
     numpy: Any = sys.modules.get("numpy")
     is_array = numpy is not None and isinstance(own, getattr(numpy, "ndarray", ()))
-    if is_array and snapshot.is_plain_array(type(own)):
+    if is_array and arrays.is_plain_array(type(own)):
         if own.shape != fresh.shape or own.dtype != fresh.dtype or not own.flags.writeable:
             return None
 
@@ -563,7 +572,7 @@ def owners(values: Iterable[Any]) -> dict[int, Any]:
     found: dict[int, Any] = {}
     for value in values:
         if type(value).__name__ == "ndarray" and type(value).__module__ == "numpy" and value.base is not None:
-            owner = snapshot.memory_owner(value)
+            owner = arrays.memory_owner(value)
             if owner.nbytes == value.nbytes and value.flags.forc:
                 found.setdefault(id(owner), value)
     return found

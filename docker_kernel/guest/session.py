@@ -15,7 +15,17 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from docker_kernel.guest import environment, generators, handles, history, nested, snapshot, submodules, temporary_files
+from docker_kernel.guest import (
+    environment,
+    generators,
+    handles,
+    history,
+    nested,
+    snapshot,
+    submodules,
+    temporary_files,
+)
+from docker_kernel.guest.blob_files import SnapshotError
 from docker_kernel.guest.credentials import looks_secret
 from docker_kernel.guest.garbage import collect_garbage
 from docker_kernel.guest.job import STATE, Job, JobFailed, Sweep
@@ -293,7 +303,7 @@ class Session:
                 captured = snapshot.capture(
                     variables, self.shell.user_ns, STATE, spare=self._of_modules.spare, **context
                 )
-        except snapshot.SnapshotError as error:
+        except SnapshotError as error:
             raise JobFailed(str(error)) from None
         if len(captured.manifest) > MAX_MANIFEST:
             text = "There are too many variables to send, %d: put them into a list or a dict."

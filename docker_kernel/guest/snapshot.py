@@ -11,13 +11,10 @@ a digest and as sure: a blob's name is trusted for this, as `restore` checks it 
 
 from __future__ import annotations
 
-import abc
-import collections
 import copyreg
 import datetime
 import dis
 import enum
-import functools
 import hashlib
 import importlib
 import io
@@ -26,21 +23,19 @@ import os
 import pickle
 import re
 import sys
-import threading
-import time
 import types
-import typing
-import weakref
-from collections import defaultdict
 from collections.abc import Container, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import compress
 from typing import Any, Callable, NamedTuple
 
 import cloudpickle
 
 from docker_kernel.guest import (
+    arrays,
+    blob_files,
     caches,
+    children,
+    classes,
     closed_files,
     functools_objects,
     generators,
@@ -48,25 +43,13 @@ from docker_kernel.guest import (
     sources,
     widget_values,
 )
+from docker_kernel.guest.blob_files import Blobs, Content, SnapshotError, not_written
 from docker_kernel.guest.exceptions import Dropped, Exceptions
 
 VERSION = 1
 OUT_OF_BAND = 1 << 16
 """Bytes from which a buffer becomes a blob of its own; smaller ones are cheaper inside the pickle."""
 
-LARGE = 1 << 20
-"""Bytes from which content is stored by a thread, while what follows is pickled."""
-
-_CHUNK = 1 << 18
-_MAX_CANDIDATES = 64
-_MAX_COMPARED = 3
-"""How many blobs of its size content is compared with, in part and, where these are alike, as a whole."""
-
-_RECENT_SECONDS = 60
-"""A blob that is used again counts as new after these, so that nobody takes it for garbage."""
-
-_MANY_OBJECTS = 1000
-"""From as many elements, an array of texts is stored in a faster form than a list of them."""
 
 _ATOMS = frozenset(
     {
@@ -97,10 +80,6 @@ HINTS = {
     "library": "load it in the cell",
     "cuda": "move it to the CPU first, or ask for a GPU",
 }
-
-
-class SnapshotError(Exception):
-    """A snapshot cannot be written, or what is read is not what was written."""
 
 
 class LeftOut(NamedTuple):
@@ -154,26 +133,10 @@ class _Cell:
         self.cell = cell
 
 
-class _Content:
-    """Bytes that are stored apart from the pickle that they belong to, and then known by their digest only."""
-
-    def __init__(self, raw: Any, settled: bool) -> None:
-        self.raw: Any = raw
-        self.size: int = raw.nbytes
-        self.settled = settled
-        """Whether it is stored in any case: not so the memory of an array that may be another's view."""
-        self.digest = ""
-        self.future: Future[None] | None = None
-
-    def own_digest(self) -> str:
-        """Its digest, made now if it is not stored."""
-        return self.digest or digest(self.raw)
-
-
 class _Marker(bytearray):
     """Stands for content in a PickleBuffer."""
 
-    def __init__(self, content: _Content) -> None:
+    def __init__(self, content: Content) -> None:
         super().__init__(1)
         self.content = content
 
@@ -185,7 +148,7 @@ class _File:
     (for bytes: to a call of `bytes` with it).
     """
 
-    def __init__(self, buffers: list[_Content]) -> None:
+    def __init__(self, buffers: list[Content]) -> None:
         self._file = io.BytesIO()
         self._buffers = buffers
 
@@ -206,7 +169,7 @@ class _File:
                 self._file.seek(-length, 1)
                 self._file.truncate()
                 self._file.write(instead)
-                self._buffers.append(_Content(memoryview(data), settled=True))
+                self._buffers.append(Content(memoryview(data), settled=True))
                 return
         self._file.write(data)
 
@@ -230,13 +193,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(
         self,
         namespace: dict[str, Any],
-        blobs: _Blobs | None = None,
+        blobs: Blobs | None = None,
         views: frozenset[int] = frozenset(),
         classes: frozenset[int] = frozenset(),
         refusals: dict[int, Exception | None] | None = None,
         with_results: bool = True,
     ) -> None:
-        self.buffers: list[_Content] = []
+        self.buffers: list[Content] = []
         self.file = _File(self.buffers)
         super().__init__(self.file, protocol=5, buffer_callback=_collector(self.buffers, blobs))
         self.objects: list[Any] = []
@@ -326,20 +289,20 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         kind = type(value)
         family = self._families[kind] if kind in self._families else self._family(kind)
         if family is not None:
-            return _reduce_child(value, family)
-        if kind is _NEW_TYPE and value.__module__ == "__main__":
-            return _make_new_type, (value.__name__, value.__supertype__)
+            return children.reduce_child(value, family)
+        if kind is classes.NEW_TYPE and value.__module__ == "__main__":
+            return classes.make_new_type, (value.__name__, value.__supertype__)
         base = self._makers[kind] if kind in self._makers else self._maker(kind)
         if base is not None:
             make, arguments, *more = value.__reduce_ex__(5)
             if make is copyreg.__newobj__:  # type: ignore[attr-defined]
-                return (_make_by_base, (base, *arguments), *more)
+                return (children.make_by_base, (base, *arguments), *more)
         return super().reducer_override(value)
 
     def _family(self, kind: type) -> Any:
         """Of what built-in container a class is a child, or `object` where its `__getattr__` may answer for methods
         that pickle asks for; None where objects are pickled as usual."""
-        family = _container(kind)
+        family = children.container(kind)
         if family is object:
             asks = (vars(base).get(name) for base in kind.__mro__ for name in ("__getattr__", "__getattribute__"))
             if not any(getattr(one, "__globals__", None) is self._namespace for one in asks):
@@ -356,7 +319,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return getattr(getattr(part, "__func__", part), "__globals__", None) is self._namespace
 
         base = None
-        if is_own("__new__", kind) and not any(is_own(name, kind) for name in _SAYS_HOW_IT_IS_MADE):
+        if is_own("__new__", kind) and not any(is_own(name, kind) for name in children.SAYS_HOW_IT_IS_MADE):
             base = next(one for one in kind.__mro__ if not is_own("__new__", one))
         self._makers[kind] = base
         return base
@@ -380,42 +343,42 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if not owner.dtype.hasobject and owner.flags.forc:
             self.arrays.setdefault(id(owner), set()).add(id(array))
             if owner is not array and id(owner) in self._views:
-                return _reduce_view(array, owner)
-        if array.dtype.kind == "O" and array.size >= _MANY_OBJECTS and array.ndim:
-            content = _packed_texts(numpy, array, owner, self._blobs)
+                return arrays.reduce_view(array, owner)
+        if array.dtype.kind == "O" and array.size >= arrays.MANY_OBJECTS and array.ndim:
+            content = arrays.packed_texts(numpy, array, owner, self._blobs)
             if content is not None:
                 marker = pickle.PickleBuffer(_Marker(content))
-                return _make_texts, (marker, array.shape, "F" if array.flags.fnc else "C")
+                return arrays.make_texts, (marker, array.shape, "F" if array.flags.fnc else "C")
         return super().reducer_override(array)
 
     def _reduce_array_child(self, numpy: Any, array: Any) -> Any:
         is_file = isinstance(array, numpy.memmap)
         if is_file and array.mode in ("r+", "w+") and array._mmap is not None:
             raise pickle.PicklingError("it is an open file, which it writes to")
-        if not is_plain_array(type(array)):
+        if not arrays.is_plain_array(type(array)):
             return super().reducer_override(array)
         attributes = None if is_file else dict(vars(array))
-        return _make_array, (array.view(numpy.ndarray), type(array)), attributes, None, None, _fill_array
+        return arrays.make_array, (array.view(numpy.ndarray), type(array)), attributes, None, None, arrays.fill_array
 
     def _owner(self, array: Any) -> Any:
         """The array whose memory an array shows."""
-        return memory_owner(array)
+        return arrays.memory_owner(array)
 
     def digest(self) -> str:
         """Of what it has pickled, apart from the buffers."""
-        return digest(self.file.value())
+        return blob_files.digest(self.file.value())
 
     def _reduce_storage(self, value: Any) -> Any:
         torch = sys.modules["torch"]
         if type(value) is torch.storage.TypedStorage:
             storage = value._untyped_storage
             if storage.device.type == "cpu" and storage.nbytes():
-                return _make_typed_storage, (self._storages.setdefault(storage.data_ptr(), storage), value.dtype)
+                return arrays.make_typed_storage, (self._storages.setdefault(storage.data_ptr(), storage), value.dtype)
         elif type(value) is torch.UntypedStorage and value.device.type == "cpu" and value.nbytes():
             self.memory.add(value.data_ptr())
             tensor = torch.empty(0, dtype=torch.uint8).set_(value)
             try:
-                return _make_storage, (pickle.PickleBuffer(tensor.numpy()),)
+                return arrays.make_storage, (pickle.PickleBuffer(tensor.numpy()),)
             except RuntimeError:
                 pass  # This torch has no numpy: the storage pickles itself, with a copy.
         return super().reducer_override(value)
@@ -440,7 +403,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if type(sharing).__name__ != "BlockValuesRefs" or not hasattr(sharing, add):
             return None
         make, arguments, *more = value.__reduce_ex__(5)
-        return (_make_sharing, (make, arguments, sharing, part, add), *more)
+        return (arrays.make_sharing, (make, arguments, sharing, part, add), *more)
 
     def _reduce_function(self, function: types.FunctionType) -> Any:
         self.memory.add(id(function))
@@ -473,7 +436,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         reduced = super().reducer_override(cls)
         if not isinstance(reduced, tuple) or len(reduced) < 6:
             return reduced
-        _complete.add(cls)
+        classes.complete.add(cls)
         self.classes.append(cls)
         for name, part in list(vars(cls).items()):
             if isinstance(part, property):
@@ -497,8 +460,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         elif "__slots__" in vars(cls) and not issubclass(cls, tuple):
             # cloudpickle makes a class without them, whose objects then take any attribute.
             arguments = (*arguments[:3], {**arguments[3], "__slots__": cls.__slots__}, *arguments[4:])  # type: ignore[attr-defined]
-        content = (setter, state, self._is_update(cls), member_attributes(cls))
-        return _make_class, (make, arguments), content, None, None, _fill_class
+        content = (setter, state, self._is_update(cls), classes.member_attributes(cls))
+        return classes.make_class, (make, arguments), content, None, None, classes.fill_class
 
     def _is_update(self, cls: type) -> bool | int:
         """Whether a class is to be brought up to date where it exists."""
@@ -520,32 +483,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                     self._ignore(cell.cell_contents)
 
 
-def memory_owner(array: Any) -> Any:
-    """The last of the arrays whose memory an array shows: of its own type, as others may be no more than a view."""
-    owner, base = array, array.base
-    while base is not None and any(one.__name__ == "ndarray" for one in type(base).__mro__):
-        if type(base) is type(array):
-            owner = base
-        base = base.base
-    return owner
-
-
-def is_plain_array(kind: Any) -> bool:
-    """Whether a child of numpy's array leaves it to that how its arrays are pickled, which forgets their attributes."""
-    array: Any = sys.modules["numpy"].ndarray
-    return all(getattr(kind, name) is getattr(array, name) for name in ("__reduce__", "__reduce_ex__", "__setstate__"))
-
-
-def _make_array(array: Any, kind: Any) -> Any:
-    return array.view(kind)
-
-
-def _fill_array(array: Any, attributes: dict[str, Any] | None) -> None:
-    if attributes:
-        array.__dict__.update(attributes)
-
-
-def _collector(buffers: list[_Content], blobs: _Blobs | None) -> Callable[[pickle.PickleBuffer], bool]:
+def _collector(buffers: list[Content], blobs: Blobs | None) -> Callable[[pickle.PickleBuffer], bool]:
     def collect(buffer: pickle.PickleBuffer) -> bool:
         """Whether a buffer is to be part of the pickle."""
         try:
@@ -560,7 +498,7 @@ def _collector(buffers: list[_Content], blobs: _Blobs | None) -> Callable[[pickl
         elif raw.nbytes < OUT_OF_BAND:
             return True
         else:
-            content = _Content(raw, settled=getattr(raw.obj, "base", None) is None)
+            content = Content(raw, settled=getattr(raw.obj, "base", None) is None)
         buffers.append(content)
         return False
 
@@ -598,107 +536,6 @@ def _fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
     function.__module__ = state["module"]
 
 
-_CONTAINERS = (
-    collections.OrderedDict, collections.Counter, collections.defaultdict, dict, collections.deque, list, set, object,
-)  # fmt: skip
-
-
-def _container(kind: type) -> Any:
-    """Of what built-in container a class is a child, `object` for none; None where the class, or what made it, says
-    how its objects are pickled."""
-    family = next(one for one in _CONTAINERS if issubclass(kind, one))
-    if kind is family or kind in copyreg.dispatch_table or issubclass(kind, type):
-        return None
-    if kind.__new__ is not family.__new__ or any(hasattr(kind, name) for name in _SAYS_HOW):
-        return None
-    of_object = ("__reduce_ex__", "__getstate__")
-    if any(getattr(kind, name, None) is not getattr(object, name, None) for name in of_object):
-        return None
-    return family if kind.__reduce__ is family.__reduce__ else None
-
-
-_SAYS_HOW_IT_IS_MADE = ("__getnewargs__", "__getnewargs_ex__", "__reduce__", "__reduce_ex__")
-
-_NEW_TYPE: Any = typing.NewType
-
-
-def _make_new_type(name: str, of: Any) -> Any:
-    made = _NEW_TYPE(name, of)
-    made.__module__ = "__main__"
-    return made
-
-
-def _make_by_base(base: Any, kind: Any, *arguments: Any) -> Any:
-    return base.__new__(kind, *arguments)
-
-
-_SAYS_HOW = ("__setstate__", "__getnewargs__", "__getnewargs_ex__")
-
-
-def _reduce_child(value: Any, family: Any) -> Any:
-    """Take an object apart by what the built-in class does, and not by the methods of its own class: they may need its
-    attributes, or do more than to fill it; and several built-in classes forget the attributes."""
-    items = pairs = attributes = None
-    if issubclass(family, dict):
-        found = list(family.items(value))
-        pairs = [*(key for key, _ in found), *(one for _, one in found)]
-    elif family is not object:
-        items = list(family.__iter__(value))
-    try:
-        attributes = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        pass
-    slots = {}
-    for name in copyreg._slotnames(type(value)):  # type: ignore[attr-defined]
-        try:
-            slots[name] = object.__getattribute__(value, name)
-        except AttributeError:
-            pass
-    state = (value if attributes is value else dict(attributes or {}), slots)
-    factory = value.default_factory if family is collections.defaultdict else None
-    limit = value.maxlen if family is collections.deque else None
-    return _make_child, (type(value), family, limit), (state, items, pairs, family, factory), None, None, _fill_child
-
-
-def _make_child(kind: Any, family: Any, limit: int | None) -> Any:
-    made = family.__new__(kind)
-    if limit is not None:
-        collections.deque.__init__(made, (), limit)
-    return made
-
-
-def _fill_child(own: Any, content: tuple[Any, ...]) -> None:
-    (attributes, slots), items, pairs, family, factory = content
-    if pairs is not None:
-        half = len(pairs) // 2
-        for key, value in zip(pairs[:half], pairs[half:]):
-            family.__setitem__(own, key, value)
-    if items is not None:
-        (family.update if family is set else family.extend)(own, items)
-    if family is collections.defaultdict:
-        own.default_factory = factory
-    if attributes is own:
-        object.__setattr__(own, "__dict__", own)
-        attributes = {}
-    # What has slots here may have had none there.
-    for name, value in [*attributes.items(), *slots.items()]:
-        object.__setattr__(own, name, value)
-
-
-def _empty_child(own: Any, family: Any) -> None:
-    if family is not object:
-        family.clear(own)
-    try:
-        object.__getattribute__(own, "__dict__").clear()
-    except AttributeError:
-        pass
-    for name in copyreg._slotnames(type(own)):  # type: ignore[attr-defined]
-        try:
-            object.__delattr__(own, name)
-        except AttributeError:
-            pass
-
-
 def _assigned_elsewhere(function: types.FunctionType) -> set[tuple[str, str]]:
     """The global variables that a function of no module assigns, of which each pickle has a copy."""
     if cloudpickle.cloudpickle._should_pickle_by_reference(function):
@@ -711,223 +548,9 @@ def _assigned_elsewhere(function: types.FunctionType) -> set[tuple[str, str]]:
     return {(function.__qualname__, name) for name in found}
 
 
-def _make_class(make: Any, arguments: tuple[Any, ...]) -> Any:
-    """A class that is yet to be filled, or the one that is here already.
-
-    What the notebook does when a class is made (`__init_subclass__`, a metaclass's `__new__`) has been done.
-    """
-    known = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(arguments[-2])
-    if known is not None:
-        return known
-    if make is not cloudpickle.cloudpickle._make_skeleton_class:
-        return make(*arguments)
-    meta, name, bases, attributes, tracker, _ = arguments
-    made = _made_quietly(meta, name, bases, attributes)
-    if made is None:
-        return make(*arguments)
-    return cloudpickle.cloudpickle._lookup_class_or_track(tracker, made)
-
-
-class _Quiet:
-    def __init_subclass__(cls, **_: Any) -> None:
-        pass
-
-
-class _QuietWithoutDict(_Quiet):
-    __slots__ = ()
-
-
-def _made_quietly(meta: Any, name: str, bases: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
-    """A class for which no code of the notebook's ran; None where there is none to run, or where it has to."""
-    own = {id(one) for one in list(cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS)}
-    if not all(isinstance(base, type) for base in bases):
-        return None
-    above = [one for base in bases for one in base.__mro__ if id(one) in own]
-    registers = any("__init_subclass__" in vars(one) for one in above)
-    if not registers and id(meta) not in own:
-        return None
-    maker = next(one for one in meta.__mro__ if id(one) not in own)
-    if not registers:
-        return maker.__new__(meta, name, bases, dict(attributes))
-    for quiet in (_Quiet, _QuietWithoutDict):
-        try:
-            made = maker.__new__(meta, name, (quiet, *bases), dict(attributes))
-            made.__bases__ = bases
-            return made
-        except TypeError:
-            pass  # Its instances have another layout.
-    return None
-
-
-def member_attributes(cls: type) -> dict[str, dict[str, Any]] | None:
-    """What the members of an enumeration have besides their names and values; None for other classes."""
-    if not issubclass(cls, enum.Enum):
-        return None
-    return {
-        member.name: {name: value for name, value in vars(member).items() if name not in _OF_MEMBERS} for member in cls
-    }
-
-
-def registered(cls: type) -> list[type]:
-    """The classes that were registered with an abstract one."""
-    if not isinstance(cls, abc.ABCMeta):
-        return []
-    return [one for one in (reference() for reference in abc._get_dump(cls)[0]) if one is not None]  # type: ignore[attr-defined]
-
-
-_OF_MEMBERS = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_"})
-
-_complete: weakref.WeakSet[type] = weakref.WeakSet()
-"""The notebook's classes that this process has, made here or restored."""
-
-
-def _fill_class(cls: type, content: tuple[Any, ...]) -> None:
-    """Give a restored class its attributes: not where it exists, with changes of its own perhaps, and only came along
-    with an instance."""
-    setter, state, update, *more = content
-    members = more[0] if more else None
-    if cls not in _complete:
-        _set_class(cls, setter, state, members)
-        _complete.add(cls)
-    elif update is not False:
-        from docker_kernel.guest.merge import update_class
-
-        update_class(update, functools.partial(_set_class, cls, setter, state, members))
-
-
-def _set_class(cls: type, setter: Any, state: Any, members: dict[str, dict[str, Any]] | None) -> None:
-    if members is None:
-        for name, part in list(vars(cls).items()):
-            of_python = name.startswith(("__", "_abc_")) or isinstance(part, _OF_SLOTS)
-            if name not in state[0] and not of_python:
-                delattr(cls, name)
-    setter(cls, state)
-    for name, attributes in (members or {}).items():
-        own: Any = vars(cls.__members__[name])  # type: ignore[attr-defined]
-        for gone in [one for one in own if one not in attributes and one not in _OF_MEMBERS]:
-            del own[gone]
-        own.update(attributes)
-
-
-_OF_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
-
-
-def _reduce_view(view: Any, owner: Any) -> Any:
-    offset = view.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
-    return _make_view, (owner, offset, view.shape, view.strides, view.dtype, view.flags.writeable)
-
-
-def _make_view(owner: Any, offset: int, shape: Any, strides: Any, dtype: Any, writeable: bool) -> Any:
-    numpy = importlib.import_module("numpy")
-    view: Any = numpy.ndarray(shape, dtype, owner.ravel(order="K"), offset, strides)
-    if not writeable:
-        view.flags.writeable = False
-    return view
-
-
-class _Texts(NamedTuple):
-    """An array of texts, as it was captured last."""
-
-    owner: weakref.ref[Any]
-    elements: Any
-    content: _Content
-
-
-_texts: dict[tuple[int, int], _Texts] = {}
-"""By the address and the number of their elements. They go when the memory goes that they are about."""
-
-
-def _packed_texts(numpy: Any, array: Any, owner: Any, blobs: _Blobs | None) -> _Content | None:
-    """The content of an array of texts and other simple immutable values; None for other arrays.
-
-    An array that has the very same elements as when it was last captured, which were kept since, has the same content.
-    """
-    flat = array.ravel("F" if array.flags.fnc else "C")
-    key = (array.__array_interface__["data"][0], array.size)
-    known = _texts.get(key)
-    if known is not None and (_pointers(numpy, flat) == _pointers(numpy, known.elements)).all():
-        digest = known.content.digest
-        if not digest or blobs is None or blobs.has(digest, known.content.size):
-            return known.content
-    data = _pack_texts(numpy, flat.tolist())
-    if data is None:
-        return None
-    content = _Content(memoryview(data), settled=True)
-    try:
-        owner = weakref.ref(owner, lambda _: _texts.pop(key, None))
-    except TypeError:
-        return content
-    _texts[key] = _Texts(owner, flat.copy(), content)
-    return content
-
-
-class _Pointers:
-    def __init__(self, array: Any) -> None:
-        self.__array_interface__ = {**array.__array_interface__, "typestr": "u%d" % array.itemsize, "descr": []}
-        self.array = array
-
-
-def _pointers(numpy: Any, array: Any) -> Any:
-    """The addresses of an array's elements, as an array."""
-    return numpy.asarray(_Pointers(array))
-
-
-_SIMPLE = frozenset({str, bytes, int, float, bool, type(None)})
-
-
-def _pack_texts(numpy: Any, values: list[Any]) -> bytes | None:
-    kinds = set(map(type, values))
-    missing = getattr(sys.modules.get("pandas"), "NA", None)
-    if str not in kinds or not kinds - {type(missing)} <= _SIMPLE:
-        return None
-    packed: tuple[list[Any], bytes | None, str] = (values, None, "")
-    sample = values[:: len(values) // _MANY_OBJECTS]
-    if kinds <= {str, float, type(None), type(missing)} and len(set(sample)) < len(sample) // 2:
-        codes: defaultdict[Any, int] = defaultdict()
-        codes.default_factory = codes.__len__
-        array = numpy.fromiter(map(codes.__getitem__, values), "u4", len(values))
-        # 0.0 and -0.0 would be one.
-        if len(codes) < len(values) // 2 and all(value != value for value in codes if type(value) is float):
-            kind = "u1" if len(codes) <= 1 << 8 else "u2" if len(codes) <= 1 << 16 else "u4"
-            packed = (list(codes), array.astype(kind).tobytes(), kind)
-    file = io.BytesIO()
-    pickler = pickle.Pickler(file, protocol=5)
-    pickler.fast = True  # No memo, which takes most of the time, for what is flat.
-    pickler.dump(packed)
-    return file.getvalue()
-
-
-def _make_texts(data: Any, shape: tuple[int, ...], order: str) -> Any:
-    numpy = importlib.import_module("numpy")
-    values, codes, kind = pickle.loads(data)
-    array: Any = numpy.empty(len(values), object)
-    array[:] = values
-    if codes is not None:
-        array = array[numpy.frombuffer(codes, kind)]
-    return array.reshape(shape, order=order)
-
-
-def _make_sharing(make: Any, arguments: tuple[Any, ...], sharing: Any, part: str, add: str) -> Any:
-    made = make(*arguments)
-    if getattr(made, part, None) is not sharing:
-        setattr(made, part, sharing)
-        getattr(sharing, add)(made)
-    return made
-
-
-def _make_typed_storage(storage: Any, dtype: Any) -> Any:
-    torch = importlib.import_module("torch")
-    return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
-
-
-def _make_storage(data: Any) -> Any:
-    torch = importlib.import_module("torch")
-    return torch.frombuffer(bytearray(data) if type(data) is bytes else data, dtype=torch.uint8).untyped_storage()
-
-
 class _Pickled(NamedTuple):
     data: bytes
-    buffers: list[_Content]
+    buffers: list[Content]
     shared: set[int]
     arrays: dict[int, set[int]]
     dropped: list[Dropped]
@@ -944,7 +567,7 @@ MakePickler = Callable[..., _Pickler]
 def _pickle(
     values: dict[str, Any],
     namespace: dict[str, Any],
-    blobs: _Blobs | None = None,
+    blobs: Blobs | None = None,
     views: frozenset[int] = frozenset(),
     make: MakePickler = _Pickler,
 ) -> _Pickled:
@@ -971,7 +594,7 @@ def _pickle(
 def run_pickler(
     values: dict[str, Any],
     namespace: dict[str, Any],
-    blobs: _Blobs | None = None,
+    blobs: Blobs | None = None,
     views: frozenset[int] = frozenset(),
     make: MakePickler = _Pickler,
 ) -> _Pickler:
@@ -1005,7 +628,7 @@ def _pickle_group(
     pickled: dict[str, _Pickled],
     variables: dict[str, Any],
     namespace: Any,
-    blobs: _Blobs,
+    blobs: Blobs,
     make: MakePickler,
 ) -> _Pickled:
     """What is stored for a group: together where it has several variables or arrays that share memory."""
@@ -1071,23 +694,24 @@ def capture(
     modules: dict[str, str] = {}
     left_out: list[LeftOut] = []
     pickled: dict[str, _Pickled] = {}
-    packs: list[tuple[list[tuple[list[str], int, frozenset[int], str]], list[_Content], _Content]] = []
+    packs: list[tuple[list[tuple[list[str], int, frozenset[int], str]], list[Content], Content]] = []
     tiny: dict[str, list[tuple[list[str], _Pickled]]] = {}
     unsent: list[SentGroup] = []
 
-    def pack(groups: list[tuple[list[str], _Pickled]], buffers: list[_Content]) -> None:
+    def pack(groups: list[tuple[list[str], _Pickled]], buffers: list[Content]) -> None:
         data = groups[0][1].data if len(groups) == 1 else b"".join(one.data for _, one in groups)
-        content = _Content(memoryview(data), settled=True)
+        content = Content(memoryview(data), settled=True)
         for one in (content, *buffers):
             blobs.store(one)
         # One that is alone in its blob has that one's digest.
         known = [
-            (names, len(one.data), one.views, digest(one.data) if len(groups) > 1 else "") for names, one in groups
+            (names, len(one.data), one.views, blob_files.digest(one.data) if len(groups) > 1 else "")
+            for names, one in groups
         ]
         packs.append((known, buffers, content))
 
     try:
-        with _Blobs(state) as blobs:
+        with Blobs(state) as blobs:
             for name, value in variables.items():
                 if isinstance(value, types.ModuleType) and value.__spec__ and sys.modules.get(value.__name__) is value:
                     modules[name] = value.__name__
@@ -1105,7 +729,7 @@ def capture(
             for group in _groups(pickled):
                 if all(name in spare for name in group):
                     joined = _pickle_group(group, pickled, variables, namespace, blobs, make)
-                    unsent.append(SentGroup(group, joined.views, digest(joined.data), []))
+                    unsent.append(SentGroup(group, joined.views, blob_files.digest(joined.data), []))
                     continue
                 try:
                     one = _pickle_group(group, pickled, variables, namespace, blobs, make)
@@ -1157,13 +781,13 @@ def capture(
             for groups, buffers, content in packs
             for names, _, views, own in groups
         ]
-        written = _write(os.path.join(state, "manifests"), memoryview(manifest.encode()))
+        written = blob_files.write(os.path.join(state, "manifests"), memoryview(manifest.encode()))
         return Snapshot(written, manifest, left_out, sent + unsent)
     except OSError as error:
-        raise _not_written(error) from None
+        raise not_written(error) from None
     finally:
-        for unstored in [key for key, known in _texts.items() if not known.content.digest]:
-            _texts.pop(unstored, None)
+        for unstored in [key for key, known in arrays.texts.items() if not known.content.digest]:
+            arrays.texts.pop(unstored, None)
 
 
 def with_context(state: str, digest: str, **context: Any) -> Snapshot:
@@ -1174,9 +798,11 @@ def with_context(state: str, digest: str, **context: Any) -> Snapshot:
     """
     manifest = json.dumps({**read_manifest(state, digest), **context}, sort_keys=True)
     try:
-        return Snapshot(_write(os.path.join(state, "manifests"), memoryview(manifest.encode())), manifest, [], [])
+        return Snapshot(
+            blob_files.write(os.path.join(state, "manifests"), memoryview(manifest.encode())), manifest, [], []
+        )
     except OSError as error:
-        raise _not_written(error) from None
+        raise not_written(error) from None
 
 
 def scan(values: dict[str, Any], namespace: dict[str, Any]) -> _Pickler | None:
@@ -1237,213 +863,13 @@ def _why_dropped(dropped: Dropped, variables: dict[str, Any]) -> LeftOut:
     return _why("%s.%s" % (owner, dropped.part), dropped.value, dropped.reason)
 
 
-def _not_written(error: OSError) -> SnapshotError:
-    return SnapshotError("The state cannot be written: %s." % (error.strerror or error))
-
-
-class _Blobs:
-    """Stores content in a state folder, what is large beside what else is done, and nothing twice."""
-
-    def __init__(self, state: str) -> None:
-        self._folder = os.path.join(state, "blobs")
-        self._pool: ThreadPoolExecutor | None = None
-        self._waiting: list[_Content] = []
-        self._lock = threading.Lock()
-        self._names: dict[int, list[str]] | None = None
-
-    def __enter__(self) -> _Blobs:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for content in self._waiting:
-            if content.future is not None:
-                content.future.cancel()
-                content.future = None
-        if self._pool is not None:
-            self._pool.shutdown()
-
-    def has(self, digest: str, size: int) -> bool:
-        return _has(os.path.join(self._folder, digest[7:]), size)
-
-    def store(self, content: _Content) -> None:
-        """Begin to store content, if nothing did; its digest is known when `finish` has returned.
-
-        Raises:
-            SnapshotError: it cannot be written.
-        """
-        if content.raw is None or content.future is not None:
-            return
-        if content.size < LARGE:
-            try:
-                content.digest, content.raw = _write(self._folder, content.raw), None
-            except OSError as error:
-                raise _not_written(error) from None
-            return
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(2)
-        content.future = self._pool.submit(self._store, content)
-        self._waiting.append(content)
-
-    def finish(self) -> None:
-        """Wait until all is stored; raises SnapshotError where that fails."""
-        for content in self._waiting:
-            try:
-                if content.future is not None:
-                    content.future.result()
-            except OSError as error:
-                raise _not_written(error) from None
-
-    def _store(self, content: _Content) -> None:
-        raw = content.raw
-        alike = self._alike(content.size)
-        likely = [name for name in alike[:_MAX_CANDIDATES] if _similar(os.path.join(self._folder, name), raw)]
-        for name in likely[:_MAX_COMPARED]:
-            path = os.path.join(self._folder, name)
-            if _equal(path, raw) and _has(path, content.size):
-                content.digest, content.raw = "sha256:" + name, None
-                return
-        # What is not there for sure is written while its digest is made.
-        new = len(alike) <= _MAX_CANDIDATES and len(likely) <= _MAX_COMPARED
-        content.digest = _write(self._folder, raw, new)
-        content.raw = None
-        with self._lock:
-            alike.insert(0, content.digest[7:])
-
-    def _alike(self, size: int) -> list[str]:
-        """The names of the blobs of a size, the newest first."""
-        with self._lock:
-            if self._names is None:
-                self._names = {}
-                found = []
-                try:
-                    found = [(entry.stat(), entry.name) for entry in os.scandir(self._folder)]
-                except OSError:
-                    pass
-                for status, name in sorted(found, key=lambda pair: -pair[0].st_mtime_ns):
-                    if len(name) == 64:
-                        self._names.setdefault(status.st_size, []).append(name)
-            return self._names.setdefault(size, [])
-
-
-def is_stored(state: str, digest: str, content: _Content) -> bool:
-    """Whether the content is what a state folder has under a digest."""
-    return content.size >= LARGE and _equal(os.path.join(state, "blobs", digest[7:]), content.raw)
-
-
-def _similar(path: str, raw: memoryview) -> bool:
-    """Whether a file has the same content where it is quick to see: at its beginning, middle and end."""
-    last = (raw.nbytes - 1) // _CHUNK * _CHUNK
-    starts = (0, last // 2 // _CHUNK * _CHUNK, last)
-    return all(_equal_part(path, raw, start, min(start + _CHUNK, raw.nbytes)) for start in starts)
-
-
-def _equal(path: str, raw: memoryview) -> bool:
-    """Whether a file has the same content."""
-    size = raw.nbytes
-    middle = size // 2 // _CHUNK * _CHUNK
-    found: list[bool] = []
-    other = threading.Thread(target=lambda: found.append(_equal_part(path, raw, middle, size)))
-    other.start()
-    try:
-        found.append(_equal_part(path, raw, 0, middle))
-    finally:
-        other.join()
-    return found == [True, True]
-
-
-def _equal_part(path: str, raw: memoryview, start: int, stop: int) -> bool:
-    chunk = bytearray(_CHUNK)  # Not a memoryview: that compares item by item.
-    try:
-        with open(path, "rb", buffering=0) as file:
-            file.seek(start)
-            for offset in range(start, stop, _CHUNK):
-                if stop - offset < _CHUNK:
-                    del chunk[stop - offset :]
-                if file.readinto(chunk) != len(chunk) or chunk != raw[offset : offset + len(chunk)]:
-                    return False
-    except OSError:
-        return False
-    return True
-
-
-def _has(path: str, size: int) -> bool:
-    """Whether a file is there, and whole; it is then as good as just written."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return False
-    if status.st_mtime < time.time() - _RECENT_SECONDS:
-        try:
-            os.utime(path)
-        except OSError:
-            pass  # Another user's.
-    return status.st_size == size
-
-
-def digest(raw: Any) -> str:
-    """The name of content: its sha256."""
-    return "sha256:" + hashlib.sha256(raw).hexdigest()
-
-
-def _write(folder: str, raw: memoryview, new: bool = False) -> str:
-    """Store bytes under their digest, atomically; what is there already is not written again.
-
-    Args:
-        new: they are known not to be there, so that there is no need to wait for the digest.
-    """
-    digests: list[str] = []
-    if not new:
-        digests.append(digest(raw))
-        if _has(os.path.join(folder, digests[0][7:]), raw.nbytes):
-            return digests[0]
-    hasher = threading.Thread(target=lambda: digests.append(digest(raw)))
-    os.makedirs(folder, exist_ok=True)
-    # Not the process's id: jobs that write to one volume at once have the same.
-    fresh = os.path.join(folder, os.urandom(8).hex() + ".new")
-    try:
-        if new:
-            hasher.start()
-        try:
-            with open(fresh, "wb", buffering=0) as file:
-                written = 0
-                while written < raw.nbytes:
-                    written += file.write(raw[written:])
-        finally:
-            if new:
-                hasher.join()
-        os.replace(fresh, os.path.join(folder, digests[0][7:]))
-    except BaseException:
-        try:
-            os.unlink(fresh)
-        except OSError:
-            pass
-        raise
-    return digests[0]
-
-
-def _read(state: str, folder: str, digest: str) -> bytearray:
-    """Read what was stored under a digest, and make sure that it is still that."""
-    if not re.fullmatch("sha256:[0-9a-f]{64}", digest):
-        raise SnapshotError("%r is no digest." % digest)
-    path = os.path.join(state, folder, digest[7:])
-    try:
-        with open(path, "rb") as file:
-            data = bytearray(os.fstat(file.fileno()).st_size)
-            file.readinto(data)
-    except OSError as error:
-        raise SnapshotError("The state's %s cannot be read: %s." % (digest[:19], error.strerror)) from None
-    if hashlib.sha256(data).hexdigest() != digest[7:]:
-        raise SnapshotError("The state's %s was changed after it was written; it is not used." % digest[:19])
-    return data
-
-
 def read_manifest(state: str, digest: str) -> dict[str, Any]:
     """The manifest of a given digest.
 
     Raises:
         SnapshotError: it is missing, or was changed.
     """
-    manifest: dict[str, Any] = json.loads(bytes(_read(state, "manifests", digest)))
+    manifest: dict[str, Any] = json.loads(bytes(blob_files.read(state, "manifests", digest)))
     if manifest.get("version") != VERSION:
         raise SnapshotError("The state has version %r, and only %d can be read." % (manifest.get("version"), VERSION))
     return manifest
@@ -1529,8 +955,8 @@ def restore(
         first, number = number + 1, number + len(pack["groups"])
         if wanted is not None and not any(wanted.intersection(names) for names in pack["groups"]):
             continue
-        data = memoryview(_read(state, "blobs", pack["blob"]))
-        buffers = [_read(state, "blobs", digest) for digest, _ in pack["buffers"]]
+        data = memoryview(blob_files.read(state, "blobs", pack["blob"]))
+        buffers = [blob_files.read(state, "blobs", digest) for digest, _ in pack["buffers"]]
         for this, (names_here, size) in enumerate(zip(pack["groups"], pack["sizes"]), first):
             group, data = data[:size], data[size:]
             if wanted is not None and not wanted.intersection(names_here):

@@ -184,7 +184,7 @@ def _store(path: str, state: str) -> tuple[str, int]:
     except OSError as error:
         if os.path.exists(fresh):
             os.unlink(fresh)
-        from docker_kernel.guest.snapshot import SnapshotError
+        from docker_kernel.guest.blob_files import SnapshotError
 
         raise SnapshotError("The file %s cannot be kept: %s." % (path, error.strerror or error)) from None
     return "sha256:" + digest.hexdigest(), size
@@ -398,8 +398,8 @@ def main() -> int:
     sys.argv = [""]
     # A pipe's output is held back in blocks, where a notebook shows lines as they come.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    from docker_kernel.guest.blob_files import SnapshotError
     from docker_kernel.guest.inputs import InputFailed
-    from docker_kernel.guest.snapshot import SnapshotError
 
     try:
         return run(spec, events)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from docker_kernel.guest import snapshot
+from docker_kernel.guest import blob_files, snapshot
 from tests.patience import patient
 
 JOB = """
@@ -538,7 +538,7 @@ def test_a_changed_blob_is_refused_before_it_is_read(notebook: Notebook, which: 
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(snapshot.SnapshotError, match="was changed"):
+    with pytest.raises(blob_files.SnapshotError, match="was changed"):
         snapshot.restore(notebook.state, manifest, {})
 
 
@@ -547,14 +547,14 @@ def test_a_changed_missing_or_foreign_manifest_is_refused(notebook: Notebook) ->
     path = Path(notebook.state) / "manifests" / digest.removeprefix("sha256:")
     path.write_text(path.read_text().replace('"a"', '"b"'))
     for name in (digest, "sha256:" + "0" * 64, "../../etc/passwd", "sha256:../x"):
-        with pytest.raises(snapshot.SnapshotError):
+        with pytest.raises(blob_files.SnapshotError):
             snapshot.read_manifest(notebook.state, name)
 
 
 def test_a_folder_that_cannot_be_written_is_said(notebook: Notebook, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     notebook.state = str(tmp_path / "file" / "state")
-    with pytest.raises(snapshot.SnapshotError, match="cannot be written"):
+    with pytest.raises(blob_files.SnapshotError, match="cannot be written"):
         notebook.run("a = 1").capture()
 
 

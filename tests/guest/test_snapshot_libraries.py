@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from docker_kernel.guest import snapshot
+from docker_kernel.guest import arrays, snapshot
 from tests.guest.test_snapshot import Notebook, notebook
 
 __all__ = ["notebook"]
@@ -106,9 +106,9 @@ def test_texts_are_known_again_only_where_their_blob_is(notebook: Notebook, tmp_
 def test_texts_are_not_kept_for_longer_than_their_array(notebook: Notebook) -> None:
     pytest.importorskip("numpy")
     notebook.run("import numpy as np\na = np.array([f'text {i}' for i in range(5000)], dtype=object)").capture()
-    before = len(snapshot._texts)
+    before = len(arrays.texts)
     del notebook.namespace["a"]
-    assert len(snapshot._texts) == before - 1
+    assert len(arrays.texts) == before - 1
 
 
 def test_dates_and_their_views(notebook: Notebook) -> None:

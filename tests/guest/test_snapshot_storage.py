@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
-from docker_kernel.guest import snapshot
+from docker_kernel.guest import blob_files, snapshot
 from tests.guest.test_snapshot import Notebook, notebook
 from tests.patience import patient
 
@@ -229,7 +229,7 @@ def test_equal_arrays_are_stored_once(notebook: Notebook) -> None:
 
 def test_many_blobs_of_one_size(notebook: Notebook) -> None:
     np = pytest.importorskip("numpy")
-    notebook.namespace["arrays"] = [np.full(140_000, i) for i in range(snapshot._MAX_CANDIDATES + 20)]
+    notebook.namespace["arrays"] = [np.full(140_000, i) for i in range(blob_files._MAX_CANDIDATES + 20)]
     first = notebook.capture()
     notebook.namespace["arrays"].reverse()
     assert notebook.capture().digest != first.digest and len(notebook.copy()["arrays"]) == len(notebook["arrays"])
@@ -241,7 +241,7 @@ def test_many_versions_that_differ_little(notebook: Notebook) -> None:
     np = pytest.importorskip("numpy")
     notebook.namespace["results"] = results = np.zeros(300_000)
     digests = []
-    for number in range(2 * snapshot._MAX_COMPARED + 2):
+    for number in range(2 * blob_files._MAX_COMPARED + 2):
         results[40_000 + number] = 1
         digests.append(notebook.capture().digest)
         assert (notebook.copy()["results"] == results).all()
@@ -301,7 +301,7 @@ def test_one_flipped_bit_is_refused(notebook: Notebook, name: str, where: str) -
     path = blob(notebook, pack["buffers"][0][0] if pack["buffers"] else pack["blob"])
     size = path.stat().st_size
     flip(path, {"first": 0, "middle": size // 2, "last": size - 1}[where])
-    with pytest.raises(snapshot.SnapshotError, match="was changed after it was written"):
+    with pytest.raises(blob_files.SnapshotError, match="was changed after it was written"):
         snapshot.restore(notebook.state, manifest, {})
 
 
@@ -310,10 +310,10 @@ def test_a_missing_or_shortened_blob_is_said(notebook: Notebook) -> None:
     manifest = notebook.run(STATE).manifest()
     path = blob(notebook, notebook.pack("big")["buffers"][0][0])
     os.truncate(path, 5)
-    with pytest.raises(snapshot.SnapshotError, match="was changed"):
+    with pytest.raises(blob_files.SnapshotError, match="was changed"):
         snapshot.restore(notebook.state, manifest, {})
     path.unlink()
-    with pytest.raises(snapshot.SnapshotError, match="cannot be read: No such file"):
+    with pytest.raises(blob_files.SnapshotError, match="cannot be read: No such file"):
         snapshot.restore(notebook.state, manifest, {})
 
 
@@ -358,7 +358,7 @@ def test_a_full_disk(notebook: Notebook, small_disk: Path, source: str) -> None:
     before = notebook.run("fine = bytes(100_000)").capture()
     notebook.run(source)
     threads = threading.active_count()
-    with pytest.raises(snapshot.SnapshotError, match="cannot be written: No space left on device"):
+    with pytest.raises(blob_files.SnapshotError, match="cannot be written: No space left on device"):
         notebook.capture()
     left = [path.name for path in small_disk.rglob("*") if path.is_file()]
     assert all(len(name) == 64 for name in left), "what is half written is removed"
