@@ -114,8 +114,10 @@ class Changes:
         contents = zip(pickler.buffers, before.digests)
         return not all(blob_files.is_stored(self._state, was, one) or one.own_digest() == was for one, was in contents)
 
-    def pickler(self) -> snapshot.MakePickler:
+    def pickler(self, result: dict[str, Any]) -> snapshot.MakePickler:
         """What pickles the cell's result, with references to what the kernel has."""
+        if _PLAIN.issuperset(map(type, result.values())):
+            return snapshot._Pickler  # nothing in there is the kernel's
         keys: dict[int, tuple[int, int]] = {}
         found: list[Any] = []
         for number in self.reached:
@@ -136,6 +138,8 @@ def _attributes(cls: type) -> list[dict[str, Any]]:
     registered = {one.__qualname__: one for one in classes.registered(cls)}
     return [{name: value for name, value in vars(cls).items() if name not in _CHANGING}, registered, *members.values()]
 
+
+_PLAIN = frozenset({str, bytes, int, float, complex, bool, type(None)})
 
 _CHANGING = frozenset({"_abc_impl", "__slotnames__"})
 

@@ -349,7 +349,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
         assigned[ERROR] = error
         events.send({"event": "raised", "name": type(error).__name__[:200], "value": text_of(error)[:500]})
     context["files"] = output_files(outputs, state)
-    captured = snapshot.capture(assigned, shell.user_ns, state, changes.pickler(), spare, **context)
+    captured = snapshot.capture(assigned, shell.user_ns, state, changes.pickler(assigned), spare, **context)
     if spec.get("result"):
         from docker_kernel.guest.deliver import deliver
 

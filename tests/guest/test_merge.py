@@ -68,7 +68,7 @@ def run(state, digest, source):
         assigned[NAME] = sent
         gone = [name for names in sent.gone.values() for name in names]
     numbers = [one.number for one in changed]
-    result = snapshot.capture(assigned, namespace, state, changes.pickler(), spare, changed=numbers)
+    result = snapshot.capture(assigned, namespace, state, changes.pickler(assigned), spare, changed=numbers)
     return [result.digest, sorted({*(set(found) - set(variables)), *gone})]
 
 for line in sys.stdin:
