@@ -9,7 +9,7 @@ from typing import Any
 from docker_kernel.guest.imports import said_elsewhere
 from docker_kernel.guest.workspace_modules import Sent, WorkspaceModules
 
-_NOTHING_SENT = Sent({}, {}, frozenset(), {})
+_NOTHING_SENT = Sent({}, {}, frozenset(), {}, {})
 
 
 class Bindings(MutableMapping):  # type: ignore[type-arg]

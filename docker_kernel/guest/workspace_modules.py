@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import collections
 import copyreg
+import datetime
+import decimal
 import os
+import pathlib
 import sys
 import types
+import uuid
 from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -49,12 +53,15 @@ class Sent(NamedTuple):
         gone: those of what its file made, and is no more.
         rebound: those of what stands in the place of what the file made there.
         uses: for each module that is imported, which others it uses.
+        constants: for each module, values by their names that cannot change, and that its file may make otherwise on
+            the other side: a time, a random number, what it reads.
     """
 
     values: dict[str, list[str]]
     gone: dict[str, list[str]]
     rebound: frozenset[str]
     uses: dict[str, list[str]]
+    constants: dict[str, dict[str, Any]]
 
 
 class Travelling(NamedTuple):
@@ -86,7 +93,7 @@ class WorkspaceModules:
         self._waiting: dict[str, dict[str, Any]] = {}
         self._placed: dict[str, list[str]] = {}
         """The full names of what came with the state, by their modules, where these are imported."""
-        self._sent = Sent({}, {}, frozenset(), {})
+        self._sent = Sent({}, {}, frozenset(), {}, {})
         self._coming: frozenset[str] = frozenset()
         self._spare: dict[int, dict[str, Any]] = {}
         self._on_group: Callable[[Restored], None] | None = None
@@ -104,6 +111,8 @@ class WorkspaceModules:
         name = module.__name__
         if sys.modules.get(name) is not module or name == "__main__":
             return
+        if name not in self._marks:
+            self._take_constants(name, module)
         found = list(attributes(module))
         if name in self._marks:
             # What its file does not make was there when it was loaded again.
@@ -127,6 +136,18 @@ class WorkspaceModules:
             self._put(name, waiting, self._sent, as_came=True)
         self._find_spare()
 
+    def _take_constants(self, name: str, module: types.ModuleType) -> list[str]:
+        """Give a module the constants that it has on the other side; returns the names of those that were others."""
+        taken = []
+        for attribute, value in self._sent.constants.get(name, {}).items():
+            own = module_attributes.get(module, attribute)
+            path = "%s.%s" % (name, attribute)
+            if own is ABSENT or path in self._coming or (type(own) is type(value) and repr(own) == repr(value)):
+                continue
+            module_attributes.put(module, attribute, value)
+            taken.append(attribute)
+        return taken
+
     def _modules(self) -> Iterator[tuple[str, types.ModuleType]]:
         """Those that are imported, and were looked at."""
         for name in list(self._marks):
@@ -146,17 +167,20 @@ class WorkspaceModules:
         """The files of the modules that are imported."""
         return {name: str(module.__file__) for name, module in self._modules()}
 
-    def travelling(self, wanted: Container[str] | None = None, without: Iterable[Any] = ()) -> Travelling:
+    def travelling(
+        self, wanted: Container[str] | None = None, without: Iterable[Any] = (), constants: bool = False
+    ) -> Travelling:
         """What may travel.
 
         Args:
+            constants: those of the files, too.
             wanted: the modules whose values; None for all.
             without: values that stay here.
         """
         excluded = {id(value) for value in without}
         values: dict[str, Any] = {}
         spare: set[str] = set()
-        sent = Sent({}, {}, frozenset(), {})
+        sent = Sent({}, {}, frozenset(), {}, {})
         rebound: set[str] = set()
         for name, module in self._modules():
             if wanted is not None and name not in wanted:
@@ -167,6 +191,8 @@ class WorkspaceModules:
                 if id(value) in excluded and not issubclass(type(value), (*SIMPLE, types.ModuleType)):
                     continue
                 mark = self._marks[name].get(path)
+                if mark is not None and mark.is_of(value) and constants and not inner and _is_constant(value):
+                    sent.constants.setdefault(name, {})[path[len(name) + 1 :]] = value
                 if mark is None or not mark.is_of(value):
                     if inner and is_librarys(value):
                         continue
@@ -187,7 +213,7 @@ class WorkspaceModules:
             values.update(here)
             sent.uses[name] = sorted(self._uses(name, module))
         sent = sent._replace(rebound=frozenset(rebound))
-        return Travelling(values, frozenset(spare), sent if sent.values or sent.gone else None)
+        return Travelling(values, frozenset(spare), sent if sent.values or sent.gone or sent.constants else None)
 
     def differs(self, path: str) -> bool:
         """Whether a value is not as its module's file made it."""
@@ -279,6 +305,13 @@ class WorkspaceModules:
     def receive(self, restored: dict[str, Any]) -> None:
         """Take the modules' values from what a job was sent, and put them in their places when these are there."""
         self._sent = restored.pop(NAME, self._sent)
+        for name in self._sent.constants:
+            # What was restored has imported it already.
+            if self.has(name):
+                for attribute in self._take_constants(name, sys.modules[name]):
+                    value, path = vars(sys.modules[name])[attribute], "%s.%s" % (name, attribute)
+                    content = self._contents.of(value, self._mentions[name]) if may_change(value, False) else None
+                    self._marks[name][path] = Mark(value, content)
         for name in {**self._sent.values, **self._sent.gone}:
             paths = self._sent.values.get(name, [])
             values = {path: restored.pop(path) for path in paths if path in restored}
@@ -369,6 +402,17 @@ class WorkspaceModules:
             for text in failed:
                 print("docker-kernel: %s" % text, file=sys.stderr)
         return failed
+
+
+_CONSTANTS = (datetime.date, datetime.time, datetime.timedelta, uuid.UUID, decimal.Decimal, pathlib.PurePath)
+_MAX_CONSTANT = 1000
+"""Characters or bytes."""
+
+
+def _is_constant(value: Any) -> bool:
+    if type(value) in (str, bytes):
+        return len(value) <= _MAX_CONSTANT
+    return type(value) in SIMPLE or issubclass(type(value), _CONSTANTS)
 
 
 def _code(value: Any) -> list[types.CodeType]:

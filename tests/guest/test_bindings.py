@@ -44,7 +44,7 @@ def test_what_is_not_there_is_not(bindings: Bindings, name: str) -> None:
 
 def test_a_module_that_cannot_be_imported_is_one_sentence(kernel: Kernel, bindings: Bindings) -> None:
     (kernel.workspace / "broken.py").write_text("1 / 0")
-    sent = Sent({"broken": ["broken.alpha"]}, {}, frozenset(), {})
+    sent = Sent({"broken": ["broken.alpha"]}, {}, frozenset(), {}, {})
     assert bindings.expect(sent, kernel.modules.files()) == {"broken.alpha"}
     bindings.assign({"broken.alpha": 1, "config.alpha": 2})
     sentence = "The module broken, which the job has imported and changed, cannot be imported here: division by zero"

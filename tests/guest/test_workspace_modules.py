@@ -48,6 +48,13 @@ CONFIG = """
     def add(value): opts.setdefault("all", []).append(value)
 """
 
+RUN = """
+    import time, uuid
+    started, token, key = time.time_ns(), str(uuid.uuid4()), uuid.uuid4()
+    class Holder: pass
+    def current(): return token
+"""
+
 CASES = {
     "a value that was set anew": Case(
         {"config": CONFIG}, "import config; config.alpha = 5", "y = config.alpha", "y == 5"
@@ -257,6 +264,18 @@ CASES = {
         "import config; first = config.draw()",
         "second = config.draw()",
         "[first, second, config.draw()] == list(map(lambda r: r.random(), [__import__('random').Random(3)] * 3))",
+    ),
+    "what its file makes otherwise each time": Case(
+        {"run": RUN},
+        "import run; before = run.started, run.token, run.key",
+        "y = (run.started, run.token, run.key) == before and run.current() == run.token; run.token = 'new'",
+        "y and (run.started, run.current(), run.key) == (before[0], 'new', before[2])",
+    ),
+    "the same of a module that a variable needs": Case(
+        {"run": RUN},
+        "import run; before = run.started, run.token, run.key; one = run.Holder()",
+        "import run; y = (run.started, run.token, run.key) == before; one.x = 1",
+        "y and before == (run.started, run.token, run.key) and one.x == 1",
     ),
     "code in a text": Case(
         {"config": CONFIG},
