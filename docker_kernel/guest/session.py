@@ -345,7 +345,7 @@ class Session:
             withheld = self.request("workspace.withheld", {"paths": sorted(set(files.values()))})["paths"]
             wanted = {name for name, file in files.items() if file not in withheld}
         if options.only is not None:
-            wanted &= {value.__name__ for value in chosen.values() if isinstance(value, types.ModuleType)}
+            wanted &= {value.__name__ for value in chosen.values() if issubclass(type(value), types.ModuleType)}
         if options.needed:
             wanted &= self._reached(source)
         self._report_stale(source, wanted)

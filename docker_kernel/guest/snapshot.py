@@ -713,7 +713,7 @@ def capture(
     try:
         with Blobs(state) as blobs:
             for name, value in variables.items():
-                if isinstance(value, types.ModuleType) and value.__spec__ and sys.modules.get(value.__name__) is value:
+                if _is_importable(value):
                     modules[name] = value.__name__
                     continue
                 try:
@@ -788,6 +788,12 @@ def capture(
     finally:
         for unstored in [key for key, known in arrays.texts.items() if not known.content.digest]:
             arrays.texts.pop(unstored, None)
+
+
+def _is_importable(value: Any) -> bool:
+    """Whether it is a module that is imported. Not by `isinstance`: what cffi makes of a library says so, too."""
+    is_module = issubclass(type(value), types.ModuleType)
+    return is_module and bool(value.__spec__) and sys.modules.get(value.__name__) is value
 
 
 def with_context(state: str, digest: str, **context: Any) -> Snapshot:

@@ -20,7 +20,7 @@ def variables(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_one(name: str, value: Any) -> bool:
-    return "." in name and isinstance(value, types.ModuleType) and value.__name__ == name
+    return "." in name and issubclass(type(value), types.ModuleType) and value.__name__ == name
 
 
 def used(source: str, variables: dict[str, Any]) -> dict[str, types.ModuleType]:
@@ -46,11 +46,11 @@ def used(source: str, variables: dict[str, Any]) -> dict[str, types.ModuleType]:
 
 
 def _is_package(value: Any) -> bool:
-    return isinstance(value, types.ModuleType) and hasattr(value, "__path__")
+    return issubclass(type(value), types.ModuleType) and hasattr(value, "__path__")
 
 
 def _is_known(name: str, module: Any) -> bool:
-    return isinstance(module, types.ModuleType) and module.__name__ == name and module.__spec__ is not None
+    return issubclass(type(module), types.ModuleType) and module.__name__ == name and module.__spec__ is not None
 
 
 def _names(code: types.CodeType | None) -> Iterator[str]:

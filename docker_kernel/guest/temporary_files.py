@@ -103,7 +103,7 @@ def _in_values(values: list[Any]) -> Iterator[str]:
             yield path if isinstance(path, str) else os.fsdecode(path)
         elif isinstance(value, tempfile.TemporaryDirectory):
             yield str(value.name)
-        elif isinstance(value, types.ModuleType):
+        elif issubclass(type(value), types.ModuleType):
             yield str(getattr(value, "__file__", None) or "")
         elif isinstance(value, dict):
             waiting += itertools.islice(value.keys(), MAX_OBJECTS)

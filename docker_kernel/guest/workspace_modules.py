@@ -102,7 +102,7 @@ class WorkspaceModules:
         """Look at the modules that are there, and from now on at each when it is imported."""
         for module in list(sys.modules.values()):
             # A module that is to be loaded at its first use would be loaded for any other question.
-            known = object.__getattribute__(module, "__dict__") if isinstance(module, types.ModuleType) else {}
+            known = object.__getattribute__(module, "__dict__") if issubclass(type(module), types.ModuleType) else {}
             if is_own(known.get("__file__")):
                 self._note(module)
         when_any_imported(lambda spec: is_own(spec.origin), self._note)
@@ -152,7 +152,7 @@ class WorkspaceModules:
         """Those that are imported, and were looked at."""
         for name in list(self._marks):
             module = sys.modules.get(name)
-            if isinstance(module, types.ModuleType):
+            if module is not None and issubclass(type(module), types.ModuleType):
                 yield name, module
 
     # What leaves

@@ -23,7 +23,7 @@ class Reader:
         ("xml.etree.ElementTree.XML('<a/>')", "xml", "xml.etree xml.etree.ElementTree"),
         ("1", "xml parse", "xml.etree xml.etree.ElementTree"),
         ("1", "xml Reader", "xml.dom xml.dom.minidom"),
-        ("xml.sax", "xml", ""),
+        ("xml.never", "xml", ""),
         ("etree.ElementTree", "Tree", ""),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from typing import Any, NamedTuple
 
 import pytest
@@ -522,3 +524,22 @@ def test_proxies_that_fail_at_any_question_are_left_alone(kernel: Kernel, capsys
     kernel.restart()
     kernel.run("import config; config.alpha = 5").local("y = config.alpha")
     assert kernel["y"] == 5 and not capsys.readouterr().err
+
+
+class Library:
+    """As what cffi makes of a library: no module, though it says so."""
+
+    __slots__ = ()
+
+    @property
+    def __class__(self) -> Any:
+        return types.ModuleType
+
+
+def test_what_only_says_that_it_is_a_module_is_left_alone(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "library", Library())  # type: ignore[arg-type]
+    kernel.restart()
+    kernel.run("import library; one = [1]")
+    captured = kernel.capture()
+    assert [left.name for left in captured.left_out] == ["library"]
+    assert kernel.modules.files() == {}
