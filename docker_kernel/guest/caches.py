@@ -55,7 +55,7 @@ def contents(cached: Any) -> Contents | None:
 
 def _arguments(key: Any, mark: object, typed: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments that a cache's key was made of, as lru_cache_make_key there does."""
-    if not isinstance(key, tuple) or type(key) is not tuple:
+    if type(key) is not tuple:
         return (key,), {}
     place = next((place for place, one in enumerate(key) if one is mark), None)
     if place is None:
@@ -68,10 +68,6 @@ def _arguments(key: Any, mark: object, typed: bool) -> tuple[tuple[Any, ...], di
 def can_fill(cached: Any) -> bool:
     """Whether results can be put into a cache: it is a plain function's."""
     return type(cached.__wrapped__) is types.FunctionType
-
-
-class _Missed(Exception):
-    """Raised by what gives a cache its results, where it is to count a miss and hold nothing more."""
 
 
 def _give(*arguments: Any, _results: Any = (), **named: Any) -> Any:

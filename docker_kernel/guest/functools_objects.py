@@ -12,6 +12,7 @@ from typing import Any
 
 from docker_kernel.guest import caches
 from docker_kernel.guest.caches import CACHED
+from docker_kernel.guest.names import by_name, is_by_name
 from docker_kernel.guest.own_files import is_own
 
 
@@ -37,12 +38,8 @@ def is_dispatching(value: Any) -> bool:
 
 def is_importable(value: Any) -> bool:
     """Whether another process finds it by its name in its module."""
-    found: Any = sys.modules.get(getattr(value, "__module__", None) or "")
-    if found is None or found.__name__ == "__main__":
-        return False
-    for name in str(getattr(value, "__qualname__", "")).split("."):
-        found = getattr(found, name, None)
-    return found is value
+    module = sys.modules.get(getattr(value, "__module__", None) or "")
+    return module is not None and module.__name__ != "__main__" and is_by_name(value.__module__, value)
 
 
 def reduce(value: Any, namespace: dict[str, Any], with_results: bool) -> Any:
@@ -109,13 +106,6 @@ def parts(value: Any) -> list[Any]:
 
 def make_dispatching() -> Any:
     return functools.singledispatch(_nothing)
-
-
-def by_name(module: str, name: str) -> Any:
-    found: Any = __import__(module, fromlist=["_"])
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
 
 
 def like_users_own(module: str, name: str) -> Any:

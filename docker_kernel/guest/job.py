@@ -442,7 +442,6 @@ class Job:
 
         Args:
             originals: whose objects are updated and used; new ones are made where it is None.
-            bind: is called with the values before what the cell raised is raised, where the kernel waited for it.
         """
         manifest = self._manifest()
         namespace = self._session.shell.user_ns

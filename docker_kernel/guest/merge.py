@@ -13,7 +13,6 @@ import collections
 import contextlib
 import copyreg
 import functools
-import importlib
 import io
 import pickle
 import sys
@@ -33,6 +32,7 @@ from docker_kernel.guest import (
     snapshot,
     widget_values,
 )
+from docker_kernel.guest.names import by_name
 
 DEPTH = 6000
 """To which Python may recurse while a result is pickled."""
@@ -165,7 +165,7 @@ class ReturnPickler(snapshot._Pickler):
             return _own, (number, make, arguments)
         reduced = self._reduce(one)
         if isinstance(reduced, str):
-            return _named, (pickle.whichmodule(one, reduced), reduced)  # type: ignore[attr-defined]
+            return by_name, (pickle.whichmodule(one, reduced), reduced)  # type: ignore[attr-defined]
         make, arguments, *rest = reduced
         state, items, pairs, setter = [*rest, None, None, None, None][:4]
         if setter is children.fill_child:
@@ -204,10 +204,6 @@ class ReturnPickler(snapshot._Pickler):
         return reduced
 
 
-def _named(module: str, name: str) -> Any:
-    return functools.reduce(getattr, name.split("."), importlib.import_module(module))
-
-
 def _new(kind: Any, *arguments: Any) -> Any:
     return kind.__new__(kind, *arguments)
 
@@ -219,7 +215,7 @@ def _new_with_names(kind: Any, arguments: tuple[Any, ...], named: dict[str, Any]
 _MAKING: dict[Any, Any] = {
     copyreg.__newobj__: _new,  # type: ignore[attr-defined]
     copyreg.__newobj_ex__: _new_with_names,  # type: ignore[attr-defined]
-    functools_objects.by_name: functools_objects.like_users_own,
+    by_name: functools_objects.like_users_own,
 }
 
 

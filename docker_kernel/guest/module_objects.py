@@ -14,6 +14,8 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+from docker_kernel.guest.names import by_name, is_by_name
+
 _made: dict[tuple[str, str], weakref.ref[Any]] = {}
 """What files made, by module and name there."""
 
@@ -48,32 +50,21 @@ def has_taken_a_name(value: Any) -> bool:
     # One that says of no module that it is its own, pickle looks for in all (a function of `unittest.mock`).
     for module in [value.__module__] if value.__module__ else _modules:
         made = _made.get((module, value.__qualname__))
-        if made is not None and made() is not value and _is_found(module, value):
+        if made is not None and made() is not value and is_by_name(module, value):
             return True
     return False
 
 
 def is_found_by_name(value: Any) -> bool:
-    return _is_found(value.__module__ or "", value)
-
-
-def _is_found(module: str, value: Any) -> bool:
-    found: Any = sys.modules.get(module)
-    for part in value.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return found is value
+    return is_by_name(value.__module__ or "", value)
 
 
 def find(module: str, name: str) -> Any:
     """What a module's file made under a name."""
-    found: Any = importlib.import_module(module)
+    importlib.import_module(module)  # which notes what it makes
     made = _made.get((module, name))
     value = None if made is None else made()
-    if value is not None:
-        return value
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
+    return by_name(module, name) if value is None else value
 
 
 def globals_of(module: str) -> dict[str, Any]:
