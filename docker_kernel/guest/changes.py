@@ -11,7 +11,8 @@ from docker_kernel.guest import blob_files, classes, snapshot
 from docker_kernel.guest.merge import Restored, ReturnPickler, owners
 from docker_kernel.guest.module_reach import reached
 from docker_kernel.guest.reach import cell_code, read_names, runs_text
-from docker_kernel.guest.workspace_modules import WorkspaceModules
+from docker_kernel.guest.workspace_modules import NAME as MODULES
+from docker_kernel.guest.workspace_modules import NO_MODULES, WorkspaceModules
 
 
 class _Fingerprint(NamedTuple):
@@ -20,6 +21,22 @@ class _Fingerprint(NamedTuple):
     data: str
     sizes: list[int]
     digests: list[str]
+
+
+class Outcome(NamedTuple):
+    """What a cell did.
+
+    Attributes:
+        values: what it assigned and changed, by name, and what tells of modules' values.
+        changed: the numbers of the groups that are not as they were.
+        gone: the full names of values of modules that are no more.
+        spare: those of values that need not go back.
+    """
+
+    values: dict[str, Any]
+    changed: list[int]
+    gone: list[str]
+    spare: frozenset[str]
 
 
 class Changes:
@@ -101,6 +118,25 @@ class Changes:
                 self._classes[cls] = group.number, _attributes(cls)
         return pickler.objects
 
+    def outcome(self, before: dict[str, Any], variables: dict[str, Any]) -> Outcome:
+        """What the cell did: what it changed in place (model.fit, list.append) is its result as what it assigned is.
+
+        Args:
+            before, variables: the variables before it ran, and now.
+        """
+        values = {name: value for name, value in variables.items() if before.get(name, before) is not value}
+        changed = self.changed()
+        own, spare, sent = NO_MODULES if self._modules is None else self._modules.travelling()
+        current = {**({} if self._modules is None else self._modules.values()), **variables}
+        for group in changed:
+            values.update({name: value for name, value in group.values.items() if current.get(name) is value})
+        values.update(own)
+        gone: list[str] = []
+        if sent:
+            values[MODULES] = sent
+            gone = [name for names in sent.gone.values() for name in names]
+        return Outcome(values, [group.number for group in changed], gone, spare)
+
     def changed(self) -> list[Restored]:
         """The groups that are not as they were."""
         return [self._groups[number] for number, before in self.reached.items() if self._differs(number, before)]
@@ -125,11 +161,11 @@ class Changes:
                 if keys.setdefault(id(one), key) is key:
                     found.append(one)
         # Only a class that the cell changed is brought up to date there: the kernel may have changed it meanwhile.
-        classes = {
+        updates = {
             id(cls): number if not _are_same(before, _attributes(cls)) else False
             for cls, (number, before) in self._classes.items()
         }
-        return functools.partial(ReturnPickler, keys, owners(found), classes)
+        return functools.partial(ReturnPickler, keys, owners(found), updates)
 
 
 def _attributes(cls: type) -> list[dict[str, Any]]:

@@ -38,9 +38,7 @@ from docker_kernel.guest.process_state import Changes, ProcessState
 from docker_kernel.guest.reach import cell_code, needed_names, reachable_names
 from docker_kernel.guest.sources import NAME as SOURCES
 from docker_kernel.guest.workspace_modules import NAME as MODULES
-from docker_kernel.guest.workspace_modules import Travelling, WorkspaceModules
-
-_NO_MODULES = Travelling({}, frozenset(), None)
+from docker_kernel.guest.workspace_modules import NO_MODULES, Travelling, WorkspaceModules
 
 MAX_MANIFEST = 8 << 20
 """Characters of a manifest that the host side takes: about 400,000 variables."""
@@ -71,7 +69,7 @@ class Session:
         self._snapshots: list[str] = []
         self._held_env: list[str] = []
         self._changes = Changes({}, [], {})
-        self._of_modules = _NO_MODULES
+        self._of_modules = NO_MODULES
         self._generators: list[Any] = []
         self.process = ProcessState(shell.user_ns)
         self.process.begin()
@@ -284,7 +282,7 @@ class Session:
         variables = dict(found)
         # A notebook starts from nothing, unless it is told.
         if kind == "notebook" and options.only is None:
-            variables, self._changes, self._of_modules = {}, Changes({}, [], {}), _NO_MODULES
+            variables, self._changes, self._of_modules = {}, Changes({}, [], {}), NO_MODULES
         else:
             self._changes = self.process.changes(all_random=True)
             code = self.shell.transform_cell(source) if kind != "notebook" else ""
@@ -339,7 +337,7 @@ class Session:
         """The values of the user's modules that are to be sent with the chosen variables."""
         files = self.modules.files()
         if not files:
-            return _NO_MODULES
+            return NO_MODULES
         wanted = set(files)
         if not options.live:
             withheld = self.request("workspace.withheld", {"paths": sorted(set(files.values()))})["paths"]
@@ -504,8 +502,9 @@ def _check_code(shell: Any, source: str, kind: str, first_line: int) -> None:
         ) from None
     except ValueError as error:
         raise CodeError("The code cannot be read: %s." % error) from None
-    if kind == "cell" and nested.refusal_of(shell.transform_cell(source)):
-        raise CodeError(nested.refusal_of(shell.transform_cell(source)))
+    refusal = nested.refusal_of(shell.transform_cell(source)) if kind == "cell" else ""
+    if refusal:
+        raise CodeError(refusal)
 
 
 def _is_cell(shell: Any, source: str) -> bool:

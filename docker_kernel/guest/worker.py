@@ -260,7 +260,7 @@ def _report_temporary(values: dict[str, Any], outputs: str) -> None:
 
 def run(spec: dict[str, Any], events: Events) -> int:
     from docker_kernel.guest import handles, history, inputs, snapshot, sources, submodules, text_bars, widget_values
-    from docker_kernel.guest.changes import Changes
+    from docker_kernel.guest.changes import Changes, Outcome
     from docker_kernel.guest.exceptions import text_of
     from docker_kernel.guest.in_job import job
     from docker_kernel.guest.merge import Restored
@@ -305,38 +305,26 @@ def run(spec: dict[str, Any], events: Events) -> int:
 
     variables = snapshot.user_variables(shell)
     variables.update((name, value) for name, value in restored.items() if history.is_result(name))
-    changed: list[Restored] = []
-    gone: list[str] = []
-    spare: frozenset[str] = frozenset()
-    if spec.get("pull") is not None:
-        assigned = {name: variables[name] for name in spec["pull"] if name in variables}
+    pulled = spec.get("pull")
+    if pulled is not None:
+        done = Outcome({name: variables[name] for name in pulled if name in variables}, [], [], frozenset())
     else:
-        assigned = {name: value for name, value in variables.items() if before.get(name, before) is not value}
-        # What a cell changes in place (model.fit, list.append) is as much its result as what it assigns.
-        changed = changes.changed()
-        current = {**modules.values(), **variables}
-        for group in changed:
-            assigned.update({name: value for name, value in group.values.items() if current.get(name) is value})
-        own, spare, sent = modules.travelling()
-        assigned.update(own)
-        if sent:
-            assigned[MODULES] = sent
-            gone = [name for names in sent.gone.values() for name in names]
-    if spec.get("pull") is None:
+        done = changes.outcome(before, variables)
         found = submodules.used(shell.transform_cell(source), variables)
-        assigned.update((name, module) for name, module in found.items() if name not in imported)
+        done.values.update((name, module) for name, module in found.items() if name not in imported)
+    assigned = done.values
     if VALUE in shell.user_ns:
         assigned[VALUE] = shell.user_ns[VALUE]
-    elif result.success and result.result is not None and spec.get("pull") is None:
+    elif result.success and result.result is not None and pulled is None:
         assigned[VALUE] = result.result
     if result.success:
         _report_temporary(assigned, outputs)
-    settings = process.changes(only_random=spec.get("pull") is not None)
+    settings = process.changes(only_random=pulled is not None)
     if settings.state or settings.left_out:
         assigned[PROCESS] = settings[:2]
     context: dict[str, Any] = {
-        "deleted": sorted({*(set(restored) - set(variables)), *gone}),
-        "changed": [group.number for group in changed],
+        "deleted": sorted({*(set(restored) - set(variables)), *done.gone}),
+        "changed": done.changed,
     }
     if not result.success:
         error, lines = shell.failure or (result.error_in_exec or result.error_before_exec, [])
@@ -349,7 +337,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
         assigned[ERROR] = error
         events.send({"event": "raised", "name": type(error).__name__[:200], "value": text_of(error)[:500]})
     context["files"] = output_files(outputs, state)
-    captured = snapshot.capture(assigned, shell.user_ns, state, changes.pickler(assigned), spare, **context)
+    captured = snapshot.capture(assigned, shell.user_ns, state, changes.pickler(assigned), done.spare, **context)
     if spec.get("result"):
         from docker_kernel.guest.deliver import deliver
 

@@ -77,6 +77,9 @@ class Travelling(NamedTuple):
     sent: Sent | None
 
 
+NO_MODULES = Travelling({}, frozenset(), None)
+
+
 class WorkspaceModules:
     """This process's.
 

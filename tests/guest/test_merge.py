@@ -56,20 +56,10 @@ def run(state, digest, source):
     changes = Changes([one for one in groups if NAME not in one.values], namespace, source, state, modules)
     exec(compile(source, "<cell>", "exec"), namespace)
     variables = {name: value for name, value in namespace.items() if not name.startswith("__")}
-    assigned = {name: value for name, value in variables.items() if before.get(name, before) is not value}
-    changed = changes.changed()
-    current = {**modules.values(), **variables}
-    for group in changed:
-        assigned.update({name: value for name, value in group.values.items() if current.get(name) is value})
-    own, spare, sent = modules.travelling()
-    assigned.update(own)
-    gone = []
-    if sent:
-        assigned[NAME] = sent
-        gone = [name for names in sent.gone.values() for name in names]
-    numbers = [one.number for one in changed]
-    result = snapshot.capture(assigned, namespace, state, changes.pickler(assigned), spare, changed=numbers)
-    return [result.digest, sorted({*(set(found) - set(variables)), *gone})]
+    done = changes.outcome(before, variables)
+    pickler = changes.pickler(done.values)
+    result = snapshot.capture(done.values, namespace, state, pickler, done.spare, changed=done.changed)
+    return [result.digest, sorted({*(set(found) - set(variables)), *done.gone})]
 
 for line in sys.stdin:
     print(json.dumps(run(*json.loads(line))), flush=True)
