@@ -26,6 +26,10 @@ BUSY = 3.0
 """How much longer everything may take while other tests, or whatever else, run beside."""
 
 PAUSE = 0.05
+LONGEST_PAUSE = 0.25
+LOOKS = 20
+"""What takes long is looked at less and less often, so many times in what it has taken so far: most looks ask an
+engine, which has other things to do."""
 
 
 def measure() -> float:
@@ -64,8 +68,9 @@ def until(condition: Callable[[], T], seconds: float = 20, what: str = "") -> T:
     Raises:
         AssertionError: it did not come to hold in that time.
     """
-    end = time.monotonic() + patient(seconds)
+    began, limit = time.monotonic(), patient(seconds)
     while not (found := condition()):
-        assert time.monotonic() < end, f"{what or 'what is waited for'} did not happen within {patient(seconds):.0f} s"
-        time.sleep(PAUSE)
+        taken = time.monotonic() - began
+        assert taken < limit, f"{what or 'what is waited for'} did not happen within {limit:.0f} s"
+        time.sleep(min(max(PAUSE, taken / LOOKS), LONGEST_PAUSE))
     return found
