@@ -18,6 +18,7 @@ NEEDS = {
     "browser": {"browser", "lab", "page", "window"},
     "cluster": {"two_nodes", "second_engine", "own_registry"},
     "engine": {"engine"},
+    "memory": {"shared_memory"},
 }
 """By marker: the fixtures whose tests need it. What a test needs without a fixture, its own markers say."""
 

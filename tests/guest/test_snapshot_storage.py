@@ -140,7 +140,7 @@ def measured(source: str, folder: Path) -> list[int]:
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
+def shared_memory() -> Iterator[Path]:
     """A folder in memory, with room."""
     if not SHARED_MEMORY.is_dir() or free(SHARED_MEMORY) < 3 << 30 or memory() < 8 << 30:
         pytest.skip("not enough memory")
@@ -149,11 +149,10 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-@pytest.mark.memory
-def test_an_array_of_two_gigabytes(folder: Path) -> None:
+def test_an_array_of_two_gigabytes(shared_memory: Path) -> None:
     pytest.importorskip("numpy")
     source = "import numpy as np\nv_a = np.arange(250_000_000, dtype='f8'); v_b = v_a[1000:2000]"
-    first, again, stored, restored = measured(source, folder)
+    first, again, stored, restored = measured(source, shared_memory)
     assert first < 50 and again < 50 and 1900 <= stored < 1920 and restored < 1980
 
 
@@ -166,12 +165,12 @@ def test_an_array_of_two_gigabytes(folder: Path) -> None:
     ],
     ids=["bytes", "many arrays", "objects"],
 )
-def test_a_capture_takes_little_memory(folder: Path, source: str, limit: int) -> None:
-    first, again, stored, _ = measured(source, folder)
+def test_a_capture_takes_little_memory(shared_memory: Path, source: str, limit: int) -> None:
+    first, again, stored, _ = measured(source, shared_memory)
     assert stored >= 10 and first < limit and again < limit
 
 
-def test_frames_of_texts_take_little_memory(folder: Path) -> None:
+def test_frames_of_texts_take_little_memory(shared_memory: Path) -> None:
     pytest.importorskip("pandas")
     first, again, stored, _ = measured(
         """
@@ -179,7 +178,7 @@ def test_frames_of_texts_take_little_memory(folder: Path) -> None:
         with pd.option_context('mode.string_storage', 'python'):
             v_f = pd.DataFrame({c: [f'{c} {i} of a long street' for i in range(1_000_000)] for c in 'abcd'})
         """,
-        folder,
+        shared_memory,
     )
     # The packed texts, and 8 bytes for each of them to know them again.
     assert first < 220 and again < 50 and stored > 80
