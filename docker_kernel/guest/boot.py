@@ -22,6 +22,9 @@ def load_guest() -> None:
         sys.path[0 : 0 if getattr(sys.flags, "safe_path", False) else 1] = [LIB]
     import docker_kernel.guest  # noqa: F401
 
+    if "cloudpickle" in sys.modules:
+        sys.path.pop(0)
+        return  # a second copy would not know what is registered with the first
     # The image's own cloudpickle wins, as its jobs will have the same; ours is the last resort.
     sys.path.append(sys.path.pop(0))
     spec = importlib.util.find_spec("cloudpickle")
