@@ -55,6 +55,9 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         for one in leftovers.clean_killed_runs():
             print(f"removed what a killed run had left: {one}")
+    # What nbformat imports would build the grammars of all kinds of URLs, for a second and a half in each process of a
+    # run; no schema of a notebook names any.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     factor()
     if config.getoption("timeout", None) is None:
         config.option.timeout = patient(150)
