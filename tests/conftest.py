@@ -19,7 +19,7 @@ from docker_kernel.build_settings import host_settings
 from docker_kernel.engine import Engine, File, archive
 from docker_kernel.errors import EngineError
 from docker_kernel.kernel.running import RunningKernel
-from tests import leftovers, schedule
+from tests import leftovers, schedule, warm
 from tests.engines import own_registry, second_engine
 from tests.lab import browser_fixture, lab_fixture, page_fixture, window_fixture
 from tests.notebook import KERNEL_IDS, Notebook
@@ -65,6 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove what this run has left, also when it was interrupted."""
+    warm.end()
     if config.stash.get(BEGAN, False):
         for one in leftovers.clean():
             print(f"removed what the run had left: {one}")

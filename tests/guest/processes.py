@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.patience import patient
+from tests.warm import python
 
 COMMON = """
 import json as _json, subprocess as _subprocess, sys as _sys
@@ -74,7 +74,7 @@ def _dispatch(cell, streams, live):
         _run(_asked["meanwhile"])
     for stream in streams:
         asked = {**_asked, "cell": cell, "digest": digest, "stream": stream}
-        command = [_sys.executable, "-c", _asked["job"]]
+        command = [_asked["python"], "-c", _asked["job"]]
         job = _subprocess.run(command, input=_json.dumps(asked), stdout=_subprocess.PIPE, text=True)
         if job.returncode:
             _sys.exit("the job failed")
@@ -85,6 +85,9 @@ for _cell, _streams, _live in _asked["jobs"]:
     _dispatch(_cell, _streams, _live)
 _run(_asked["after"])
 """
+
+IMPORTED = ("json", "subprocess", "docker_kernel.guest.generators", "docker_kernel.guest.process_state",
+            "docker_kernel.guest.snapshot")  # fmt: skip
 
 
 class Job(NamedTuple):
@@ -119,8 +122,9 @@ def run_kernel(
         "after": textwrap.dedent(after),
         "shell": shell,
         "job": COMMON + JOB,
+        "python": python(*IMPORTED, "json"),
     }
-    command = [sys.executable, "-c", COMMON + KERNEL]
+    command = [python(*IMPORTED), "-c", COMMON + KERNEL]
     done = subprocess.run(
         command, input=json.dumps(asked), capture_output=True, text=True, timeout=patient(60), cwd=folder, env=env
     )

@@ -22,7 +22,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from docker_kernel.batch.job_log import JobLog
-from docker_kernel.guest import parameters, run_job
+from docker_kernel.guest import parameters, run_job, worker
 from docker_kernel.guest.boot import LIB
 from docker_kernel.guest.notebook_cells import exit_code
 from tests.containerize.comparable import comparable, difference
@@ -30,9 +30,15 @@ from tests.containerize.corpus import CASES, Case
 from tests.containerize.nbclient_client import Client
 from tests.guest.test_run_job import NO_STATE
 from tests.patience import patient, until
+from tests.warm import python
 
 NONCE = "0123456789abcdef" * 2
 BOOT = str(Path(run_job.__file__).with_name("boot.py"))
+IMPORTED = (
+    *worker.NEEDED, "docker_kernel.guest.run_notebook", "jupyter_client.asynchronous",
+    "docker_kernel.guest.forkserver:import_kernel", "IPython.core.magics",
+)  # fmt: skip
+"""By workers of notebooks and their kernels, before they do anything."""
 
 
 @dataclass
@@ -78,7 +84,7 @@ class Place:
         content = {
             "job": "0" * 12, "name": "n", "nonce": NONCE, "manifest": f"sha256:{digest}", "state": str(self._state),
             "kind": "notebook", "source": json.dumps(notebook), "cwd": str(cwd or self.workspace),
-            "python": sys.executable, "user_base": "/nowhere", "env": {"PYTHONPATH": LIB},
+            "python": python(*IMPORTED), "user_base": "/nowhere", "env": {"PYTHONPATH": LIB},
             "outputs": str(self._outputs), **spec,
         }  # fmt: skip
         path = self.folder / "job.json"
@@ -129,7 +135,7 @@ def with_nbclient(notebook: dict[str, Any], cwd: Path) -> tuple[Any, str]:
             cell.outputs, cell.execution_count = [], None
     # The runner's client: nbclient's own may wait for ever, and lose outputs.
     manager = AsyncKernelManager(client_factory=Client)
-    argv = [sys.executable, BOOT, "-f", "{connection_file}", "--HistoryManager.hist_file=:memory:"]
+    argv = [python(*IMPORTED), BOOT, "-f", "{connection_file}", "--HistoryManager.hist_file=:memory:"]
     manager._kernel_spec = KernelSpec(argv=argv, display_name="", language="python")
     client = NotebookClient(made, km=manager, timeout=None, iopub_timeout=60)
 

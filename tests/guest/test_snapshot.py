@@ -16,6 +16,7 @@ import pytest
 
 from docker_kernel.guest import blob_files, snapshot
 from tests.patience import patient
+from tests.warm import python
 
 JOB = """
 import json, sys
@@ -83,7 +84,8 @@ class Notebook:
             known: names that come back, too, as if the cell had changed them in place.
         """
         digest = self.capture().digest
-        argv = [sys.executable, "-c", JOB, self.state, digest, textwrap.dedent(source), json.dumps(known)]
+        program = python("docker_kernel.guest.snapshot")
+        argv = [program, "-c", JOB, self.state, digest, textwrap.dedent(source), json.dumps(known)]
         done = subprocess.run(argv, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         manifest = snapshot.read_manifest(self.state, done.stdout.split()[-1])
@@ -320,7 +322,7 @@ def test_instances_of_the_notebooks_classes_come_back_as_instances_of_them(noteb
 def test_an_instance_that_comes_back_does_not_undo_changes_of_its_class(notebook: Notebook) -> None:
     notebook.run("class Thing:\n    level = 1\n    def say(self): return 'old'\nt = Thing()")
     digest = notebook.capture().digest
-    job = [sys.executable, "-c", JOB, notebook.state, digest, "u = Thing()", "[]"]
+    job = [python("docker_kernel.guest.snapshot"), "-c", JOB, notebook.state, digest, "u = Thing()", "[]"]
     result = subprocess.run(job, capture_output=True, text=True, check=True).stdout.split()[-1]
     notebook.run("Thing.level = 2\nThing.say = lambda self: 'new'")
     manifest = snapshot.read_manifest(notebook.state, result)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import linecache
 import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,9 @@ import pytest
 
 from docker_kernel.guest import snapshot, sources
 from tests.notebook import ANSI
+from tests.warm import python
+
+IMPORTED = ("IPython.core.interactiveshell", "docker_kernel.guest.snapshot", "docker_kernel.guest.sources")
 
 KERNEL = """
 import json, sys
@@ -55,7 +57,7 @@ def known_files() -> Iterator[None]:
 def run(state: str, *cells: str) -> tuple[str, str]:
     """Run cells in an IPython of its own; returns the digest of the state after them, and what they printed."""
     cells = tuple(textwrap.dedent(cell) for cell in cells)
-    done = subprocess.run([sys.executable, "-c", KERNEL, state, *cells], capture_output=True, text=True)
+    done = subprocess.run([python(*IMPORTED), "-c", KERNEL, state, *cells], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     *printed, digest = done.stdout.splitlines()
     return digest, ANSI.sub("", "\n".join(printed))

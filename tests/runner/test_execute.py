@@ -18,9 +18,8 @@ from docker_kernel.runner.execute import Ending, Run, Stop
 from docker_kernel.runner.kernel import Kernel
 from docker_kernel.runner.log import RunLog
 from tests.containerize.comparable import comparable, difference
-from tests.guest.test_run_notebook import AS_NBCLIENT, BOOT, ENDS, environment, notebook_of, with_nbclient
-
-ARGV = [sys.executable, BOOT, "-f", "{connection_file}"]
+from tests.guest.test_run_notebook import AS_NBCLIENT, BOOT, ENDS, IMPORTED, environment, notebook_of, with_nbclient
+from tests.warm import python
 
 
 @dataclass
@@ -41,7 +40,7 @@ def run(
     notebook: dict[str, Any],
     folder: Path,
     capfdbinary: pytest.CaptureFixture[bytes],
-    argv: list[str] = ARGV,
+    command: list[str] | None = None,
     stop_after: float | None = None,
     cell_timeout: float | None = None,
 ) -> Ran:
@@ -54,6 +53,7 @@ def run(
 
     async def execute() -> Ending:
         stop, log = Stop(), RunLog("")
+        argv = command or [python(*IMPORTED), BOOT, "-f", "{connection_file}"]
         kernel = Kernel({"name": "python3", "language": "python", "argv": argv}, room, sockets=True, log=log)
         await kernel.start(workspace, environment())
         if stop_after is not None:
