@@ -122,7 +122,7 @@ def run_kernel(
         "after": textwrap.dedent(after),
         "shell": shell,
         "job": COMMON + JOB,
-        "python": python(*IMPORTED, "json"),
+        "python": python(*IMPORTED, "json"),  # another process, with other hashes
     }
     command = [python(*IMPORTED), "-c", COMMON + KERNEL]
     done = subprocess.run(
