@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from docker_kernel import background, images, labels
-from docker_kernel.build_settings import host_settings
-from docker_kernel.engine import Engine, File, archive
+from docker_kernel.engine import Engine
 from docker_kernel.errors import EngineError
 from docker_kernel.kernel.running import RunningKernel
 from tests import leftovers, schedule, warm
+from tests.built import build
 from tests.engines import own_registry, second_engine
 from tests.lab import browser_fixture, lab_fixture, page_fixture, window_fixture
 from tests.notebook import KERNEL_IDS, Notebook
@@ -240,15 +240,10 @@ def make_image(engine: Engine, used_images: list[str]) -> ImageMaker:
     """Builds a throwaway image from a Dockerfile's text; `. /host/env` there gives it the host's package settings."""
 
     def make(dockerfile: str, files: Mapping[str, str] | None = None) -> str:
-        settings = host_settings()
         # Not `latest`: of several images with the same layers, a lock names one that people call so.
         tag = f"docker-kernel-test/{uuid.uuid4().hex[:12]}:throwaway"
-        context = [File("Dockerfile", dockerfile.encode()), File("host/env", settings.script("/host/ca.pem").encode())]
-        context += [File("host/ca.pem", settings.ca or b"")]
-        context += [File(path, text.encode()) for path, text in (files or {}).items()]
         used_images.append(tag)
-        marks = {labels.KIND: labels.KIND_BUILD, leftovers.IMAGE_LABEL: os.environ[leftovers.RUN]}
-        background.run_blocking(engine.build(archive(context), tag, {}, marks, lambda event: None, network="host"))
+        build(engine, dockerfile, tag, files, {leftovers.IMAGE_LABEL: os.environ[leftovers.RUN]})
         return tag
 
     return make

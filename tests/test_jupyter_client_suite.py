@@ -16,12 +16,16 @@ import tarfile
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import platformdirs
 import pytest
 
-from tests.conftest import ImageMaker
+from docker_kernel import background
+from docker_kernel.engine import Engine
+from tests import kept
+from tests.built import build
 from tests.patience import patient
 
 STARTS = re.compile(r"start_(new_)?kernel|start_new_async_kernel|launch_kernel")
@@ -112,16 +116,16 @@ def failed(results: dict[str, bool]) -> list[str]:
 
 
 @pytest.mark.timeout(1500)
-def test_what_passes_for_the_local_provisioner_passes_for_ours(
-    suite: Path, python_image: str, make_image: ImageMaker
-) -> None:
+def test_what_passes_for_the_local_provisioner_passes_for_ours(suite: Path, engine: Engine, python_image: str) -> None:
     # The suite's own kernels are started with its interpreter's path and import pytest's helpers.
     helper = f"pytest-jupyter[client]=={importlib.metadata.version('pytest-jupyter')}"
-    image = make_image(
+    text = (
         f"FROM {python_image}\nCOPY host /host\n"
         f"RUN . /host/env && PIP_BREAK_SYSTEM_PACKAGES=1 pip install --quiet '{helper}' \\\n"
         f' && mkdir -p {Path(sys.executable).parent} && ln -sf "$(command -v python3)" {sys.executable}\n'
     )
+    parts = (background.run_blocking(engine.image(python_image))["Id"], text)
+    image = kept.image(engine, "suite", parts, partial(build, engine, text))
     listed = re.findall(r"^\| `(tests/\S+)` \|", LISTED.read_text(), re.MULTILINE)
     ours = Suite(suite, image)
     left_out = [f"--ignore=tests/test_{name}.py" for name in WITHOUT_KERNELS]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from jupyter_client.manager import KernelManager
 from docker_kernel import background, images, kernelspec
 from docker_kernel.engine import Engine
 from docker_kernel.errors import ConfigError, ImageMissing
+from tests import kept
+from tests.built import build
 from tests.patience import patient
 
 run = background.run_blocking
@@ -139,9 +141,10 @@ RUN . /host/env; export NODE_EXTRA_CA_CERTS=/host/ca.pem PIP_BREAK_SYSTEM_PACKAG
 
 
 def test_all_kernels_of_an_image_are_installed_and_run(
-    engine: Engine, python_image: str, make_image: Callable[[str], str], data_dir: Path, tmp_path: Path
+    engine: Engine, python_image: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    image = make_image(TSLAB.format(base=python_image))
+    text = TSLAB.format(base=python_image)
+    image = kept.image(engine, "tslab", (run(engine.image(python_image))["Id"], text), partial(build, engine, text))
     made = run(kernelspec.install(engine, kernelspec.kernels_folder(), {"image": image}, all_kernels=True))
     assert [path.name for path in made] == ["docker-jslab", "docker-python3", "docker-tslab"]
     javascript, python = read(made[0]), read(made[1])
