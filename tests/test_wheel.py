@@ -23,8 +23,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     [wheel] = folder.glob("*.whl")
-    venv.create(folder / "venv", with_pip=True)
-    pip = [folder / "venv/bin/pip", "install", "--quiet", "--no-compile"]
+    venv.create(folder / "venv")
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "venv"), "install", "--quiet", "--no-compile"]
     subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
     return folder / "venv"
 
