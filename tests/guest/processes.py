@@ -3,11 +3,14 @@ them."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import textwrap
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 from tests.patience import patient
 from tests.warm import python
@@ -96,6 +99,12 @@ class Job(NamedTuple):
     cell: str
     streams: tuple[tuple[int, ...], ...] = ((),)
     live: bool = True
+
+
+def needs(library: str) -> None:
+    """Skip a test whose processes use a library that is not installed. It is not imported in this one."""
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
 
 
 def run_kernel(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.processes import Job, run_kernel
+from tests.guest.processes import Job, needs, run_kernel
 
 SEED = """
 import random
@@ -49,7 +49,7 @@ def test_one_job_draws_what_its_kernel_would_have_drawn_and_the_kernel_goes_on_f
     seed: str, draw: str, tmp_path: Path
 ) -> None:
     if seed is NUMPY:
-        pytest.importorskip("numpy")
+        needs("numpy")
     here = drawn(tmp_path / "here", seed + draw + "first = drawn\n", draw, after="assert drawn != first")
     expected = drawn(tmp_path / "only", seed, draw)[0]
     there = drawn(tmp_path / "there", seed, draw, Job(draw))
@@ -61,7 +61,7 @@ def test_jobs_of_one_dispatch_and_the_kernel_and_its_next_dispatch_draw_differen
     seed: str, draw: str, tmp_path: Path
 ) -> None:
     if seed is NUMPY:
-        pytest.importorskip("numpy")
+        needs("numpy")
     jobs = [Job(draw, ((0, 0), (0, 1), (1, 0)), live=False), Job(draw, live=False), Job(draw, live=False)]
     found = drawn(tmp_path / "once", seed, draw, *jobs)
     assert len(found) == 6 and all_differ(found), found
@@ -90,7 +90,7 @@ def test_an_unseeded_kernels_jobs_draw_different_numbers(tmp_path: Path) -> None
 
 
 def test_generators_that_share_a_source_still_do_in_a_job_with_a_stream_of_its_own(tmp_path: Path) -> None:
-    pytest.importorskip("numpy")
+    needs("numpy")
     run_kernel(
         tmp_path,
         "import numpy as np; a = np.random.default_rng(1); b = np.random.Generator(a.bit_generator); same = [a]",
@@ -104,7 +104,7 @@ def test_generators_that_share_a_source_still_do_in_a_job_with_a_stream_of_its_o
 
 
 def test_torchs_generators_draw_different_numbers_in_the_jobs_of_one_dispatch(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
+    needs("torch")
     seed = "import torch; torch.manual_seed(1)\n"
     draw = "drawn = [torch.rand(1).item()]\n"
     found = drawn(tmp_path / "there", seed, draw, Job(draw, ((0,), (1,)), live=False))

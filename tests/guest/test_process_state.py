@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.processes import Job, run_kernel
+from tests.guest.processes import Job, needs, run_kernel
 
 
 def test_random_numbers_go_on_in_a_job_and_then_at_home(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_warnings_filters_hold_in_a_job_and_come_home(tmp_path: Path) -> None:
 
 
 def test_a_filter_for_a_librarys_warnings_imports_nothing_and_keeps_its_place(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn")
+    needs("sklearn")
     run_kernel(
         tmp_path,
         """
@@ -234,8 +234,7 @@ def test_a_library_that_is_broken_is_named_and_costs_only_itself(tmp_path: Path)
 
 
 def test_a_value_that_cannot_travel_is_named_and_costs_only_itself(tmp_path: Path) -> None:
-    np = pytest.importorskip("numpy")
-    assert np
+    needs("numpy")
     said = run_kernel(
         tmp_path,
         """
@@ -252,7 +251,7 @@ def test_a_value_that_cannot_travel_is_named_and_costs_only_itself(tmp_path: Pat
 
 
 def test_a_job_imports_no_library_for_its_settings_and_sets_them_at_the_import(tmp_path: Path) -> None:
-    pytest.importorskip("numpy")
+    needs("numpy")
     run_kernel(
         tmp_path,
         "import numpy as np; np.set_printoptions(precision=3); np.random.seed(5); del np",
@@ -269,7 +268,7 @@ def test_a_job_imports_no_library_for_its_settings_and_sets_them_at_the_import(t
 
 
 def test_a_library_that_only_the_job_imported_has_its_settings_when_it_is_imported_at_home(tmp_path: Path) -> None:
-    pytest.importorskip("numpy")
+    needs("numpy")
     run_kernel(
         tmp_path,
         "",
@@ -282,7 +281,7 @@ def test_a_library_that_only_the_job_imported_has_its_settings_when_it_is_import
 
 
 def test_numpys_settings_hold_in_a_job_and_come_home(tmp_path: Path) -> None:
-    pytest.importorskip("numpy")
+    needs("numpy")
     run_kernel(
         tmp_path,
         """
@@ -316,7 +315,7 @@ def test_another_kind_of_generator_behind_numpys_functions_goes_on_there(tmp_pat
 
 
 def test_pandas_options_hold_in_a_job_and_come_home(tmp_path: Path) -> None:
-    pytest.importorskip("pandas")
+    needs("pandas")
     said = run_kernel(
         tmp_path,
         "import pandas as pd; pd.set_option('display.max_rows', 7); pd.options.display.float_format = '{:.1f}'.format",
@@ -328,7 +327,7 @@ def test_pandas_options_hold_in_a_job_and_come_home(tmp_path: Path) -> None:
 
 
 def test_polars_settings_hold_in_a_job_and_come_home(tmp_path: Path) -> None:
-    pytest.importorskip("polars")
+    needs("polars")
     run_kernel(
         tmp_path,
         "import polars as pl; pl.Config.set_tbl_rows(3)",
@@ -338,7 +337,7 @@ def test_polars_settings_hold_in_a_job_and_come_home(tmp_path: Path) -> None:
 
 
 def test_matplotlibs_style_holds_in_a_job_and_comes_home(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    needs("matplotlib")
     said = run_kernel(
         tmp_path,
         "import matplotlib.style; matplotlib.style.use('ggplot'); matplotlib.rcParams['lines.linewidth'] = 3",
@@ -351,7 +350,7 @@ def test_matplotlibs_style_holds_in_a_job_and_comes_home(tmp_path: Path) -> None
 
 
 def test_the_inline_backends_formats_hold_in_a_job_and_come_home(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    needs("matplotlib")
     run_kernel(
         tmp_path,
         """
@@ -374,7 +373,7 @@ def test_the_inline_backends_formats_hold_in_a_job_and_come_home(tmp_path: Path)
 
 
 def test_sklearns_configuration_holds_in_a_job_and_comes_home(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn")
+    needs("sklearn")
     run_kernel(
         tmp_path,
         "import sklearn; sklearn.set_config(transform_output='pandas')",
@@ -384,7 +383,7 @@ def test_sklearns_configuration_holds_in_a_job_and_comes_home(tmp_path: Path) ->
 
 
 def test_torchs_settings_and_random_state_hold_in_a_job_and_come_home(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
+    needs("torch")
     said = run_kernel(
         tmp_path,
         """
