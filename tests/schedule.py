@@ -29,8 +29,12 @@ BEHIND = {"tests/test_layers.py": "tests/test_jupyter_client_suite.py"}
 """Quick modules that go with a long test. A worker is given its next group when it has two tests left: one that comes
 behind a group of a single test would wait for that."""
 
+SPLIT = {"tests/guest/test_run_notebook.py": 3}
+"""Modules whose tests share nothing and take long one after the other, and how many groups they make."""
+
 GROUP = pytest.StashKey[str]()
 _taken: collections.Counter[str] = collections.Counter()
+_marked: collections.Counter[str] = collections.Counter()
 _group_of: dict[str, str] = {}
 
 
@@ -47,6 +51,9 @@ def mark(item: pytest.Item) -> None:
         item.add_marker("engine")
     module = item.nodeid.partition("::")[0]
     group = BEHIND.get(module, module)
+    if module in SPLIT:
+        _marked[module] += 1
+        group = f"{module} {_marked[module] % SPLIT[module] + 1}"
     cluster = item.get_closest_marker("cluster")
     shared = {SHARED[name] for name in fixtures & set(SHARED)} | set(cluster.args if cluster else ())
     if item.get_closest_marker("browser"):
