@@ -65,7 +65,13 @@ class Parent:
         connection, _ = self._listener.accept()
         text, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, MAX_DESCRIPTORS)
         while len(text) < 8 or len(text) < 8 + int.from_bytes(text[:8], "big"):
-            text += connection.recv(1 << 16)
+            more = connection.recv(1 << 16)
+            if not more:  # killed while it asked
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                connection.close()
+                return None
+            text += more
         request: dict[str, Any] = marshal.loads(text[8:])
         pid = os.fork()
         if pid == 0:
