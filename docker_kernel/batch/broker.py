@@ -172,6 +172,7 @@ class Broker:
         self._methods: dict[str, tuple[type[_Request], Callable[[Any], Awaitable[dict[str, Any]]]]] = {
             "job.start": (StartRequest, self._start),
             "job.plan": (PlanRequest, self._plan),
+            "job.interrupt": (JobRequest, self._interrupt),
             "job.cancel": (JobRequest, self._cancel),
             "job.retry": (RetryRequest, self._retry),
             "job.get": (JobRequest, self._get),
@@ -540,6 +541,10 @@ class Broker:
         if record is None or record.owner != self._owner or record.id != request.job:
             raise JobError(f"This kernel has no job {request.job}.")
         return record
+
+    async def _interrupt(self, request: JobRequest) -> dict[str, Any]:
+        await self._own(request)
+        return {"interrupted": await self._manager.interrupt(request.job)}
 
     async def _cancel(self, request: JobRequest) -> dict[str, Any]:
         await self._own(request)

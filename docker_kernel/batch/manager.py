@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -27,6 +27,7 @@ from docker_kernel.batch.job_folder import DispatchFolder, JobFolder, Lock, root
 from docker_kernel.batch.job_log import (
     MARKERS,
     Blob,
+    Cell,
     Clear,
     Display,
     End,
@@ -132,6 +133,8 @@ class Running:
         unknown: it cannot be told, and so it is not tried again.
         may_start: whether it may be started here, where it has not been.
         why_not: why it cannot be started here, where it has to have been.
+        cell: how far its cell is.
+        cell_interrupted: whether that was interrupted: it is not tried again, and the next interrupt stops the job.
     """
 
     record: JobRecord
@@ -152,6 +155,8 @@ class Running:
     unknown: bool = False
     may_start: bool = True
     why_not: str = ""
+    cell: Literal["waits", "runs", "has run"] = "waits"
+    cell_interrupted: bool = False
 
     @property
     def cancelled(self) -> bool:
@@ -390,7 +395,8 @@ class JobManager:
         record = running.record
         while True:
             state, reason = await self._attempt(running)
-            if state not in ("failed", "lost") or running.end or running.unknown or record.attempt > record.retries:
+            wanted = not (running.end or running.cell_interrupted or running.unknown)
+            if state not in ("failed", "lost") or not wanted or record.attempt > record.retries:
                 return state, reason
             await self._clean(running)
             record.begin_again()
@@ -480,7 +486,7 @@ class JobManager:
         try:
             parsers: dict[int, JobLog] = {}
             running.text.reset()
-            running.lines = ReplicaLines()
+            running.lines, running.cell = ReplicaLines(), "waits"
             output = target.output(record.placed)
             # Alone, nobody waits for a newline; among others, a line is shown when it has its own.
             async for piece in output if record.replicas == 1 else with_pauses(output, PAUSE_SECONDS):
@@ -546,6 +552,8 @@ class JobManager:
             elif isinstance(marker, Metrics):
                 if len(record.metrics) + len(marker.values) <= MAX_METRICS:
                     record.metrics = {**record.metrics, **marker.values}
+            elif isinstance(marker, Cell):
+                running.cell = "runs" if marker.running else "has run"
             elif isinstance(marker, Input) and marker.name in record.inputs:
                 record.versions = {**record.versions, marker.name: marker.version}
             elif isinstance(marker, Raised):
@@ -553,7 +561,7 @@ class JobManager:
                 running.raised = ": ".join(filter(None, [marker.name, marker.value]))
                 return
             event = marker.model_dump()
-            if not isinstance(marker, (Progress, Clear)):
+            if not isinstance(marker, (Progress, Clear, Cell)):
                 await asyncio.to_thread(folder.add_event, event)
             if isinstance(marker, Display) and marker.update and not marker.transient.get("display_id"):
                 return
@@ -562,13 +570,15 @@ class JobManager:
     def _ending(self, running: Running, outcome: Outcome) -> tuple[State, str]:
         """How a job ended, and why, in words that a person can act on."""
         record, said = running.record, running.said_end
-        if running.end or (said is not None and said.timeout):
+        if running.end or (said is not None and (said.timeout or said.unheeded)):
             # The exception of an interrupted cell is not what ended it.
             record.result, record.partial = "", record.kept
         if running.end == "cancelled":
             return "cancelled", running.why
         if running.end == "timeout" or (said is not None and said.timeout):
             return "failed", f"it took longer than its timeout of {record.timeout:g} s"
+        if said is not None and said.unheeded:
+            return "cancelled", "it was interrupted, and its cell did not end"
         if outcome.lost:
             return "lost", outcome.lost
         if outcome.exit_code == 0 and record.result:
@@ -697,6 +707,25 @@ class JobManager:
         return folder
 
     # Stopping, and again
+
+    async def interrupt(self, job: str) -> bool:
+        """Interrupt a job's cell, as a notebook's is; returns whether the job was under way. What the cell did is its
+        result.
+
+        The job is cancelled where its cell does not run yet, was interrupted before, or cannot be reached.
+
+        Raises:
+            JobError: there is no such job.
+        """
+        running = self._running.get(job)
+        if running is not None and running.record.placed is not None and not running.end:
+            if running.cell == "has run" and not running.record.over:
+                return True  # what it did is on its way
+            if running.cell == "runs" and not running.cell_interrupted:
+                running.cell_interrupted = await running.dispatch.target.interrupt(running.record.placed)
+                if running.cell_interrupted:
+                    return True
+        return await self.cancel(job, "it was interrupted")
 
     async def cancel(self, job: str, why: str = "it was cancelled") -> bool:
         """Stop a job; returns whether it was still under way. Another process that follows it stops it within seconds.
