@@ -340,6 +340,7 @@ class JobManager:
         else:
             if not dispatch.prepared.done():
                 dispatch.prepared.set_result(prepared)
+            await self._let_holder_go(dispatch)
         dispatch.prepared.exception()  # also where no job waits for it any more
 
     async def _note(self, dispatch: Dispatch, text: str) -> None:
@@ -480,6 +481,7 @@ class JobManager:
     async def _follow(self, running: Running) -> tuple[State, str]:
         record, target = running.record, running.dispatch.target
         assert record.placed is not None
+        self._spawn(self._let_holder_go(running.dispatch))
         if running.end:
             await target.cancel(record.placed)  # it came before there was anything to stop
         watch = self._spawn(self._stop_late(running)) if record.timeout is not None else None
@@ -608,6 +610,28 @@ class JobManager:
                 return
         if running.record.over:
             await self._settled(running.record)
+
+    async def _let_holder_go(self, dispatch: Dispatch) -> None:
+        """Remove what keeps a dispatch's state from going with its kernel, when none of its jobs has yet to start from
+        that: if this process ends before the last of them, nobody would for long."""
+        prepared = dispatch.prepared
+        if not (dispatch.holder and dispatch.jobs and prepared.done()) or prepared.cancelled() or prepared.exception():
+            return
+        if any(_needs_holder(self._running[job].record) for job in dispatch.under_way if job in self._running):
+            return
+        known = await asyncio.to_thread(self.ledger.of_ids, dispatch.jobs)
+        current = [self._running[one.id].record if one.id in self._running else one for one in known or ()]
+        if known is None or not dispatch.holder or any(map(_needs_holder, current)):
+            return
+        holder, dispatch.holder = dispatch.holder, ""
+        try:
+            await (await self._kernels_engine()).remove(holder)
+            await asyncio.to_thread(dispatch.folder.forget_holder)
+        except (EngineError, OSError) as error:
+            dispatch.holder = holder
+            log.warning("the state of the dispatch %s is kept until its jobs are over: %s", dispatch.group, error)
+        else:
+            await asyncio.to_thread(give_back_memory)
 
     async def _over(self, dispatch: Dispatch) -> None:
         """No job of a dispatch is under way: what kept its state from going with its kernel goes."""
@@ -1113,6 +1137,11 @@ class JobManager:
 def _of_attempt(task: JobTask, record: JobRecord) -> JobTask:
     """A job's task for the attempt that its record is at."""
     return dataclasses.replace(task, spec={**task.spec, "nonce": record.nonce}, attempt=record.attempt)
+
+
+def _needs_holder(record: JobRecord) -> bool:
+    """Whether a job may yet start from a kernel volume that it has no container with."""
+    return bool(record.volume) and not record.over and (record.placed is None or record.attempt <= record.retries)
 
 
 def _unfinished_dispatches() -> list[DispatchFolder]:
