@@ -705,7 +705,8 @@ class Sweep(collections.abc.Sequence[Job]):
         try:
             return self.result()
         except KeyboardInterrupt:
-            self.interrupt()
+            with held():
+                self.interrupt()
             raise
 
     def _ipython_display_(self) -> None:

@@ -34,6 +34,7 @@ class JobCell:
         """
         shell, source = self._shell, self._source
         _give_no_exit_hint()
+        _let_awaits_end(shell)
         if as_value_of:
             source = "%s = (\n%s\n)" % (as_value_of, source)
         elif self._read:
@@ -79,6 +80,34 @@ def _take_as_read(shell: Any, source: str, code: str) -> None:
         return code
 
     shell.transform_cell = once
+
+
+def _let_awaits_end(shell: Any) -> None:
+    """Let an interrupt of a cell that awaits something be its cancellation, as in a notebook: its `finally` would not
+    run otherwise."""
+    from IPython.core.interactiveshell import _asyncio_runner
+
+    if shell.loop_runner is not _asyncio_runner:
+        return
+
+    def runner(cell: Any) -> Any:
+        import asyncio
+
+        begun: list[Any] = []
+
+        async def run() -> Any:
+            begun.append(asyncio.current_task())
+            return await cell
+
+        try:
+            return _asyncio_runner(run())
+        except KeyboardInterrupt:
+            if not begun or begun[0].done():
+                raise
+            begun[0].cancel()
+            return begun[0].get_loop().run_until_complete(begun[0])
+
+    shell.loop_runner = runner
 
 
 def _give_no_exit_hint() -> None:

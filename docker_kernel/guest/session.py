@@ -240,15 +240,29 @@ class Session:
             "pull": options.pull,
         }
         answer = self._start(params)
+        try:
+            return self._sent(answer, captured, {**self.modules.values(), **found}, variables, options)
+        except KeyboardInterrupt:
+            self._cancel_jobs(answer)
+            raise
+
+    def _sent(
+        self,
+        answer: dict[str, Any],
+        captured: snapshot.Snapshot,
+        bindings: dict[str, Any],
+        variables: dict[str, Any],
+        options: Options,
+    ) -> Job | Sweep:
+        """The jobs that were started, which know what they were sent from."""
         jobs = [self._known(record) for record in answer["jobs"]]
-        bindings = {**self.modules.values(), **found}
         originals = Originals(captured.groups, variables, bindings, self.shell.user_ns, still=options.live)
         for job in jobs:
             job._originals, job._sent_here = originals, True
             job._left_out = [one._asdict() for one in [*captured.left_out, *self._changes.left_out]]
             job._spare = self._of_modules.spare
             job._settings = None if options.live else self._changes.settings
-            self._secrets[job.id] = list(secrets)
+            self._secrets[job.id] = list(options.secrets())
         if not options.live and self._changes.state:
             if self._generators:
                 originals.note_generators()
@@ -276,8 +290,11 @@ class Session:
 
     def _cancel_started(self, answer: Future[dict[str, Any]]) -> None:
         if answer.exception() is None:
-            for record in answer.result()["jobs"]:
-                self.request("job.cancel", {"job": record["id"]})
+            self._cancel_jobs(answer.result())
+
+    def _cancel_jobs(self, answer: dict[str, Any]) -> None:
+        for record in answer["jobs"]:
+            self.request("job.cancel", {"job": record["id"]})
 
     def _capture(
         self, found: dict[str, Any], code: str, kind: str, options: Options, sent: set[str]

@@ -242,6 +242,14 @@ def test_an_interrupted_cell_has_a_result_with_what_it_did(job: Any) -> None:
     assert "cleaned up" in "".join(one.result()["error"]["traceback"]), "the lines of the cell"
 
 
+def test_an_interrupted_await_is_cancelled_as_in_a_notebook(job: Any) -> None:
+    one = job(
+        "import asyncio\nprint('ready', flush=True)\nx = 1\ntry: await asyncio.sleep(60)\nfinally: print('cleaned up')"
+    ).run(interrupt_at=b"ready")
+    assert one.exit_code == 1 and one.text == b"ready\ncleaned up\n" and "x" in one.names()
+    assert one.result()["error"]["name"] == "CancelledError"
+
+
 def test_a_cell_that_heeds_an_interrupt_goes_on_and_succeeds(job: Any) -> None:
     one = job("import time\nprint('ready', flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: x = 1")
     one.run(interrupt_at=b"ready")
