@@ -172,6 +172,7 @@ class Broker:
         self._methods: dict[str, tuple[type[_Request], Callable[[Any], Awaitable[dict[str, Any]]]]] = {
             "job.start": (StartRequest, self._start),
             "job.plan": (PlanRequest, self._plan),
+            "job.interrupt": (JobRequest, self._interrupt),
             "job.cancel": (JobRequest, self._cancel),
             "job.retry": (RetryRequest, self._retry),
             "job.get": (JobRequest, self._get),
@@ -322,7 +323,7 @@ class Broker:
             )
             jobs.append((record, task))
         async with _locked(group, live):
-            package, held_back = await self._package(request, digest, image, live, group)
+            package, held_back = await self._packaged(request, digest, image, live, group)
             submitting = asyncio.ensure_future(self._manager.submit(kernel, target, package, jobs))
             try:
                 await asyncio.shield(submitting)
@@ -346,6 +347,19 @@ class Broker:
         if live and config.kind != "local":
             raise JobError(f"The target {name!r} cannot work on the workspace itself: use %%dispatch --on {name}.")
         return config, self._manager.target(name, config)
+
+    async def _packaged(
+        self, request: PlanRequest, digest: str, image: str, live: bool, group: str
+    ) -> tuple[Package, list[str]]:
+        """As `_package`; where the kernel's end comes meanwhile, nothing of it stays."""
+        packaging = asyncio.ensure_future(self._package(request, digest, image, live, group))
+        try:
+            return await asyncio.shield(packaging)
+        except asyncio.CancelledError:
+            await asyncio.wait([packaging])
+            if packaging.exception() is None:
+                await asyncio.shield(self._discard(packaging.result()[0]))
+            raise
 
     async def _package(
         self, request: PlanRequest, digest: str, image: str, live: bool, group: str
@@ -383,6 +397,7 @@ class Broker:
         await asyncio.to_thread(DispatchFolder(package.package_id).remove)
         if package.holder:
             await self._kernel.engine.remove(package.holder)
+            await self._kernel.engine.remove_volume(self._kernel.volume)  # stays while the kernel has it
 
     async def _plan(self, request: PlanRequest) -> dict[str, Any]:
         live = request.workspace == "live"
@@ -399,7 +414,7 @@ class Broker:
         environment = await self._environment(request.environment)
         group = secrets.token_hex(6)
         async with _locked(group, live):
-            package, _ = await self._package(request, digest, environment.image, live, group)
+            package, _ = await self._packaged(request, digest, environment.image, live, group)
             try:
                 new = await target.missing(kernel, package)
             finally:
@@ -540,6 +555,10 @@ class Broker:
         if record is None or record.owner != self._owner or record.id != request.job:
             raise JobError(f"This kernel has no job {request.job}.")
         return record
+
+    async def _interrupt(self, request: JobRequest) -> dict[str, Any]:
+        await self._own(request)
+        return {"interrupted": await self._manager.interrupt(request.job)}
 
     async def _cancel(self, request: JobRequest) -> dict[str, Any]:
         await self._own(request)

@@ -77,6 +77,13 @@ class Input(_Marker):
     version: Annotated[str, Field(max_length=1000)]
 
 
+class Cell(_Marker):
+    """The job's cell begins, or has ended."""
+
+    event: Literal["cell"]
+    running: bool
+
+
 class Raised(_Marker):
     """The exception that ends the job."""
 
@@ -107,6 +114,7 @@ class End(_Marker):
     Attributes:
         result: the digest of the result's manifest, "" if there is none.
         partial: that of what a job which was stopped, or died, had written until then.
+        unheeded: whether it was stopped as its cell did not end when it was interrupted.
     """
 
     event: Literal["end"]
@@ -115,10 +123,11 @@ class End(_Marker):
     result: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")]
     partial: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
     timeout: bool = False
+    unheeded: bool = False
     cost: Cost | None = None
 
 
-Marker = Display | ResultDisplay | Clear | Progress | Metrics | Input | Raised | Taken | Blob | End
+Marker = Display | ResultDisplay | Clear | Progress | Metrics | Input | Cell | Raised | Taken | Blob | End
 MARKERS: TypeAdapter[Marker] = TypeAdapter(Annotated[Marker, Field(discriminator="event")])
 
 

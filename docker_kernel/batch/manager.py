@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -27,6 +27,7 @@ from docker_kernel.batch.job_folder import DispatchFolder, JobFolder, Lock, root
 from docker_kernel.batch.job_log import (
     MARKERS,
     Blob,
+    Cell,
     Clear,
     Display,
     End,
@@ -132,6 +133,8 @@ class Running:
         unknown: it cannot be told, and so it is not tried again.
         may_start: whether it may be started here, where it has not been.
         why_not: why it cannot be started here, where it has to have been.
+        cell: how far its cell is.
+        cell_interrupted: whether that was interrupted: it is not tried again, and the next interrupt stops the job.
     """
 
     record: JobRecord
@@ -152,6 +155,8 @@ class Running:
     unknown: bool = False
     may_start: bool = True
     why_not: str = ""
+    cell: Literal["waits", "runs", "has run"] = "waits"
+    cell_interrupted: bool = False
 
     @property
     def cancelled(self) -> bool:
@@ -335,6 +340,7 @@ class JobManager:
         else:
             if not dispatch.prepared.done():
                 dispatch.prepared.set_result(prepared)
+            await self._let_holder_go(dispatch)
         dispatch.prepared.exception()  # also where no job waits for it any more
 
     async def _note(self, dispatch: Dispatch, text: str) -> None:
@@ -390,7 +396,8 @@ class JobManager:
         record = running.record
         while True:
             state, reason = await self._attempt(running)
-            if state not in ("failed", "lost") or running.end or running.unknown or record.attempt > record.retries:
+            wanted = not (running.end or running.cell_interrupted or running.unknown)
+            if state not in ("failed", "lost") or not wanted or record.attempt > record.retries:
                 return state, reason
             await self._clean(running)
             record.begin_again()
@@ -474,13 +481,14 @@ class JobManager:
     async def _follow(self, running: Running) -> tuple[State, str]:
         record, target = running.record, running.dispatch.target
         assert record.placed is not None
+        self._spawn(self._let_holder_go(running.dispatch))
         if running.end:
             await target.cancel(record.placed)  # it came before there was anything to stop
         watch = self._spawn(self._stop_late(running)) if record.timeout is not None else None
         try:
             parsers: dict[int, JobLog] = {}
             running.text.reset()
-            running.lines = ReplicaLines()
+            running.lines, running.cell = ReplicaLines(), "waits"
             output = target.output(record.placed)
             # Alone, nobody waits for a newline; among others, a line is shown when it has its own.
             async for piece in output if record.replicas == 1 else with_pauses(output, PAUSE_SECONDS):
@@ -546,6 +554,8 @@ class JobManager:
             elif isinstance(marker, Metrics):
                 if len(record.metrics) + len(marker.values) <= MAX_METRICS:
                     record.metrics = {**record.metrics, **marker.values}
+            elif isinstance(marker, Cell):
+                running.cell = "runs" if marker.running else "has run"
             elif isinstance(marker, Input) and marker.name in record.inputs:
                 record.versions = {**record.versions, marker.name: marker.version}
             elif isinstance(marker, Raised):
@@ -553,7 +563,7 @@ class JobManager:
                 running.raised = ": ".join(filter(None, [marker.name, marker.value]))
                 return
             event = marker.model_dump()
-            if not isinstance(marker, (Progress, Clear)):
+            if not isinstance(marker, (Progress, Clear, Cell)):
                 await asyncio.to_thread(folder.add_event, event)
             if isinstance(marker, Display) and marker.update and not marker.transient.get("display_id"):
                 return
@@ -562,13 +572,15 @@ class JobManager:
     def _ending(self, running: Running, outcome: Outcome) -> tuple[State, str]:
         """How a job ended, and why, in words that a person can act on."""
         record, said = running.record, running.said_end
-        if running.end or (said is not None and said.timeout):
+        if running.end or (said is not None and (said.timeout or said.unheeded)):
             # The exception of an interrupted cell is not what ended it.
             record.result, record.partial = "", record.kept
         if running.end == "cancelled":
             return "cancelled", running.why
         if running.end == "timeout" or (said is not None and said.timeout):
             return "failed", f"it took longer than its timeout of {record.timeout:g} s"
+        if said is not None and said.unheeded:
+            return "cancelled", "it was interrupted, and its cell did not end"
         if outcome.lost:
             return "lost", outcome.lost
         if outcome.exit_code == 0 and record.result:
@@ -598,6 +610,28 @@ class JobManager:
                 return
         if running.record.over:
             await self._settled(running.record)
+
+    async def _let_holder_go(self, dispatch: Dispatch) -> None:
+        """Remove what keeps a dispatch's state from going with its kernel, when none of its jobs has yet to start from
+        that: if this process ends before the last of them, nobody would for long."""
+        prepared = dispatch.prepared
+        if not (dispatch.holder and dispatch.jobs and prepared.done()) or prepared.cancelled() or prepared.exception():
+            return
+        if any(_needs_holder(self._running[job].record) for job in dispatch.under_way if job in self._running):
+            return
+        known = await asyncio.to_thread(self.ledger.of_ids, dispatch.jobs)
+        current = [self._running[one.id].record if one.id in self._running else one for one in known or ()]
+        if known is None or not dispatch.holder or any(map(_needs_holder, current)):
+            return
+        holder, dispatch.holder = dispatch.holder, ""
+        try:
+            await (await self._kernels_engine()).remove(holder)
+            await asyncio.to_thread(dispatch.folder.forget_holder)
+        except (EngineError, OSError) as error:
+            dispatch.holder = holder
+            log.warning("the state of the dispatch %s is kept until its jobs are over: %s", dispatch.group, error)
+        else:
+            await asyncio.to_thread(give_back_memory)
 
     async def _over(self, dispatch: Dispatch) -> None:
         """No job of a dispatch is under way: what kept its state from going with its kernel goes."""
@@ -697,6 +731,25 @@ class JobManager:
         return folder
 
     # Stopping, and again
+
+    async def interrupt(self, job: str) -> bool:
+        """Interrupt a job's cell, as a notebook's is; returns whether the job was under way. What the cell did is its
+        result.
+
+        The job is cancelled where its cell does not run yet, was interrupted before, or cannot be reached.
+
+        Raises:
+            JobError: there is no such job.
+        """
+        running = self._running.get(job)
+        if running is not None and running.record.placed is not None and not running.end:
+            if running.cell == "has run" and not running.record.over:
+                return True  # what it did is on its way
+            if running.cell == "runs" and not running.cell_interrupted:
+                running.cell_interrupted = await running.dispatch.target.interrupt(running.record.placed)
+                if running.cell_interrupted:
+                    return True
+        return await self.cancel(job, "it was interrupted")
 
     async def cancel(self, job: str, why: str = "it was cancelled") -> bool:
         """Stop a job; returns whether it was still under way. Another process that follows it stops it within seconds.
@@ -1084,6 +1137,11 @@ class JobManager:
 def _of_attempt(task: JobTask, record: JobRecord) -> JobTask:
     """A job's task for the attempt that its record is at."""
     return dataclasses.replace(task, spec={**task.spec, "nonce": record.nonce}, attempt=record.attempt)
+
+
+def _needs_holder(record: JobRecord) -> bool:
+    """Whether a job may yet start from a kernel volume that it has no container with."""
+    return bool(record.volume) and not record.over and (record.placed is None or record.attempt <= record.retries)
 
 
 def _unfinished_dispatches() -> list[DispatchFolder]:

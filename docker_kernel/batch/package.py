@@ -23,7 +23,7 @@ from docker_kernel.batch import job_folder
 from docker_kernel.config import format_size
 from docker_kernel.engine import ContainerSpec, Engine, File, paths_not_ignored
 from docker_kernel.errors import JobError, NotFound
-from docker_kernel.guest.credentials import KEY_FILE, is_private_key, names_credentials
+from docker_kernel.guest.credentials import KEY_FILE, file_holds_credentials, is_private_key, names_credentials
 from docker_kernel.guest.environment import NOT_ENVIRONMENT, NOT_ENVIRONMENT_IN_HOME
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
@@ -355,7 +355,7 @@ def workspace_files(folder: str, budget: int = WORKSPACE_BUDGET) -> Workspace:
     if ours.is_relative_to(root):
         rules.append(str(ours.relative_to(root)))  # what jobs left here grows with each of them
     wanted = paths_not_ignored(root, [*NOT_COPIED, *rules])
-    held_back = {path for path in wanted if names_credentials(path)}
+    held_back = {path for path in wanted if file_holds_credentials(folder, path)}
     held_back |= {
         str(path.relative_to(root))
         for _, path, status in _entries(root, wanted - held_back, None)

@@ -23,7 +23,7 @@ from docker_kernel.batch import job_folder
 from docker_kernel.batch.package import ignore_rules
 from docker_kernel.config import format_size
 from docker_kernel.errors import ContainerizeError, JobError
-from docker_kernel.guest.credentials import names_credentials
+from docker_kernel.guest.credentials import file_holds_credentials
 
 MAX_FILES = 100_000
 """Files that are looked at before a folder is called too large: the whole home of a user, or a machine."""
@@ -302,7 +302,7 @@ class _Walk:
         if path == self.notebook:
             return ""
         name = path.rpartition("/")[2]
-        credential = names_credentials(path)
+        credential = file_holds_credentials(str(self.root), path)
         for rule in self.include:
             if rule.matches(path):
                 self.used.add(rule.text)

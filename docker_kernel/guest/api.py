@@ -126,7 +126,8 @@ def dispatch(source: str, **options: Any) -> Any:
         raise OptionError("dispatch() takes code, or a notebook's path, as a text, not %s%s." % (kind, hint))
     chosen = Options.of(options)
     sent = session().start(source, chosen)
-    return sent.follow() if chosen.wait and sent is not None else sent
+    # The value is shown where the caller shows it.
+    return sent.follow(shows_value=False) if chosen.wait and sent is not None else sent
 
 
 jobs = Jobs()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import os
 import re
+import stat
 from urllib.parse import urlsplit, urlunsplit
 
 _NAME = re.compile(
@@ -91,6 +93,24 @@ _PRIVATE_KEY = re.compile(
     rb"\s*(?:-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-"
     rb"|\{[^{}]*\"private_key\"\s*:\s*\"-----BEGIN )"
 )
+_CERTIFICATE = re.compile(rb"\s*(?:-----BEGIN [A-Z0-9 ]{0,40}CERTIFICATE-----|Bag Attributes|subject ?=)")
+_KEY_AMONG_THEM = re.compile(rb"^-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----", re.MULTILINE)
+
+PEM = ("*.pem", "*.pem.*")
+"""Of the patterns, those of files that have keys or only certificates, which their content tells."""
+
+_is_pem_name = re.compile("|".join(map(fnmatch.translate, PEM))).match
+_is_other_secret_name = re.compile(
+    "|".join(fnmatch.translate(pattern) for pattern in _PATTERNS if "/" not in pattern and pattern not in PEM)
+).match
+_PEM_PART = re.compile(rb"-----BEGIN ([^-\r\n]*)-----")
+_PUBLIC_PARTS = frozenset(
+    {b"CERTIFICATE", b"TRUSTED CERTIFICATE", b"X509 CERTIFICATE", b"X509 CRL", b"PUBLIC KEY", b"RSA PUBLIC KEY",
+     b"EC PUBLIC KEY", b"DH PARAMETERS", b"EC PARAMETERS"}
+)  # fmt: skip
+
+CERTIFICATES = 4 << 20
+"""Bytes of a bundle of certificates that is looked at; the one of all public authorities has 0.3 MB."""
 
 KEY_FILE = 64 << 10
 """Bytes that a file which is nothing but a private key has at most."""
@@ -107,9 +127,45 @@ def names_credentials(path: str) -> bool:
     return any(map(_is_secret_name, path.split("/"))) or any(tail in f"/{path}/" for tail in _TAILS)
 
 
+def file_holds_credentials(root: str, path: str) -> bool:
+    """As `names_credentials`, for a path in a folder of this machine; but a file of certificates alone, which only its
+    ending would make one of keys, holds none."""
+    return names_credentials(path) and not (_may_be_public(path.lower()) and _is_public(os.path.join(root, path)))
+
+
+def _may_be_public(path: str) -> bool:
+    *folders, name = path.split("/")
+    return (
+        _is_pem_name(name) is not None
+        and not any(map(_is_other_secret_name, [*folders, name]))
+        and not any(map(_is_pem_name, folders))
+        and not any(tail in f"/{path}/" for tail in _TAILS)
+    )
+
+
+def _is_public(path: str) -> bool:
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size > CERTIFICATES:
+                return False
+            return is_public(file.read(CERTIFICATES))
+    except OSError:
+        return False
+
+
+def is_public(content: bytes) -> bool:
+    """Whether a file with this content has certificates, or other public parts of that form, and no key."""
+    parts = set(_PEM_PART.findall(content))
+    return bool(parts) and parts <= _PUBLIC_PARTS and b"PRIVATE KEY" not in content
+
+
 def is_private_key(head: bytes) -> bool:
-    """Whether a file that begins so is a private key, as OpenSSL, OpenSSH, PGP, PuTTY or Google's accounts have it."""
-    return _PRIVATE_KEY.match(head) is not None
+    """Whether a file that begins so is a private key, as OpenSSL, OpenSSH, PGP, PuTTY or Google's accounts have it, or
+    has one behind its certificates."""
+    if _PRIVATE_KEY.match(head):
+        return True
+    return _CERTIFICATE.match(head) is not None and _KEY_AMONG_THEM.search(head) is not None
 
 
 def looks_secret(name: str, value: str) -> bool:

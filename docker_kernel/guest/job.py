@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import hashlib
 import json
 import os
-import queue
 import shutil
 import sys
 import threading
@@ -15,10 +15,11 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
-from docker_kernel.guest import blob_files, handles, history, merge, snapshot, submodules, widget_values
+from docker_kernel.guest import blob_files, handles, history, merge, snapshot, submodules
 from docker_kernel.guest.bindings import Bindings
 from docker_kernel.guest.exceptions import Shown
 from docker_kernel.guest.imports import said_elsewhere
+from docker_kernel.guest.interrupts import held, is_shown
 from docker_kernel.guest.merge import Originals
 from docker_kernel.guest.options import NotThere
 from docker_kernel.guest.process_state import NAME as PROCESS
@@ -206,6 +207,15 @@ class Job:
         self._session.follow(self)
         return self._over.wait(timeout)
 
+    def interrupt(self) -> bool:
+        """Interrupt the job's cell, as the notebook's own would be; returns whether the job was under way. What the
+        cell has then done is its result. A job whose cell does not run yet is cancelled, and so is a notebook's, and
+        one whose target cannot do this.
+        """
+        if self.over:
+            return False
+        return bool(self._session.request("job.interrupt", {"job": self.id})["interrupted"])
+
     def cancel(self) -> bool:
         """Stop the job; returns whether it was still under way."""
         if self.over:
@@ -233,7 +243,7 @@ class Job:
         """Call a function once with this job when it has ended: at once if it has, else from a thread of ours."""
 
         def listener(job: Job, event: dict[str, Any]) -> None:
-            if _is_end(event):
+            if is_end(event):
                 self._unlisten(listener)
                 callback(job)
 
@@ -257,7 +267,7 @@ class Job:
             return error
         except BaseException as error:
             # A cell may have raised what ends a process or a wait (SystemExit, KeyboardInterrupt), too.
-            if isinstance(vars(error).get("_render_traceback_"), Shown):
+            if is_shown(error):
                 return error
             raise
         return None
@@ -280,8 +290,9 @@ class Job:
         self._ended(timeout)
         if not self._fetched:
             binds = self.record["kind"] != "notebook" and not self.record["swept"]
-            values = self._assign() if binds else self._fetch()
-            self._value = values.get(VALUE)
+            with contextlib.ExitStack() as whole:
+                values = self._assign(whole) if binds else self._fetch()
+                self._value = values.get(VALUE)
             if self.record["kind"] == "notebook":
                 with open(self.files["output.ipynb"], encoding="utf-8") as file:
                     self._value = json.load(file)
@@ -298,7 +309,7 @@ class Job:
         await loop.run_in_executor(None, self._session.follow, self)
 
         def listener(job: Job, event: dict[str, Any]) -> None:
-            if _is_end(event):
+            if is_end(event):
                 loop.call_soon_threadsafe(ended.set)
 
         with self._delivery:
@@ -437,11 +448,14 @@ class Job:
             raise error
         return values
 
-    def _read(self, originals: Originals | None = None) -> tuple[dict[str, Any], BaseException | None]:
+    def _read(
+        self, originals: Originals | None = None, whole: contextlib.ExitStack | None = None
+    ) -> tuple[dict[str, Any], BaseException | None]:
         """The values that came back, and what the cell raised.
 
         Args:
             originals: whose objects are updated and used; new ones are made where it is None.
+            whole: gets what holds interrupts back from the moment on at which they are updated.
         """
         manifest = self._manifest()
         namespace = self._session.shell.user_ns
@@ -452,6 +466,8 @@ class Job:
 
         with merge.loading(originals) as load:
             values, failed = self._with_result(restored)
+        if whole is not None:
+            whole.enter_context(held())
         troubles = load.apply()
         self._process = values.pop(PROCESS, ({}, []))
         self._of_modules = values.pop(MODULES, None)
@@ -469,9 +485,13 @@ class Job:
         self._deleted = list(manifest.get("deleted", []))
         return values, _original(manifest["error"], raised, lost, self.id) if manifest.get("error") else None
 
-    def _assign(self) -> dict[str, Any]:
+    def _assign(self, whole: contextlib.ExitStack) -> dict[str, Any]:
         """Assign what came back, once; but what was bound anew or changed here since the job was sent stays. Then raise
-        what the cell raised: until then it did what it would have done here."""
+        what the cell raised: until then it did what it would have done here.
+
+        Args:
+            whole: as of `_read`.
+        """
         if self._bound:
             return self._fetch()
         originals, modules = self._originals, self._session.modules
@@ -486,7 +506,7 @@ class Job:
         names = {name for pack in manifest["packs"] for group in pack["groups"] for name in group}
         changed_here |= {name for name in self._spare & names if modules.differs(name)}
         before = modules.files()  # what comes home may be the first to import a module here
-        values, error = self._read(originals)
+        values, error = self._read(originals, whole)
         new = namespace.expect(self._of_modules, before)
         # What cells before had as values changes in place, if it does.
         brought = [name for name in values if name != VALUE and not history.is_result(name)]
@@ -540,57 +560,17 @@ class Job:
 
     # As it goes
 
-    def follow(self) -> Any:
+    def follow(self, shows_value: bool = True) -> Any:
         """Show the job's output in this cell as it comes, wait for the end, and return the result.
 
-        An interrupt cancels the job.
+        An interrupt is the job's cell's, whose result comes home as that of one that failed; another cancels the job.
+
+        Args:
+            shows_value: whether the value that ends a cell is shown here; else its caller may, who gets it.
         """
-        events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._session.follow(self)
+        from docker_kernel.guest.following import Following
 
-        def listener(job: Job, event: dict[str, Any]) -> None:
-            events.put(event)
-
-        with self._delivery:
-            past, over = list(self._past), self.over
-            self._listeners.append(listener)
-        interrupted = False
-        views = widget_values.Views()
-        try:
-            for event in past:
-                self._show(event, views)
-            while not over:
-                try:
-                    event = events.get()
-                    self._show(event, views)
-                except KeyboardInterrupt:
-                    interrupted = True
-                    self.cancel()
-                    continue
-                over = _is_end(event)
-        finally:
-            self._unlisten(listener)
-        if interrupted:
-            raise KeyboardInterrupt
-        try:
-            return self.result()
-        finally:
-            views.show(self._session.shell.display_pub)
-
-    def _show(self, event: dict[str, Any], views: widget_values.Views) -> None:
-        publisher = self._session.shell.display_pub
-        kind = event.get("event")
-        if kind == "output":
-            sys.stdout.write(event["text"])
-            sys.stdout.flush()
-        elif kind == "display":
-            transient = views.note(event["data"], event["metadata"], event["transient"])
-            publisher.publish(event["data"], event["metadata"], transient=transient, update=event["update"])
-        elif kind == "result_display":
-            transient = views.note(event["data"], event["metadata"], {})
-            publisher.publish(event["data"], event["metadata"], transient=transient)
-        elif kind == "clear":
-            publisher.clear_output(event["wait"])
+        return Following(self, shows_value).follow()
 
     def _receive(self, event: dict[str, Any]) -> None:
         kind = event.get("event")
@@ -655,7 +635,8 @@ def _display(jobs: list[Job]) -> None:
 Listener = Callable[[Job, "dict[str, Any]"], None]
 
 
-def _is_end(event: dict[str, Any]) -> bool:
+def is_end(event: dict[str, Any]) -> bool:
+    """Whether a job's event is its last one."""
     return event.get("event") == "state" and event["state"] in FINAL
 
 
@@ -715,12 +696,17 @@ class Sweep(collections.abc.Sequence[Job]):
 
         return to_frame(self._jobs)
 
-    def follow(self) -> list[Any]:
-        """Wait for all; an interrupt cancels them."""
+    def interrupt(self) -> int:
+        """Interrupt those that have not ended, as a job's `interrupt` does; returns how many."""
+        return sum(job.interrupt() for job in self._jobs)
+
+    def follow(self, shows_value: bool = True) -> list[Any]:
+        """Wait for all; an interrupt is that of all."""
         try:
             return self.result()
         except KeyboardInterrupt:
-            self.cancel()
+            with held():
+                self.interrupt()
             raise
 
     def _ipython_display_(self) -> None:

@@ -25,6 +25,16 @@ OUTPUT_SECONDS = 60
 
 CELL_ERROR = 1
 
+EXIT_CODE = (
+    "(lambda builtins, code: '0' if code is None else builtins.str(builtins.int(code)) "
+    "if builtins.isinstance(code, builtins.int) else 'text')(__import__('builtins'), __import__('sys').last_value.code)"
+)
+"""Says in a kernel how the SystemExit of its last cell ends a process: a number is its code, all else is a text for
+stderr, and the code 1. The message of such an error does not tell 2 and "2" apart."""
+
+MOST_ASKED = 10
+"""How often something is asked of a kernel that turns requests down, as it does for a moment after an error."""
+
 
 class Ended(Exception):
     """The notebook is over before its last cell: it failed, or wanted to end.
@@ -32,14 +42,15 @@ class Ended(Exception):
     Args:
         code: the exit code.
         error: of the cell, as its output has it; None where it wanted to end.
+        text: what a cell that wanted to end gave in place of a code.
     """
 
-    def __init__(self, code: int, error: dict[str, Any] | None = None) -> None:
-        self.code, self.error = code, error
+    def __init__(self, code: int, error: dict[str, Any] | None = None, text: str = "") -> None:
+        self.code, self.error, self.text = code, error, text
 
 
 def exit_code(value: str) -> int:
-    """The exit code of a SystemExit, from its message."""
+    """The exit code of a SystemExit, from its message or what EXIT_CODE says."""
     if value in ("", "None", "False"):
         return 0
     try:
@@ -194,12 +205,26 @@ class Cells:
         reply = answer["content"]
         cell["execution_count"] = self._executed
         if reply["status"] == "error" and not tolerant:
-            code = exit_code(str(reply["evalue"])) if reply["ename"] == "SystemExit" else CELL_ERROR
+            code, text = await self._how_to_end(reply) if reply["ename"] == "SystemExit" else (CELL_ERROR, "")
             shown = [one for one in cell["outputs"] if one["output_type"] == "error"]
             error = shown[-1] if shown else {name: reply[name] for name in ("ename", "evalue", "traceback")}
-            raise Ended(code, error if code else None)
+            raise Ended(code, error if code else None, text)
         if any(one.get("source") == "ask_exit" for one in reply.get("payload") or []):
             raise Ended(0)  # exit() and quit()
+
+    async def _how_to_end(self, reply: dict[str, Any]) -> tuple[int, str]:
+        """The exit code that a cell's SystemExit asks for, or its text and that text's code."""
+        for _ in range(MOST_ASKED):
+            asking = {"silent": True, "store_history": False, "allow_stdin": False, "stop_on_error": False}
+            request = self._talk.client.execute("", user_expressions={"code": EXIT_CODE}, **asking)
+            answer = (await self._talk.ask(request, lambda message: None))["content"]
+            if answer["status"] != "aborted":
+                break
+        said = (answer.get("user_expressions") or {}).get("code") or {}
+        code = (said.get("data") or {}).get("text/plain") if said.get("status") == "ok" else None
+        value = str(reply["evalue"])
+        code = value if code is None else str(code).strip("'")
+        return exit_code(code), value if code == "text" else ""
 
 
 def _note_time(times: dict[str, str], message: dict[str, Any]) -> None:

@@ -29,6 +29,17 @@ SPEC_FILE = "/opt/docker-kernel/run/job.json"
 KILL_SECONDS = 8
 """How long a cancelled worker may take to end."""
 
+HEED_SECONDS = 20
+"""How long a cell may take to end when it was interrupted."""
+
+HINT_SECONDS = 3
+"""When it is said that it has not yet."""
+
+HINT = (
+    "docker-kernel: The cell was interrupted and has not ended. In %d s, or when it is interrupted again, it is "
+    "stopped, and nothing that it did comes home.\n" % (HEED_SECONDS - HINT_SECONDS)
+).encode()
+
 DRAIN_SECONDS = 2
 """How long the output of what a cell left running is passed on after the cell's end."""
 
@@ -56,12 +67,12 @@ class Log:
 
     def __init__(self, nonce: str) -> None:
         self._prefix = "##docker-kernel %s " % nonce
-        self._at_line_start = True
+        self.at_line_start = True
         self._last_bar = 0.0
 
     def text(self, data: bytes) -> None:
         if data:
-            self._at_line_start = data.endswith(b"\n")
+            self.at_line_start = data.endswith(b"\n")
             self._write(data)
             if b"%|" in data:
                 self.bar(data)
@@ -83,9 +94,9 @@ class Log:
 
     def marker(self, content: dict[str, object]) -> None:
         """Write a marker. `joined` tells the reader that the newline before it is not the cell's own."""
-        line = self._prefix + json.dumps({**content, "joined": not self._at_line_start}, separators=(",", ":")) + "\n"
-        self._write(line.encode() if self._at_line_start else b"\n" + line.encode())
-        self._at_line_start = True
+        line = self._prefix + json.dumps({**content, "joined": not self.at_line_start}, separators=(",", ":")) + "\n"
+        self._write(line.encode() if self.at_line_start else b"\n" + line.encode())
+        self.at_line_start = True
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -216,6 +227,10 @@ class Runner:
         self.code: int | None = None
         self.cancelled = False
         self.timed_out = False
+        self.cell_runs = False
+        self.interrupted = False
+        self.hinted = False
+        self.unheeded = False
         self.begun = time.monotonic()
         self.used_before = usage()[0] if waiting is not None else 0.0
         timeout = spec.get("timeout")
@@ -273,7 +288,25 @@ class Runner:
         if signal.SIGTERM in numbers and self.code is None and not self.cancelled:
             self.cancelled = True
             self.stop_worker()
+        elif signal.SIGINT in numbers and self.cell_runs and not (self.cancelled or self.timed_out):
+            # What the cell has then done is its result, as that of one that fails.
+            if not self.interrupted:
+                self.interrupted = True
+                signal.alarm(HINT_SECONDS)
+            self.signal_worker(signal.SIGINT)
         if signal.SIGALRM in numbers:
+            self.on_alarm()
+
+    def on_alarm(self) -> None:
+        """The worker has not reacted to an interrupt."""
+        if self.cancelled or self.timed_out:
+            self.signal_worker(signal.SIGKILL)
+        elif self.cell_runs and not self.hinted:
+            self.hinted = True
+            self.log.text(HINT if self.log.at_line_start else b"\n" + HINT)
+            signal.alarm(HEED_SECONDS - HINT_SECONDS)
+        elif self.cell_runs:
+            self.cancelled = self.unheeded = True
             self.signal_worker(signal.SIGKILL)
 
     def stop_worker(self) -> None:
@@ -297,6 +330,10 @@ class Runner:
         if event.get("event") == "result":
             self.result = str(event.get("digest"))
         else:
+            if event.get("event") == "cell":
+                self.cell_runs = event.get("running") is True
+                if not (self.cell_runs or self.cancelled or self.timed_out):
+                    signal.alarm(0)
             self.log.marker(event)
         # The worker waits for this, so that what it prints next comes after the event in the log, too.
         os.write(self.events, b".")
@@ -333,6 +370,7 @@ class Runner:
                 "result": result,
                 "partial": "" if result else self.result or self.salvage(),
                 "timeout": self.timed_out,
+                "unheeded": self.unheeded,
                 "cost": cost,
             }
         )

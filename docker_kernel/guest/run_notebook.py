@@ -268,6 +268,8 @@ async def _run(
         await run.all(BEGIN % os.path.join(room, "begin.json"))
     except Ended as ended:
         code, error = ended.code, ended.error
+        if ended.text:
+            print(ended.text, file=sys.stderr)
     except (KernelDied, RuntimeError) as died:
         if run.index is None:
             said = "The kernel could not be started: %s. %s" % (died, getattr(died, "said", ""))
@@ -284,13 +286,13 @@ async def _run(
 
 
 def _mark(notebook: dict[str, Any], index: int, died: Exception) -> int:
-    """Leave in a cell that it ended its kernel; returns the kernel's exit code."""
+    """Leave in a cell that it ended its kernel; returns the kernel's exit code, which is no success."""
     code = [number for number, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "code"]
     text = "Cell %d of %d ended the kernel: %s." % (code.index(index) + 1, len(code), died)
     print("docker-kernel: %s" % text, file=sys.stderr)
     error = {"output_type": "error", "ename": DIED, "evalue": text, "traceback": ["%s: %s" % (DIED, text)]}
     notebook["cells"][index]["outputs"].append(error)
-    return getattr(died, "code", CELL_ERROR)
+    return getattr(died, "code", CELL_ERROR) or CELL_ERROR
 
 
 def _finish(

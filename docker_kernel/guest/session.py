@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
+from IPython.core.inputtransformer2 import TransformerManager
+
 from docker_kernel.guest import (
     environment,
     generators,
@@ -193,10 +195,12 @@ class Session:
         cwd = os.getcwd()
         if kind == "notebook":
             cwd = os.path.dirname(os.path.abspath(os.path.expanduser(source.strip())))
-            source = _read_notebook(source)
+            source = code = _read_notebook(source)
         else:
-            _check_code(self.shell, source, kind, first_line)
-            _check_pulled(self.shell, source, options.pull or [])
+            code = _checked_code(self.shell, source, kind, first_line)
+            _check_pulled(self.shell, code, options.pull or [])
+            if code != TransformerManager().transform_cell(source):
+                source = code  # a job's shell has no input transformers of the notebook's
         runs = options.runs()
         try:
             json.dumps(runs)
@@ -206,7 +210,7 @@ class Session:
             ) from None
         env, secrets = options.environment(), options.secrets()
         found = snapshot.user_variables(self.shell)
-        captured, variables = self._capture(found, source, kind, options, {*env, *secrets})
+        captured, variables = self._capture(found, code, kind, options, {*env, *secrets})
         params: dict[str, Any] = {
             "manifest": captured.manifest,
             "environment": environment.stamp(),
@@ -214,7 +218,7 @@ class Session:
             "workspace": "live" if options.live else "copy",
         }
         if options.dry_run:
-            temporary = self._temporary(source, kind)
+            temporary = self._temporary(code, kind)
             print(_plan_text(self.request("job.plan", params), captured, self._changes, options, temporary))
             return None
         params |= {
@@ -236,15 +240,29 @@ class Session:
             "pull": options.pull,
         }
         answer = self._start(params)
+        try:
+            return self._sent(answer, captured, {**self.modules.values(), **found}, variables, options)
+        except KeyboardInterrupt:
+            self._cancel_jobs(answer)
+            raise
+
+    def _sent(
+        self,
+        answer: dict[str, Any],
+        captured: snapshot.Snapshot,
+        bindings: dict[str, Any],
+        variables: dict[str, Any],
+        options: Options,
+    ) -> Job | Sweep:
+        """The jobs that were started, which know what they were sent from."""
         jobs = [self._known(record) for record in answer["jobs"]]
-        bindings = {**self.modules.values(), **found}
         originals = Originals(captured.groups, variables, bindings, self.shell.user_ns, still=options.live)
         for job in jobs:
             job._originals, job._sent_here = originals, True
             job._left_out = [one._asdict() for one in [*captured.left_out, *self._changes.left_out]]
             job._spare = self._of_modules.spare
             job._settings = None if options.live else self._changes.settings
-            self._secrets[job.id] = list(secrets)
+            self._secrets[job.id] = list(options.secrets())
         if not options.live and self._changes.state:
             if self._generators:
                 originals.note_generators()
@@ -272,24 +290,30 @@ class Session:
 
     def _cancel_started(self, answer: Future[dict[str, Any]]) -> None:
         if answer.exception() is None:
-            for record in answer.result()["jobs"]:
-                self.request("job.cancel", {"job": record["id"]})
+            self._cancel_jobs(answer.result())
+
+    def _cancel_jobs(self, answer: dict[str, Any]) -> None:
+        for record in answer["jobs"]:
+            self.request("job.cancel", {"job": record["id"]})
 
     def _capture(
-        self, found: dict[str, Any], source: str, kind: str, options: Options, sent: set[str]
+        self, found: dict[str, Any], code: str, kind: str, options: Options, sent: set[str]
     ) -> tuple[snapshot.Snapshot, dict[str, Any]]:
-        """Take a snapshot of what is to be sent; returns it, and what it was taken of."""
+        """Take a snapshot of what is to be sent; returns it, and what it was taken of.
+
+        Args:
+            code: what is sent as Python, magics transformed; or a notebook's JSON.
+        """
         variables = dict(found)
         # A notebook starts from nothing, unless it is told.
         if kind == "notebook" and options.only is None:
             variables, self._changes, self._of_modules = {}, Changes({}, [], {}), NO_MODULES
         else:
             self._changes = self.process.changes(all_random=True)
-            code = self.shell.transform_cell(source) if kind != "notebook" else ""
             before = history.named(code, self.shell) if options.only is None else {}
-            chosen = self._chosen(variables, source, options)
-            self._of_modules = self._chosen_of_modules(chosen, variables, source, options)
-            packages = submodules.used(code, chosen)
+            chosen = self._chosen(variables, code, options)
+            self._of_modules = self._chosen_of_modules(chosen, variables, code, options)
+            packages = submodules.used(code if kind != "notebook" else "", chosen)
             variables = {**self._of_modules.values, **chosen, **packages, **before, PROCESS: self._changes[:2]}
             if self._of_modules.sent:
                 variables[MODULES] = self._of_modules.sent
@@ -307,20 +331,20 @@ class Session:
             text = "There are too many variables to send, %d: put them into a list or a dict."
             raise JobFailed(text % len(variables))
         if kind != "notebook":
-            used = _used(self.shell, source)
+            used = _used(code)
             for one in captured.left_out:
                 if one.name in used:
                     raise JobFailed("The cell uses %s, which cannot travel (%s: %s); %s." % one)
         if not options.dry_run:
-            self._report(self._usable(captured.left_out, source, kind))
+            self._report(self._usable(captured.left_out, code, kind))
             self._report(self._changes.left_out)
-            self._report_temporary(self._temporary(source, kind))
+            self._report_temporary(self._temporary(code, kind))
         self._collect_garbage(captured.digest)
         held = (name for name, value in os.environ.items() if looks_secret(name, value) and name not in sent)
         self._held_env = [] if options.live else sorted(held)
         return captured, variables
 
-    def _chosen(self, variables: dict[str, Any], source: str, options: Options) -> dict[str, Any]:
+    def _chosen(self, variables: dict[str, Any], code: str, options: Options) -> dict[str, Any]:
         """The variables that the options say are to be sent."""
         for option, given in (("only", options.only or []), ("exclude", options.exclude)):
             for name in given:
@@ -328,11 +352,11 @@ class Session:
                     raise OptionError("--%s: there is no variable %s%s." % (option, name, closest(name, variables)))
         chosen = set(variables) if options.only is None else set(options.only)
         if options.needed:
-            chosen &= needed_names(self.shell.transform_cell(source), self.shell.user_ns)
+            chosen &= needed_names(code, self.shell.user_ns)
         return {name: value for name, value in variables.items() if name in chosen and name not in options.exclude}
 
     def _chosen_of_modules(
-        self, chosen: dict[str, Any], variables: dict[str, Any], source: str, options: Options
+        self, chosen: dict[str, Any], variables: dict[str, Any], code: str, options: Options
     ) -> Travelling:
         """The values of the user's modules that are to be sent with the chosen variables."""
         files = self.modules.files()
@@ -345,26 +369,26 @@ class Session:
         if options.only is not None:
             wanted &= {value.__name__ for value in chosen.values() if issubclass(type(value), types.ModuleType)}
         if options.needed:
-            wanted &= self._reached(source)
-        self._report_stale(source, wanted)
+            wanted &= self._reached(code)
+        self._report_stale(code, wanted)
         return self.modules.travelling(wanted, [variables[name] for name in options.exclude], constants=True)
 
-    def _reached(self, source: str) -> set[str]:
+    def _reached(self, code: str) -> set[str]:
         """The user's modules that a cell can reach."""
-        code = cell_code(self.shell.transform_cell(source))
+        compiled = cell_code(code)
         namespace = self.shell.user_ns
         uses = self.modules.uses()
-        if code is None:
+        if compiled is None:
             return set(uses)
-        objects: list[Any] = [code]
-        for name in needed_names(self.shell.transform_cell(source), namespace):
+        objects: list[Any] = [compiled]
+        for name in needed_names(code, namespace):
             objects += snapshot.objects_in(namespace[name], namespace)
         return reached(objects, uses)
 
-    def _report_stale(self, source: str, wanted: set[str]) -> None:
+    def _report_stale(self, code: str, wanted: set[str]) -> None:
         """Name the modules that the job has otherwise than this kernel, once for each change of the file."""
         stale = {name: one for name, one in self.modules.stale().items() if one not in self._reported}
-        for name in sorted(wanted & set(stale) & self._reached(source) if stale else ()):
+        for name in sorted(wanted & set(stale) & self._reached(code) if stale else ()):
             self._reported.add(stale[name])
             text = "The file of the module %s was changed since it was imported here: the job runs it as it is now."
             print(text % name, file=sys.stderr)
@@ -393,16 +417,15 @@ class Session:
         changed.update({name: None for name in self._environment if name not in os.environ})
         return {"env": changed, "cwd": os.getcwd(), "sys_path": list(sys.path)}
 
-    def _usable(self, left_out: list[snapshot.LeftOut], source: str, kind: str) -> list[snapshot.LeftOut]:
+    def _usable(self, left_out: list[snapshot.LeftOut], code: str, kind: str) -> list[snapshot.LeftOut]:
         """Those that the code may miss."""
         new = [one for one in left_out if one not in self._reported]
         if not new or kind == "notebook":
             return new
         namespace = self.shell.user_ns
-        code = self.shell.transform_cell(source)
         reached = reachable_names(code, namespace).union(history.named(code, self.shell))
         of_modules = {one.name for one in new if one.name in self._of_modules.values}
-        modules = self._reached(source) if of_modules else set()
+        modules = self._reached(code) if of_modules else set()
 
         def usable(name: str) -> bool:
             if name in of_modules:
@@ -419,13 +442,13 @@ class Session:
         if new:
             print("Left out: %s." % _short(["%s (%s: %s; %s)" % one for one in new]))
 
-    def _temporary(self, source: str, kind: str) -> list[str]:
+    def _temporary(self, code: str, kind: str) -> list[str]:
         """The files in the temporary folder that the code names, and that were made since the container's start."""
         if kind == "notebook":
-            cells = (cell["source"] for cell in json.loads(source)["cells"] if cell["cell_type"] == "code")
+            cells = (cell["source"] for cell in json.loads(code)["cells"] if cell["cell_type"] == "code")
             named = temporary_files.named_in("\n".join("".join(lines) for lines in cells))
         else:
-            named = temporary_files.named_by_cell(self.shell.transform_cell(source), self.shell.user_ns)
+            named = temporary_files.named_by_cell(code, self.shell.user_ns)
             named += temporary_files.named_by([os.getcwd()])
         return temporary_files.those_since(named, SOCKET)
 
@@ -470,8 +493,10 @@ def _kind_of(source: str) -> str:
     return "expression"
 
 
-def _check_code(shell: Any, source: str, kind: str, first_line: int) -> None:
-    """Refuse what is no Python: no container is needed to say so.
+def _checked_code(shell: Any, source: str, kind: str, first_line: int) -> str:
+    """The code as Python, magics transformed. What is no Python is refused: no container is needed to say so.
+
+    This is done once for each cell, as here: the input transformers of a notebook's own may do more than to transform.
 
     Raises:
         CodeError: with what Python says of it.
@@ -479,15 +504,17 @@ def _check_code(shell: Any, source: str, kind: str, first_line: int) -> None:
     if not source.strip():
         raise CodeError("There is no code to run.")
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    code = ""
     try:
+        code = str(shell.transform_cell(source))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if kind == "expression":
                 compile(source.strip(), "<cell>", "eval", flags)
             else:
-                compile(shell.transform_cell(source), "<cell>", "exec", flags)
+                compile(code, "<cell>", "exec", flags)
     except SyntaxError as error:
-        if kind == "expression" and _is_cell(shell, source):
+        if kind == "expression" and code and _is_cell(code):
             raise CodeError(
                 "%r is a statement, and a line takes an expression: put it into a cell below the magic with two %%."
                 % source.strip()
@@ -502,27 +529,27 @@ def _check_code(shell: Any, source: str, kind: str, first_line: int) -> None:
         ) from None
     except ValueError as error:
         raise CodeError("The code cannot be read: %s." % error) from None
-    refusal = nested.refusal_of(shell.transform_cell(source)) if kind == "cell" else ""
+    refusal = nested.refusal_of(code) if kind == "cell" else ""
     if refusal:
         raise CodeError(refusal)
+    return code
 
 
-def _is_cell(shell: Any, source: str) -> bool:
+def _is_cell(code: str) -> bool:
     try:
-        ast.parse(shell.transform_cell(source))
+        ast.parse(code)
     except SyntaxError:
         return False
     return True
 
 
-def _check_pulled(shell: Any, source: str, pulled: list[str]) -> None:
+def _check_pulled(shell: Any, code: str, pulled: list[str]) -> None:
     """Refuse a name to bring back that neither the code nor the notebook has.
 
     Raises:
         OptionError: names it, and the closest one.
     """
-    code = shell.transform_cell(source)
-    names = _names(shell, source)
+    names = _names(code)
     if names & _BINDERS or re.search(r"\bimport\s*\*", code):
         return  # what it binds is known when it runs only
     for name in pulled:
@@ -546,10 +573,10 @@ def _read_notebook(path: str) -> str:
     return json.dumps(notebook)
 
 
-def _names(shell: Any, source: str) -> set[str]:
+def _names(code: str) -> set[str]:
     """The names that a cell binds or may change in place, as far as reading it tells."""
     try:
-        tree = ast.parse(shell.transform_cell(source))
+        tree = ast.parse(code)
     except SyntaxError:
         return set()
     names = set()
@@ -563,10 +590,10 @@ def _names(shell: Any, source: str) -> set[str]:
     return names
 
 
-def _used(shell: Any, source: str) -> set[str]:
+def _used(code: str) -> set[str]:
     """The names that a cell reads and does not bind itself."""
     try:
-        nodes = [node for node in ast.walk(ast.parse(shell.transform_cell(source))) if isinstance(node, ast.Name)]
+        nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)]
     except SyntaxError:
         return set()
     read = {node.id for node in nodes if isinstance(node.ctx, ast.Load)}

@@ -30,8 +30,8 @@ INTERRUPTED = 130
 NEEDED = (
     "IPython.core.displayhook", "IPython.core.displaypub", "IPython.core.interactiveshell", "IPython.core.logger",
     "docker_kernel.guest.changes", "docker_kernel.guest.in_job", "docker_kernel.guest.inputs",
-    "docker_kernel.guest.magics", "docker_kernel.guest.process_state", "docker_kernel.guest.snapshot",
-    "docker_kernel.guest.workspace_modules",
+    "docker_kernel.guest.interrupts", "docker_kernel.guest.job_cell", "docker_kernel.guest.magics",
+    "docker_kernel.guest.process_state", "docker_kernel.guest.snapshot", "docker_kernel.guest.workspace_modules",
 )  # fmt: skip
 """Modules of every job, which are imported before its spec is read: a worker that waits for a job has them already."""
 
@@ -61,8 +61,11 @@ class Events:
             line = json.dumps({**event, "data": {"text/plain": text}, "metadata": {}}).encode()
         sys.stdout.flush()
         sys.stderr.flush()
+        from docker_kernel.guest.interrupts import held
+
         try:
-            with self._lock:
+            # The answer to an event whose sender is interrupted would be taken for the next one's.
+            with held(), self._lock:
                 # The first newline ends what an interrupt may have cut off.
                 self._socket.sendall(b"\n" + line + b"\n")
                 self._socket.recv(1)
@@ -241,10 +244,11 @@ def _usable(failed: list[LeftOut], spec: dict[str, Any], shell: Any) -> list[Lef
     """Of what could not be restored, that which the cell may miss."""
     if not failed or spec["kind"] == "notebook":
         return failed
+    from docker_kernel.guest.job_cell import job_cell
     from docker_kernel.guest.reach import reachable_names
 
     names = dict.fromkeys(one.name.split(".")[0] for one in failed)
-    reached = reachable_names(shell.transform_cell(spec["source"]), {**names, **shell.user_ns})
+    reached = reachable_names(job_cell(shell, spec["source"]).code, {**names, **shell.user_ns})
     return [one for one in failed if one.type not in ("", "module") or one.name.split(".")[0] in reached]
 
 
@@ -263,6 +267,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
     from docker_kernel.guest.changes import Changes, Outcome
     from docker_kernel.guest.exceptions import text_of
     from docker_kernel.guest.in_job import job
+    from docker_kernel.guest.job_cell import job_cell
     from docker_kernel.guest.merge import Restored
     from docker_kernel.guest.process_state import NAME as PROCESS
     from docker_kernel.guest.workspace_modules import NAME as MODULES
@@ -288,17 +293,14 @@ def run(spec: dict[str, Any], events: Events) -> int:
     params = spec.get("params") or {}
     shell.user_ns.update(params)
     before = dict(shell.user_ns)
-    source = spec["source"]
+    cell = job_cell(shell, spec["source"])
     own_names = {PROCESS, MODULES, sources.NAME, handles.NAME, history.NAME}
     groups = [group for group in groups if not own_names & set(group.values)]
-    changes = Changes(groups, shell.user_ns, shell.transform_cell(source), state, modules)
+    changes = Changes(groups, shell.user_ns, cell.code, state, modules)
     imported = set(sys.modules)
     process.begin()
 
-    if spec["kind"] == "expression":
-        result = shell.run_cell("%s = (\n%s\n)" % (VALUE, source), store_history=False)
-    else:
-        result = shell.run_cell(source, store_history=True)
+    result = cell.run(events.send, as_value_of=VALUE if spec["kind"] == "expression" else "")
     job.flush()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -310,7 +312,7 @@ def run(spec: dict[str, Any], events: Events) -> int:
         done = Outcome({name: variables[name] for name in pulled if name in variables}, [], [], frozenset())
     else:
         done = changes.outcome(before, variables)
-        found = submodules.used(shell.transform_cell(source), variables)
+        found = submodules.used(cell.code, variables)
         done.values.update((name, module) for name, module in found.items() if name not in imported)
     assigned = done.values
     if VALUE in shell.user_ns:

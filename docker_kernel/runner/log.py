@@ -68,7 +68,7 @@ class RunLog(Log):
         """Write a line of our own."""
         line = (text if text.endswith("\n") else text + "\n").encode(errors="replace")
         with self._lock:
-            self.text(line if self._at_line_start else b"\n" + line)
+            self.text(line if self.at_line_start else b"\n" + line)
 
     def event(self, content: dict[str, Any]) -> None:
         """Pass on what the notebook tells by `job.progress` and `job.log`."""

@@ -33,6 +33,10 @@ async def adopt() -> None:
     await manager().adopt()
 
 
+async def get(job: str) -> JobRecord:
+    return await asyncio.to_thread(manager().get, job)
+
+
 def wait(job: str, seconds: float = 60) -> JobRecord:
     async def ended() -> JobRecord:
         await adopt()
@@ -62,6 +66,7 @@ def test_a_job_goes_on_without_its_kernel_and_leaves_nothing_behind(engine: Engi
     job, kernel = one.value("sent.id"), one.container.kernel_id
     one.manager.shutdown_kernel(now=True)
     assert containers(engine, job), "it runs on"
+    assert until(lambda: not state_holders(engine, kernel)), "it has what it started from itself"
     let_go(job)
     record = wait(job)
     assert (record.state, record.reason) == ("succeeded", "")
@@ -69,6 +74,24 @@ def test_a_job_goes_on_without_its_kernel_and_leaves_nothing_behind(engine: Engi
     assert (result / "manifests" / record.result[7:]).exists() and list((result / "blobs").iterdir())
     left = lambda: [*containers(engine, job), *state_holders(engine, kernel), *volumes(engine, kernel)]  # noqa: E731
     assert until(lambda: not left()), left()
+
+
+def test_a_sweeps_state_is_kept_until_its_last_job_has_started(engine: Engine, start: NotebookMaker) -> None:
+    one = start()
+    one.run(f"from docker_kernel import dispatch\nsent = dispatch({HOLD!r}, sweep={{'i': range(9)}})")
+    jobs, kernel = one.value("[job.id for job in sent]"), one.container.kernel_id
+    one.manager.shutdown_kernel(now=True)
+    records = lambda: [run(get(job)) for job in jobs]  # noqa: E731
+    until(lambda: sum(one.state == "running" for one in records()) == 8, 60, "the start of eight jobs")
+    assert state_holders(engine, kernel), "one waits for its turn"
+    let_go(next(one.id for one in records() if one.state == "running"))
+    until(lambda: not state_holders(engine, kernel), 60, "the start of the last job")
+    assert sum(one.over for one in records()) < len(jobs)
+    for record in records():
+        if not record.over:
+            let_go(record.id)
+    assert [wait(job).state for job in jobs] == ["succeeded"] * len(jobs)
+    until(lambda: not volumes(engine, kernel), 30, "the end of the kernel's volume")
 
 
 def test_a_notebooks_next_kernel_has_the_jobs_of_the_one_before(

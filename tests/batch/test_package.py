@@ -141,6 +141,18 @@ def test_jobs_and_images_leave_out_the_same_files(folder: Path) -> None:
     assert jobs & secret == images & secret == set() and "report.ipynb" in jobs & images
 
 
+def test_bundles_of_certificates_travel_in_jobs_and_in_images(folder: Path) -> None:
+    certificate = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+    (folder / "cacert.pem").write_text(certificate * 3)
+    for name in ("server.pem", "server.crt"):
+        (folder / name).write_text(certificate + "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n")
+    (folder / "report.ipynb").write_text("{}")
+    found = workspace_files(str(folder))
+    assert "cacert.pem" in found.names and {"server.pem", "server.crt"} == set(found.held_back)
+    images = {name for name, _ in choose(folder / "report.ipynb", (), (), 1 << 30).files}
+    assert "cacert.pem" in images and "server.pem" not in images
+
+
 def test_private_keys_are_held_back_whatever_they_are_called(folder: Path) -> None:
     (folder / "sub" / "deploy").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEA\n")
     (folder / "robot.json").write_text('{"type": "service_account", "private_key": "-----BEGIN PRIVATE KEY-----\\nM"}')

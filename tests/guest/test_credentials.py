@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from docker_kernel.guest.credentials import (
     FILES,
+    file_holds_credentials,
     hide_credentials,
     is_private_key,
     names_credentials,
@@ -84,6 +86,8 @@ def test_the_documentation_lists_what_holds_credentials() -> None:
         (b"PuTTY-User-Key-File-3: ssh-ed25519\n", True),
         (b'{"type": "service_account", "private_key_id": "1", "private_key": "-----BEGIN PRIVATE KEY-----\\nMII', True),
         (b"-----BEGIN CERTIFICATE-----\nMIIB", False),
+        (b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n-----BEGIN RSA PRIVATE KEY-----\n", True),
+        (b"Bag Attributes\n    friendlyName: x\n-----BEGIN ENCRYPTED PRIVATE KEY-----\n", True),
         (b"-----BEGIN PUBLIC KEY-----\nMIIB", False),
         (b'"""Reads what begins with -----BEGIN PRIVATE KEY-----."""\n', False),
         (b'{"a": {"b": 1}, "private_key": "none"}', False),
@@ -92,6 +96,40 @@ def test_the_documentation_lists_what_holds_credentials() -> None:
 )
 def test_a_private_key_is_known_by_how_it_begins(head: bytes, is_key: bool) -> None:
     assert is_private_key(head) is is_key
+
+
+CERTIFICATE = "# Issuer: CN=Root\n-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+KEY = "-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "holds"),
+    [
+        ("certs/cacert.pem", CERTIFICATE * 2000, False),
+        ("CA.PEM", CERTIFICATE + "-----BEGIN PUBLIC KEY-----\nMIIB\n", False),
+        ("ca.pem.bak", CERTIFICATE, False),
+        ("ca-bundle.crt", CERTIFICATE, False),
+        ("server.pem", CERTIFICATE + KEY, True),
+        ("server.pem", KEY, True),
+        ("odd.pem", "-----BEGIN SOMETHING-----\n", True),
+        ("empty.pem", "", True),
+        ("id_rsa.pem", CERTIFICATE, True),
+        (".ssh/ca.pem", CERTIFICATE, True),
+        ("keys.pem/ca.pem", CERTIFICATE, True),
+        (".env", CERTIFICATE, True),
+    ],
+)
+def test_certificates_are_no_credentials(tmp_path: Path, path: str, content: str, holds: bool) -> None:
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / path).write_text(content)
+    assert file_holds_credentials(str(tmp_path), path) is holds
+
+
+def test_a_link_or_a_pipe_is_not_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text(CERTIFICATE)
+    (tmp_path / "link.pem").symlink_to("real")
+    os.mkfifo(tmp_path / "pipe.pem")
+    assert file_holds_credentials(str(tmp_path), "link.pem") and file_holds_credentials(str(tmp_path), "pipe.pem")
 
 
 def test_an_error_that_quotes_a_part_of_a_url_is_shown_without_it() -> None:

@@ -69,19 +69,19 @@ class JobContainer:
         files += [File(f"{base}/run/job.json", json.dumps(content).encode(), mode=0o600, uid=UID, gid=GID)]
         await self.engine.put(self.container, files)
 
-    def run(self, timeout: float = 60, term_at: bytes | None = None) -> JobContainer:
-        """Run the job to its end; with `term_at`, send SIGTERM once it has printed that."""
+    def run(self, timeout: float = 60, term_at: bytes | None = None, interrupt_at: bytes | None = None) -> JobContainer:
+        """Run the job to its end; with `term_at` or `interrupt_at`, send SIGTERM or SIGINT once it has printed that."""
 
         async def follow() -> None:
             stream = await self.engine.attach(self.container)
             await self.engine.start(self.container)
             log = JobLog(self.nonce)
-            sent = False
+            signals = [(signal.SIGINT, interrupt_at), (signal.SIGTERM, term_at)]
+            waiting = [(number, at) for number, at in signals if at is not None]
             async for _, data in stream.frames():
                 self.parts += log.feed(data)
-                if term_at is not None and not sent and term_at in self.text:
-                    sent = True
-                    await self.engine.kill(self.container, signal.SIGTERM)
+                if waiting and waiting[0][1] in self.text:
+                    await self.engine.kill(self.container, waiting.pop(0)[0])
             self.parts.append(log.rest())
             self.exit_code = await self.engine.wait(self.container)
 
@@ -94,7 +94,13 @@ class JobContainer:
 
     @property
     def markers(self) -> list[dict[str, Any]]:
-        return [part for part in self.parts if isinstance(part, dict)]
+        """Those that say more than that the cell begins or has ended."""
+        return [part for part in self.parts if isinstance(part, dict) and part["event"] != "cell"]
+
+    @property
+    def cell(self) -> list[bool]:
+        """What was said of whether the cell runs."""
+        return [part["running"] for part in self.parts if isinstance(part, dict) and part["event"] == "cell"]
 
     def state(self) -> dict[str, bytes]:
         """The files of its state folder, by their path in it."""
@@ -224,6 +230,67 @@ def test_a_job_that_ignores_its_cancellation_is_killed(job: Any) -> None:
         "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('ready', flush=True)\ntime.sleep(600)"
     ).run(term_at=b"ready")
     assert one.exit_code == 143 and time.monotonic() - started < patient(30)
+
+
+def test_an_interrupted_cell_has_a_result_with_what_it_did(job: Any) -> None:
+    one = job(
+        "import subprocess, time\nchild = subprocess.Popen(['sleep', '600'])\nx = 1\nprint('ready', flush=True)\n"
+        "try: time.sleep(60)\nfinally: display('last'); print('cleaned up', child.wait()); del child\nx = 2"
+    ).run(interrupt_at=b"ready")
+    assert one.exit_code == 1 and one.text == b"ready\ncleaned up -2\n" and one.cell == [True, False]
+    assert one.result()["error"]["name"] == "KeyboardInterrupt" and "x" in one.names()
+    assert "cleaned up" in "".join(one.result()["error"]["traceback"]), "the lines of the cell"
+
+
+def test_an_interrupted_await_is_cancelled_as_in_a_notebook(job: Any) -> None:
+    one = job(
+        "import asyncio\nprint('ready', flush=True)\nx = 1\ntry: await asyncio.sleep(60)\nfinally: print('cleaned up')"
+    ).run(interrupt_at=b"ready")
+    assert one.exit_code == 1 and one.text == b"ready\ncleaned up\n" and "x" in one.names()
+    assert one.result()["error"]["name"] == "CancelledError"
+
+
+def test_a_cell_that_heeds_an_interrupt_goes_on_and_succeeds(job: Any) -> None:
+    one = job("import time\nprint('ready', flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: x = 1")
+    one.run(interrupt_at=b"ready")
+    assert one.exit_code == 0 and "x" in one.names() and not one.markers[-1]["unheeded"]
+
+
+def test_interrupts_leave_the_order_of_outputs_as_it_is(job: Any) -> None:
+    source = (
+        "import os, signal, threading\nseen = 0\n"
+        "for i in range(50):\n"
+        "    try:\n"
+        "        threading.Timer(.002, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "        while True: display('d')\n"
+        "    except KeyboardInterrupt: seen += 1\n"
+        "for i in range(20): display('x'); print('p')\nprint(seen)"
+    )
+    one = job(source).run()
+    shown = [
+        part["data"]["text/plain"].strip("'") if isinstance(part, dict) else part.decode().replace("\n", "")
+        for part in one.parts
+        if isinstance(part, bytes) or part["event"] == "display"
+    ]
+    assert "".join(shown).endswith("d" + "xp" * 20 + "50")
+
+
+def test_a_cell_that_does_not_heed_an_interrupt_is_stopped(job: Any) -> None:
+    one = job(
+        "import time\nopen('/tmp/outputs/kept', 'w').close()\nprint('ready', end='', flush=True)\n"
+        "while True:\n    try: time.sleep(600)\n    except KeyboardInterrupt: pass"
+    ).run(interrupt_at=b"ready")
+    assert b"ready\ndocker-kernel: The cell was interrupted and has not ended." in one.text
+    end = one.markers[-1]
+    assert one.exit_code == 143 and end["unheeded"] and end["partial"] and not end["result"]
+
+
+def test_an_interrupt_that_comes_when_the_cell_has_ended_changes_nothing(job: Any) -> None:
+    one = job(
+        "class Slow:\n    def __reduce__(self):\n        import time; print('captured', flush=True); time.sleep(1)\n"
+        "        return Slow, ()\nx = Slow()"
+    ).run(interrupt_at=b"captured")
+    assert one.exit_code == 0 and "x" in one.names()
 
 
 def test_orphans_are_reaped_and_hold_nothing_up(job: Any) -> None:

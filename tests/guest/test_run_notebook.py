@@ -226,34 +226,43 @@ def test_cells_have_what_nbclient_gives_them(place: Place) -> None:
 
 
 ENDS = [
-    ("import sys; sys.exit(0)", 0, ""),
-    ("raise SystemExit", 0, ""),
-    ("exit()", 0, ""),
-    ("quit()", 0, ""),
-    ("import sys; sys.exit(7)", 7, "SystemExit"),
-    ("import sys; sys.exit('no data')", 1, "SystemExit"),
+    ("import sys; sys.exit(0)", 0, "", ""),
+    ("raise SystemExit", 0, "", ""),
+    ("exit()", 0, "", ""),
+    ("quit()", 0, "", ""),
+    ("import sys; sys.exit(7)", 7, "SystemExit", ""),
+    ("import sys; sys.exit('no data')", 1, "SystemExit", "no data\n"),
+    ("import sys; sys.exit('2')", 1, "SystemExit", "2\n"),
+    ("import sys; sys.exit('')", 1, "SystemExit", ""),
+    ("int = str = None\nraise SystemExit(True)", 1, "SystemExit", ""),
+    ("raise SystemExit(False)", 0, "", ""),
+    ("import sys; sys.exit(0.0)", 1, "SystemExit", "0.0\n"),
 ]
-"""How a cell may end its notebook, with which exit code, and what is told of it."""
+"""How a cell may end its notebook, with which exit code, and what is told and printed of it."""
 
 
-@pytest.mark.parametrize(("end", "code", "error"), ENDS)
-def test_a_notebook_may_end_itself(place: Place, end: str, code: int, error: str) -> None:
+@pytest.mark.parametrize(("end", "code", "error", "printed"), ENDS)
+def test_a_notebook_may_end_itself(place: Place, end: str, code: int, error: str, printed: str) -> None:
     ran = place.run(notebook_of("1", end, "print('never')"))
-    assert (ran.code, ran.error) == (code, error) and "never" not in ran.text
+    text = "".join(line for line in ran.text.splitlines(True) if "To exit: use" not in line)  # which IPython says
+    assert (ran.code, ran.error, text) == (code, error, printed)
     assert [cell["execution_count"] for cell in ran.cells] == [1, 2, None]
     assert ran.markers[-1]["code"] == code and ran.result.get("error", {}).get("name", "") == error
 
 
 @pytest.mark.parametrize(
-    ("value", "code"), [("0", 0), ("None", 0), ("", 0), ("3", 3), ("256", 1), ("-1", 255), ("x", 1)]
+    ("value", "code"),
+    [("0", 0), ("None", 0), ("", 0), ("3", 3), ("256", 1), ("-1", 255), ("x", 1), ("text", 1)],
 )
 def test_the_code_of_a_system_exit_is_that_of_its_process(value: str, code: int) -> None:
     assert exit_code(value) == code
 
 
-def test_a_kernel_that_dies_ends_the_job_as_it_died(place: Place) -> None:
-    ran = place.run(notebook_of("print('kept')", "import os; os._exit(9)", "print('never')"))
-    assert ran.code == 9 and "Cell 2 of 3 ended the kernel: the kernel's process ended with exit code 9." in ran.text
+@pytest.mark.parametrize(("own", "code"), [(9, 9), (0, 1)])
+def test_a_kernel_that_dies_ends_the_job_as_it_died(place: Place, own: int, code: int) -> None:
+    ran = place.run(notebook_of("print('kept')", f"import os; os._exit({own})", "print('never')"))
+    said = f"Cell 2 of 3 ended the kernel: the kernel's process ended with exit code {own}."
+    assert ran.code == code and said in ran.text
     assert ran.cells[0]["outputs"][0]["text"] == "kept\n" and ran.cells[1]["outputs"][0]["ename"] == "KernelDied"
     assert not ran.markers[-1]["result"] and ran.markers[-1]["partial"], "the executed notebook is kept"
 

@@ -213,6 +213,11 @@ class Target(ABC):
     async def outcome(self, job: Record) -> Outcome:
         """How the job ended; waits for it. Called after `output` has ended."""
 
+    async def interrupt(self, job: Record) -> bool:
+        """Send SIGINT to the runners of a job, which interrupt its cell; returns whether that can be done there. A job
+        for which it cannot is cancelled instead."""
+        return False
+
     @abstractmethod
     async def cancel(self, job: Record) -> None:
         """Stop a job: its runner gets SIGTERM and some seconds, then SIGKILL. No-op if it has ended."""

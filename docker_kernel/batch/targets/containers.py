@@ -20,6 +20,7 @@ from docker_kernel.batch.targets.base import JobTask, Outcome, Record, Target
 from docker_kernel.batch.targets.spare_jobs import SpareJob
 from docker_kernel.engine import BindMount, ContainerSpec, ContainerState, Engine, ExecStream, File, VolumeMount
 from docker_kernel.errors import EngineError, EngineUnavailable, JobError, NotFound
+from docker_kernel.guest.run_job import HEED_SECONDS
 from docker_kernel.kernel import guest_files
 
 T = TypeVar("T")
@@ -46,6 +47,8 @@ class EngineTarget(Target):
     def __init__(self, name: str, config: Any) -> None:
         super().__init__(name, config)
         self._streams: dict[str, ExecStream | SpareJob] = {}
+        self._interrupted: set[str] = set()
+        """Containers whose cells were."""
 
     @abstractmethod
     async def engine(self) -> Engine:
@@ -245,6 +248,8 @@ class EngineTarget(Target):
 
         async def watch(container: str) -> None:
             if await engine.wait(container):
+                if container in self._interrupted:
+                    await asyncio.sleep(HEED_SECONDS)  # the others were, too, and are about to end
                 await self.cancel(job)
 
         with contextlib.suppress(EngineError):
@@ -272,6 +277,12 @@ class EngineTarget(Target):
         if state.status in ("removing", "dead"):
             raise NotFound("somebody removes it just now")
         return state
+
+    async def interrupt(self, job: Record) -> bool:
+        engine = await self.engine()
+        self._interrupted.update(job["containers"])
+        await asyncio.gather(*(engine.kill(container, signal.SIGINT) for container in job["containers"]))
+        return True
 
     async def cancel(self, job: Record) -> None:
         await asyncio.gather(*(self._stop(container) for container in job["containers"]))
@@ -303,6 +314,7 @@ class EngineTarget(Target):
     async def clean(self, job: Record) -> None:
         engine = await self.engine()
         for container in job["containers"]:
+            self._interrupted.discard(container)
             stream = self._streams.pop(container, None)
             if stream is not None:
                 stream.close()
