@@ -31,7 +31,6 @@ from docker_kernel.batch.job_log import (
     Display,
     End,
     Input,
-    JobLog,
     Metrics,
     Progress,
     Raised,
@@ -47,6 +46,7 @@ from docker_kernel.config import TargetConfig, format_size, read_target
 from docker_kernel.engine import Engine
 from docker_kernel.errors import DockerKernelError, EngineError, EngineUnavailable, JobError, NotFound
 from docker_kernel.free_memory import give_back_memory
+from docker_kernel.guest.job_log import JobLog
 from docker_kernel.kernel.handle import KernelHandle
 
 log = logging.getLogger(__name__)

@@ -22,12 +22,12 @@ from pydantic import ValidationError
 
 from docker_kernel import background, config, labels
 from docker_kernel.batch import state_image
-from docker_kernel.batch.job_log import JobLog
 from docker_kernel.config import DockerTargetConfig
 from docker_kernel.containerize.inspect import Described, describe, read_schema
 from docker_kernel.engine import BindMount, ContainerSpec, Engine, EngineInfo, File, LogStream, VolumeMount
 from docker_kernel.errors import ContainerizeError, EngineError, ImageMissing, NotFound
 from docker_kernel.guest import parameters
+from docker_kernel.guest.job_log import JobLog
 from docker_kernel.guest.parameters import Parameter, ParameterError, Text
 from docker_kernel.kernel import makers
 

@@ -22,7 +22,6 @@ from typing import Any
 from jupyter_scheduler.models import DescribeJob, Status
 
 from docker_kernel import background, config, kernelspec, labels
-from docker_kernel.batch.job_log import JobLog
 from docker_kernel.config import KernelConfig, UserConfig
 from docker_kernel.containerize import files
 from docker_kernel.containerize.image import containerize
@@ -39,6 +38,7 @@ from docker_kernel.errors import (
     NotFound,
 )
 from docker_kernel.guest.credentials import looks_secret
+from docker_kernel.guest.job_log import JobLog
 from docker_kernel.kernel.locality import check_local
 from docker_kernel.kernel.user import container_user
 from docker_kernel.kernel.workspace import kernel_mounts

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from docker_kernel import background, labels
-from docker_kernel.batch.job_log import JobLog
 from docker_kernel.batch.layers import Layer, job_layers
 from docker_kernel.batch.registry import Registry
 from docker_kernel.batch.result_store import ResultFolder, ResultStore, result_store
@@ -42,6 +41,7 @@ from docker_kernel.engine import (
     registry_credentials,
 )
 from docker_kernel.errors import DockerKernelError, EngineError, JobError
+from docker_kernel.guest.job_log import JobLog
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
 
