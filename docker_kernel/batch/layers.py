@@ -89,8 +89,10 @@ async def job_layers(kernel: KernelHandle, package: Package) -> list[Layer]:
     Raises:
         JobError: a blob of the snapshot is gone, or was changed.
     """
-    uid, _, gid = kernel.user.partition(":")
     state = _StateFolder(kernel, package.holder or kernel.container_id)
+    if not package.manifest:
+        return [await asyncio.to_thread(lambda: _layer_of_files([*kernel.guest_files(), *state.folders()]))]
+    uid, _, gid = kernel.user.partition(":")
     manifest = parse(Manifest, package.manifest)
     own, buckets = _partition(manifest)
     layers = [await asyncio.to_thread(lambda: _layer_of_files([*kernel.guest_files(), *state.folders()]))]

@@ -12,17 +12,20 @@ import contextlib
 import dataclasses
 import logging
 import re
+import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from docker_kernel import background, labels
 from docker_kernel import config as configuration
-from docker_kernel import labels
 from docker_kernel.batch import targets
+from docker_kernel.batch.image_origin import ImageOrigin
 from docker_kernel.batch.job_folder import DispatchFolder, JobFolder, Lock, root
 from docker_kernel.batch.job_log import (
     MARKERS,
@@ -38,6 +41,7 @@ from docker_kernel.batch.job_log import (
 )
 from docker_kernel.batch.ledger import Ledger
 from docker_kernel.batch.notebooks import Notebooks
+from docker_kernel.batch.output_folder import bring_files
 from docker_kernel.batch.record import JobRecord, State
 from docker_kernel.batch.replica_lines import ReplicaLines, with_pauses
 from docker_kernel.batch.result_store import ResultFolder
@@ -47,6 +51,7 @@ from docker_kernel.engine import Engine
 from docker_kernel.errors import DockerKernelError, EngineError, EngineUnavailable, JobError, NotFound
 from docker_kernel.free_memory import give_back_memory
 from docker_kernel.guest.job_log import JobLog
+from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
 
 log = logging.getLogger(__name__)
@@ -65,6 +70,9 @@ CANNOT_START = 3
 
 NOT_HERE = "its result is not here yet:"
 """Begins what is said of a result that could not be brought; it goes from the reason when the result has come."""
+
+LAST_WORDS = 1 << 16
+"""Bytes at the end of an image's output where it says why it ended."""
 
 MAX_METRICS = 1000
 """Names of metrics whose last values a job's record keeps."""
@@ -111,8 +119,14 @@ class Dispatch:
     prepared: asyncio.Future[Record]
     holder: str = ""
     volume: str = ""
+    origin: Record | None = None
+    """The notebook image that its jobs run, from which what they start from can be made again; None for a kernel's."""
+
     jobs: list[str] = field(default_factory=list)
     under_way: set[str] = field(default_factory=set)
+    preparing: bool = False
+    """Whether what they start from is being sent, or was."""
+
     shared: Record | None = None
     """What the tasks of its jobs have in common, once it was read from what is kept."""
     ended: set[str] = field(default_factory=set)
@@ -148,6 +162,9 @@ class Running:
     text: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
     lines: ReplicaLines = field(default_factory=ReplicaLines)
     raised: str = ""
+    last_words: str = ""
+    """The last line in which an image says why it ended (docs/notebook-image.md)."""
+
     interrupted: bool = False
     unknown: bool = False
     may_start: bool = True
@@ -259,7 +276,8 @@ class JobManager:
     ) -> None:
         """Take over the jobs of a dispatch: its state is sent, and its jobs run, while the caller goes on."""
         loop = asyncio.get_running_loop()
-        dispatch = Dispatch(package.package_id, target, loop.create_future(), package.holder, kernel.volume)
+        origin = kernel.to_dict() if isinstance(kernel, ImageOrigin) else None
+        dispatch = Dispatch(package.package_id, target, loop.create_future(), package.holder, kernel.volume, origin)
         self._dispatches[dispatch.group] = dispatch
         self._engine = kernel.engine
         started = list(jobs)
@@ -281,6 +299,7 @@ class JobManager:
                 raise JobError(f"The job cannot be kept in {root()}: {error.strerror or error}.") from None
             raise
         await asyncio.to_thread(self.ledger.save, *(record for record, _ in started), source=source)
+        dispatch.preparing = True
         preparing = self._spawn(self._prepare(kernel, dispatch, package))
         for record, _ in started:
             running = self._running[record.id]
@@ -300,8 +319,10 @@ class JobManager:
         """Write down what another process needs to go on with a dispatch."""
         target = dispatch.target
         config = {**target.given.model_dump(mode="json", exclude_defaults=True), "kind": target.given.kind}
-        kept = {"target": target.name, "config": config, "volume": dispatch.volume, "holder": dispatch.holder}
-        dispatch.folder.write("dispatch.json", {**kept, "jobs": dispatch.jobs, "prepared": prepared})
+        kept: Record = {"target": target.name, "config": config}
+        kept |= {"volume": dispatch.volume, "holder": dispatch.holder}
+        kept |= {"jobs": dispatch.jobs, "origin": dispatch.origin, "prepared": prepared}
+        dispatch.folder.write("dispatch.json", kept)
 
     async def _take(self, running: Running) -> None:
         record = running.record
@@ -336,6 +357,15 @@ class JobManager:
             if not dispatch.prepared.done():
                 dispatch.prepared.set_result(prepared)
         dispatch.prepared.exception()  # also where no job waits for it any more
+
+    async def _prepare_again(self, dispatch: Dispatch) -> None:
+        """Send what the jobs of a notebook image start from, where that was not done, or was let go of after them."""
+        if dispatch.origin is None or dispatch.preparing or dispatch.prepared.done():
+            return
+        origin = ImageOrigin.from_dict(await self._kernels_engine(), dispatch.origin)
+        package = Package(dispatch.group, origin.image, "", "", lib=guest_files.JOB_LIB)
+        dispatch.preparing = True
+        self._spawn(self._prepare(origin, dispatch, package))
 
     async def _note(self, dispatch: Dispatch, text: str) -> None:
         for job in dispatch.under_way:
@@ -506,6 +536,8 @@ class JobManager:
         finally:
             if watch is not None:
                 watch.cancel()
+        if record.kind == "image":
+            running.last_words = _last_words(await asyncio.to_thread(running.folder.output, LAST_WORDS))
         return self._ending(running, outcome)
 
     async def _stop_late(self, running: Running) -> None:
@@ -562,17 +594,20 @@ class JobManager:
     def _ending(self, running: Running, outcome: Outcome) -> tuple[State, str]:
         """How a job ended, and why, in words that a person can act on."""
         record, said = running.record, running.said_end
+        limit = "it may take" if record.timeout is None else f"its timeout of {record.timeout:g} s"
         if running.end or (said is not None and said.timeout):
             # The exception of an interrupted cell is not what ended it.
             record.result, record.partial = "", record.kept
         if running.end == "cancelled":
             return "cancelled", running.why
         if running.end == "timeout" or (said is not None and said.timeout):
-            return "failed", f"it took longer than its timeout of {record.timeout:g} s"
+            return "failed", f"it took longer than {limit}"
         if outcome.lost:
             return "lost", outcome.lost
-        if outcome.exit_code == 0 and record.result:
-            return "succeeded", ""
+        if outcome.exit_code == 0 and (record.result or record.kind == "image"):
+            return "succeeded", ""  # an image may have brought its results elsewhere
+        if record.kind == "image" and said is not None and not said.oom and outcome.exit_code != STOPPED_EXIT:
+            return "failed", running.raised or running.last_words or f"it ended with exit code {outcome.exit_code}"
         # Its runner has told of a result: so a cell failed, or ended its notebook with a code of its own; but not where
         # the runner itself was told to end, as by an engine that stops.
         own = outcome.exit_code == 1 or (record.kind == "notebook" and outcome.exit_code != 128 + signal.SIGTERM)
@@ -619,6 +654,7 @@ class JobManager:
                 await dispatch.target.abandon(dispatch.group)
         except (DockerKernelError, OSError) as error:
             log.error("the dispatch %s left something on %s: %s", dispatch.group, dispatch.target.name, error)
+        await self._let_go_of_image(dispatch)
         try:
             engine = await self._kernels_engine()
             if dispatch.holder:
@@ -630,6 +666,17 @@ class JobManager:
             log.error("the dispatch %s left something behind: %s", dispatch.group, error)
         if dispatch.holder:
             await asyncio.to_thread(give_back_memory)
+
+    async def _let_go_of_image(self, dispatch: Dispatch) -> None:
+        """Remove what the jobs of a notebook image started from, which can be sent again."""
+        if dispatch.origin is None or not dispatch.prepared.done():
+            return
+        try:
+            if not dispatch.prepared.cancelled() and dispatch.prepared.exception() is None:
+                await dispatch.target.release(dispatch.prepared.result())
+            await asyncio.to_thread(self._keep, dispatch, None)
+        except (DockerKernelError, OSError) as error:
+            log.error("the dispatch %s left something on %s: %s", dispatch.group, dispatch.target.name, error)
 
     async def _kernels_engine(self) -> Engine:
         if self._engine is None:
@@ -659,13 +706,16 @@ class JobManager:
         assert record.placed is not None
         try:
             await target.result(record.placed, record.kept, folder.result)
+            if record.output:
+                await background.in_own_thread(_bring_home, record, folder)
         except DockerKernelError as error:
-            if not record.result:
+            if not record.result and not record.output:
                 log.warning("what the job %s left cannot be brought: %s", record.id, error)
                 record.partial = ""
             else:
                 if record.state != "lost":
-                    text = f"{NOT_HERE} {error} `.result()` tries again."
+                    again = "The next docker-kernel command" if record.output else "`.result()`"
+                    text = f"{NOT_HERE} {error} {again} tries again."
                     await self._change(record, record.state, f"{record.reason}; {text}" if record.reason else text)
                 return
         try:
@@ -791,6 +841,7 @@ class JobManager:
         except BaseException:
             lock.close()
             raise
+        await self._prepare_again(running.dispatch)
         await self._change(record, "queued", f"attempt {record.attempt}")
         running.runner = self._spawn(self._run(running))
         return record
@@ -818,10 +869,13 @@ class JobManager:
             raise JobError(f"What the job {record.id} started from is gone: run its cell again.")
         lacking = sorted(set(kept["secrets"]) - set(secrets))
         if lacking:
-            raise JobError(f"Secrets are not kept: run the cell of {record.id} again with --secret {lacking[0]}.")
+            how = f"run its image again with -e {lacking[0]}"
+            if record.kind != "image":
+                how = f"run the cell of {record.id} again with --secret {lacking[0]}"
+            raise JobError(f"Secrets are not kept: {how}.")
         if record.volume and not await self._has_volume(record.volume):
             raise JobError(f"What the job {record.id} started from went with its kernel: run its cell again.")
-        if sent["prepared"] is None:
+        if sent["prepared"] is None and sent.get("origin") is None:
             raise JobError(f"What the job {record.id} was to start from was not sent: run its cell again.")
         dispatch = self._known_dispatch(record, sent)
         dispatch.shared = shared
@@ -852,6 +906,7 @@ class JobManager:
                 prepared,
                 sent.get("holder", ""),
                 sent.get("volume", record.volume),
+                sent.get("origin"),
                 sent.get("jobs", []),
             )
             self._dispatches[record.group] = known
@@ -934,6 +989,8 @@ class JobManager:
         running.lock = lock
         running.dispatch.under_way.add(record.id)
         self._running[record.id] = running
+        if start:
+            await self._prepare_again(running.dispatch)
         running.runner = self._spawn(self._run(running))
 
     async def _settle(self, record: JobRecord) -> None:
@@ -1084,6 +1141,18 @@ class JobManager:
 def _of_attempt(task: JobTask, record: JobRecord) -> JobTask:
     """A job's task for the attempt that its record is at."""
     return dataclasses.replace(task, spec={**task.spec, "nonce": record.nonce}, attempt=record.attempt)
+
+
+def _bring_home(record: JobRecord, folder: JobFolder) -> None:
+    """Bring a job's files to the folder that was asked for; they are not kept twice."""
+    bring_files(ResultFolder(folder.result), record.kept, Path(record.output))
+    shutil.rmtree(folder.result / "blobs", ignore_errors=True)
+
+
+def _last_words(output: bytes) -> str:
+    lines = output.decode(errors="replace").splitlines()
+    said = [line.removeprefix("docker-kernel: ") for line in lines if line.startswith("docker-kernel: ")]
+    return said[-1].rstrip(".") if said else ""
 
 
 def _unfinished_dispatches() -> list[DispatchFolder]:

@@ -26,15 +26,17 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Package:
-    """What one dispatch took from its kernel, for all its jobs.
+    """What one dispatch took from its kernel, for all its jobs; or the notebook image that a job runs.
 
     Args:
-        image: the id, on the kernel's engine, of the image with the kernel's environment.
-        manifest: the snapshot's manifest, as its file has it; digest: of that file, "sha256:…".
+        image: the id, on the kernel's engine, of the image with the kernel's environment; or of the notebook image.
+        manifest: the snapshot's manifest, as its file has it, "" for a notebook image.
+        digest: of that file, "sha256:…".
         holder: a container on the kernel's engine, never started, that has the kernel volume at `guest_files.STATE` and
             so keeps it from going with the kernel: read blobs from it. "" where the kernel outlives the job's start.
         live_workspace: whether jobs work on the kernel's own workspace (targets on its own engine only).
         workspace: a tar archive of the workspace's copy, with paths relative to `/`; None where there is none.
+        lib: where the guest package goes in the job's container.
     """
 
     package_id: str
@@ -44,6 +46,13 @@ class Package:
     holder: str = ""
     live_workspace: bool = False
     workspace: Path | None = None
+    lib: str = guest_files.LIB
+
+
+def runner_script(prepared: Record) -> str:
+    """The script that a job's container starts with."""
+    # What an older version of this package prepared has its guest where kernels have it.
+    return f"{prepared.get('lib', guest_files.LIB)}/docker_kernel/guest/run_job.py"
 
 
 ALLOWED_INPUTS = f"/{guest_files.BASE}/inputs"

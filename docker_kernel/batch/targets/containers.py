@@ -16,7 +16,7 @@ from docker_kernel import background, labels
 from docker_kernel.batch.layers import tar_content
 from docker_kernel.batch.manifest import MAX_MANIFEST
 from docker_kernel.batch.result_store import ResultFolder
-from docker_kernel.batch.targets.base import JobTask, Outcome, Record, Target
+from docker_kernel.batch.targets.base import JobTask, Outcome, Record, Target, runner_script
 from docker_kernel.batch.targets.spare_jobs import SpareJob
 from docker_kernel.engine import BindMount, ContainerSpec, ContainerState, Engine, ExecStream, File, VolumeMount
 from docker_kernel.errors import EngineError, EngineUnavailable, JobError, NotFound
@@ -133,7 +133,12 @@ class EngineTarget(Target):
 
     async def _make(self, engine: Engine, spec: ContainerSpec, prepared: Record, content: Mapping[str, Any]) -> str:
         """Create a container whose runner finds `content`."""
-        spec.command = [prepared["python"], "-I", "-S", f"{guest_files.LIB}/docker_kernel/guest/run_job.py"]
+        spec.command = [
+            prepared["python"],
+            "-I",
+            "-S",
+            runner_script(prepared),
+        ]
         spec.labels = {**spec.labels, labels.KIND: labels.KIND_JOB, labels.USER: str(os.getuid())} | (
             {labels.KERNEL_ID: prepared["kernel_id"]} if "kernel_id" in prepared else {}
         )

@@ -113,6 +113,7 @@ class DockerTarget(EngineTarget):
             "sent": sent,
             "kernel_id": kernel.kernel_id,
             "python": kernel.python,
+            "lib": package.lib,
             "user": kernel.user,
             "network": "none" if config.network == "none" else "bridge",
             "memory": config.memory,

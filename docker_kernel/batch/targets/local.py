@@ -54,12 +54,13 @@ class LocalTarget(EngineTarget):
     async def prepare(self, kernel: KernelHandle, package: Package, progress: Progress) -> Record:
         self._engine = kernel.engine
         config = kernel.config
-        library = set(guest_files.library())
+        library = set(guest_files.library(package.lib))
         files = [file for file in kernel.guest_files() if file not in library]
         return {
             "kernel_id": kernel.kernel_id,
             "image": package.image,
             "python": kernel.python,
+            "lib": package.lib,
             "user": kernel.user,
             "volume": kernel.volume,
             "mounts": [
@@ -88,11 +89,13 @@ class LocalTarget(EngineTarget):
 
     def _spec(self, task: JobTask, prepared: Record) -> ContainerSpec:
         mounts: list[BindMount | VolumeMount] = [BindMount(*mount) for mount in prepared["mounts"]]
+        if prepared["volume"]:
+            mounts.append(VolumeMount(prepared["volume"], guest_files.STATE))
         return ContainerSpec(
             image=prepared["image"],
             command=[],
             user=prepared["user"],
-            mounts=[*mounts, VolumeMount(prepared["volume"], guest_files.STATE)],
+            mounts=mounts,
             network=prepared["network"],
             working_dir="/",
             memory=task.memory or prepared["memory"],
@@ -110,8 +113,12 @@ class LocalTarget(EngineTarget):
             File(path, None if data is None else base64.b64decode(data), *owner)
             for path, data, *owner in prepared["files"]
         ]
+        lib = prepared.get("lib", guest_files.LIB)
+        library = guest_files.library(lib)
+        if lib != guest_files.LIB:
+            return [*library, *kept]
         compiled = await asyncio.to_thread(bytecode.of_image, prepared["image"])
-        return [*guest_files.library(), *compiled, *kept]
+        return [*library, *compiled, *kept]
 
     async def _fill(self, engine: Engine, container: str, prepared: Record) -> None:
         if not prepared["workspace"]:

@@ -25,7 +25,7 @@ from docker_kernel.batch.layers import Layer, job_layers
 from docker_kernel.batch.registry import Registry
 from docker_kernel.batch.result_store import ResultFolder, ResultStore, result_store
 from docker_kernel.batch.state_image import ARCHITECTURES, bytes_to_push, check_architecture, push
-from docker_kernel.batch.targets.base import Check, JobTask, Outcome, Package, Progress, Record, Target
+from docker_kernel.batch.targets.base import Check, JobTask, Outcome, Package, Progress, Record, Target, runner_script
 from docker_kernel.batch.targets.containers import partly_started
 from docker_kernel.config import SwarmTargetConfig, TargetConfig, format_size
 from docker_kernel.engine import (
@@ -42,7 +42,6 @@ from docker_kernel.engine import (
 )
 from docker_kernel.errors import DockerKernelError, EngineError, JobError
 from docker_kernel.guest.job_log import JobLog
-from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
 
 SPEC = "docker-kernel-job"
@@ -533,6 +532,7 @@ class SwarmTarget(Target):
             "constraints": constraints,
             "kernel_id": kernel.kernel_id,
             "python": kernel.python,
+            "lib": package.lib,
             "user": kernel.user,
             "pids": config.pids,
             "shm": config.shm,
@@ -636,7 +636,7 @@ class SwarmTarget(Target):
                         name=service,
                         image=prepared["image"],
                         command=[
-                            str(prepared["python"]), "-I", "-S", f"{guest_files.LIB}/docker_kernel/guest/run_job.py",
+                            str(prepared["python"]), "-I", "-S", runner_script(prepared),
                             f"/run/secrets/{SPEC}",
                         ],
                         labels=marks,
