@@ -75,5 +75,3 @@ def test_an_output_folder_by_a_link_of_the_users_own(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path / "work")
     make_folder(tmp_path / "shared" / "out")
     assert (tmp_path / "disk" / "out").is_dir()
-
-

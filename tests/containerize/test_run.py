@@ -197,9 +197,7 @@ def test_a_run_is_a_job_like_any_other(image: str, tmp_path: Path, capfd: pytest
     assert (out / "output.ipynb").exists() and latest().attempt == 2
 
 
-def test_a_detached_run_goes_on_and_is_cancelled(
-    image: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_detached_run_goes_on_and_is_cancelled(image: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     code = "code=import time; print('first words', flush=True); time.sleep(99)"
     done = subprocess.run(
