@@ -19,7 +19,7 @@ from docker_kernel.batch.image_origin import OUTPUT, WORKING_DIRECTORY, ImageOri
 from docker_kernel.batch.job_folder import DispatchFolder
 from docker_kernel.batch.manager import JobManager
 from docker_kernel.batch.output_folder import make_folder
-from docker_kernel.batch.record import JobRecord
+from docker_kernel.batch.record import JobRecord, digest_of
 from docker_kernel.batch.targets.base import JobTask, Package
 from docker_kernel.config import KernelConfig
 from docker_kernel.engine import BindMount, Engine
@@ -98,10 +98,12 @@ async def submit(jobs: JobManager, engine: Engine, job: ImageJob, target_name: s
         output=str(job.output.absolute()),
     )
     package = Package(record.group, job.image, "", "", lib=guest_files.JOB_LIB)
+    spec = _spec(record, job, origin)
+    record.source_digest = digest_of(spec["source"])
     task = JobTask(
         job_id=record.id,
         name=record.name,
-        spec=_spec(record, job, origin),
+        spec=spec,
         secrets={name: value for name, value in job.env.items() if looks_secret(name, value)},
         memory=record.memory,
         cpus=record.cpus,
