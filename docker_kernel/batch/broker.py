@@ -33,13 +33,13 @@ from docker_kernel.batch.package import (
     write_workspace,
 )
 from docker_kernel.batch.record import JobRecord, digest_of
-from docker_kernel.batch.targets.base import InputMount, JobTask, Package, Target
 from docker_kernel.config import Size, TargetConfig, format_size
 from docker_kernel.engine import ContainerSpec, VolumeMount
 from docker_kernel.errors import EngineError, JobError
 from docker_kernel.guest.credentials import looks_secret, names_credentials, without_credentials
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
+from docker_kernel.targets.base import InputMount, JobTask, Package, Target
 
 log = logging.getLogger(__name__)
 

@@ -24,11 +24,11 @@ import platformdirs
 
 from docker_kernel import background
 from docker_kernel.batch.manifest import Manifest, parse
-from docker_kernel.batch.targets.base import Package
 from docker_kernel.engine import STREAM_STDOUT, ExecStream, File, archive
 from docker_kernel.errors import DockerKernelError, JobError, NotFound
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
+from docker_kernel.targets.base import Package
 
 log = logging.getLogger(__name__)
 

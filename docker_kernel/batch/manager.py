@@ -21,8 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from docker_kernel import config as configuration
-from docker_kernel import labels
-from docker_kernel.batch import targets
+from docker_kernel import labels, targets
 from docker_kernel.batch.job_folder import DispatchFolder, JobFolder, Lock, root
 from docker_kernel.batch.job_log import (
     MARKERS,
@@ -37,17 +36,18 @@ from docker_kernel.batch.job_log import (
     Raised,
     Taken,
 )
+from docker_kernel.batch.kept_task import attempted_task, kept_parts, kept_task, own_part, shared_part
 from docker_kernel.batch.ledger import Ledger
 from docker_kernel.batch.notebooks import Notebooks
 from docker_kernel.batch.record import JobRecord, State
 from docker_kernel.batch.replica_lines import ReplicaLines, with_pauses
 from docker_kernel.batch.result_store import ResultFolder
-from docker_kernel.batch.targets.base import JobTask, JobUnknown, Outcome, Package, Record, Target
 from docker_kernel.config import TargetConfig, format_size, read_target
 from docker_kernel.engine import Engine
 from docker_kernel.errors import DockerKernelError, EngineError, EngineUnavailable, JobError, NotFound
 from docker_kernel.free_memory import give_back_memory
 from docker_kernel.kernel.handle import KernelHandle
+from docker_kernel.targets.base import JobTask, JobUnknown, Outcome, Package, Record, Target
 
 log = logging.getLogger(__name__)
 
@@ -235,7 +235,7 @@ class JobManager:
 
     def secret_names(self, record: JobRecord) -> list[str]:
         """The secrets that a job was sent with, whose values nobody keeps. Blocks: it reads the job's folder."""
-        kept = targets.kept_parts(self._shared(record), JobFolder(record.id).read("task.json"))
+        kept = kept_parts(self._shared(record), JobFolder(record.id).read("task.json"))
         return [] if kept is None else list(kept["secrets"])
 
     def ended(self, older_than: float, owner: str | None = None) -> list[JobRecord]:
@@ -269,12 +269,12 @@ class JobManager:
             if not package.live_workspace:
                 await asyncio.to_thread(self.ledger.keep_source, source)
                 await asyncio.to_thread(self._keep, dispatch, None)
-                await asyncio.to_thread(dispatch.folder.write, "task.json", targets.shared_part(started[0][1]))
+                await asyncio.to_thread(dispatch.folder.write, "task.json", shared_part(started[0][1]))
             for record, task in started:
                 folder = JobFolder(record.id)
                 await self._take(Running(record, dispatch, task, folder))
                 if not record.live:
-                    await asyncio.to_thread(folder.write, "task.json", targets.own_part(task))
+                    await asyncio.to_thread(folder.write, "task.json", own_part(task))
         except BaseException as error:
             await self._drop(dispatch)
             if isinstance(error, OSError):
@@ -813,7 +813,7 @@ class JobManager:
         shared = known.shared if known else None
         if shared is None:
             shared = await asyncio.to_thread(self._shared, record)
-        kept = targets.kept_parts(shared, own)
+        kept = kept_parts(shared, own)
         if kept is None or sent is None:
             raise JobError(f"What the job {record.id} started from is gone: run its cell again.")
         lacking = sorted(set(kept["secrets"]) - set(secrets))
@@ -825,7 +825,7 @@ class JobManager:
             raise JobError(f"What the job {record.id} was to start from was not sent: run its cell again.")
         dispatch = self._known_dispatch(record, sent)
         dispatch.shared = shared
-        return Running(record, dispatch, targets.kept_task(record, kept, secrets), folder)
+        return Running(record, dispatch, kept_task(record, kept, secrets), folder)
 
     def _shared(self, record: JobRecord) -> Record:
         """What the tasks of a job's dispatch have in common, as far as it is kept. Blocks."""
@@ -924,7 +924,7 @@ class JobManager:
                 return
             record.retries = 0
             why = f"its Jupyter server ended while it was started. {error}"
-            running = Running(record, dispatch, targets.attempted_task(record), folder, why_not=why)
+            running = Running(record, dispatch, attempted_task(record), folder, why_not=why)
         if why := await asyncio.to_thread(folder.asked_to_cancel):
             running.end, running.why = "cancelled", why
         running.may_start = start

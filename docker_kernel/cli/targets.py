@@ -11,8 +11,8 @@ from docker_kernel.cli.base import Subparsers, command, group, mark, print_table
 from docker_kernel.errors import DockerKernelError
 
 if TYPE_CHECKING:
-    from docker_kernel.batch.targets.base import Check
     from docker_kernel.config import TargetConfig
+    from docker_kernel.targets.base import Check
 
 CHECK_SECONDS = 60
 """How long a target may take for its check."""
@@ -63,8 +63,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 async def _checks(name: str, target: TargetConfig) -> list[Check]:
-    from docker_kernel.batch import targets
-    from docker_kernel.batch.targets.base import Check
+    from docker_kernel import targets
+    from docker_kernel.targets.base import Check
 
     try:
         return await asyncio.wait_for(targets.load(name, target).check(), CHECK_SECONDS)

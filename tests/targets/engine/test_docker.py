@@ -20,14 +20,14 @@ from docker_kernel import background
 from docker_kernel.batch.job_log import JobLog
 from docker_kernel.batch.registry import Registry
 from docker_kernel.batch.state_image import _base_config, push
-from docker_kernel.batch.targets import containers
-from docker_kernel.batch.targets.base import Check, JobTask, Outcome, Package, Record
-from docker_kernel.batch.targets.docker import NAME, DockerTarget
 from docker_kernel.config import DockerTargetConfig
 from docker_kernel.engine import Engine, File, archive
 from docker_kernel.errors import ConfigError, EngineError, EngineUnavailable, JobError
 from docker_kernel.guest import snapshot
 from docker_kernel.kernel import guest_files
+from docker_kernel.targets.base import Check, JobTask, Outcome, Package, Record
+from docker_kernel.targets.engine import containers
+from docker_kernel.targets.engine.docker import NAME, DockerTarget
 from tests.batch.small_image import small_image
 from tests.batch.test_layers import blob_of, captured
 from tests.batch.wire import at_rest

@@ -26,8 +26,6 @@ from docker_kernel.batch.layers import Layer, job_layers
 from docker_kernel.batch.registry import Registry
 from docker_kernel.batch.result_store import ResultFolder, ResultStore, result_store
 from docker_kernel.batch.state_image import ARCHITECTURES, bytes_to_push, check_architecture, push
-from docker_kernel.batch.targets.base import Check, JobTask, Outcome, Package, Progress, Record, Target
-from docker_kernel.batch.targets.containers import partly_started
 from docker_kernel.config import SwarmTargetConfig, TargetConfig, format_size
 from docker_kernel.engine import (
     BindMount,
@@ -44,6 +42,8 @@ from docker_kernel.engine import (
 from docker_kernel.errors import DockerKernelError, EngineError, JobError
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
+from docker_kernel.targets.base import Check, JobTask, Outcome, Package, Progress, Record, Target
+from docker_kernel.targets.engine.containers import partly_started
 
 SPEC = "docker-kernel-job"
 """The file below /run/secrets that has a job's spec."""

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from docker_kernel import labels
-from docker_kernel.batch.targets.base import Check, JobTask, Package, Progress, Record
-from docker_kernel.batch.targets.containers import EngineTarget, content_of
-from docker_kernel.batch.targets.spare_jobs import Likely, SpareJob, SpareJobs
 from docker_kernel.engine import BindMount, ContainerSpec, Engine, File, VolumeMount
 from docker_kernel.errors import DockerKernelError, EngineError, JobError
 from docker_kernel.kernel import bytecode, guest_files, makers
 from docker_kernel.kernel.handle import KernelHandle
 from docker_kernel.kernel.spares import surroundings
+from docker_kernel.targets.base import Check, JobTask, Package, Progress, Record
+from docker_kernel.targets.engine.containers import EngineTarget, content_of
+from docker_kernel.targets.engine.spare_jobs import Likely, SpareJob, SpareJobs
 
 GONE_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """The seconds between looks whether a container has gone that the engine removes itself."""

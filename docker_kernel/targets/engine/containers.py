@@ -16,11 +16,11 @@ from docker_kernel import background, labels
 from docker_kernel.batch.layers import tar_content
 from docker_kernel.batch.manifest import MAX_MANIFEST
 from docker_kernel.batch.result_store import ResultFolder
-from docker_kernel.batch.targets.base import JobTask, Outcome, Record, Target
-from docker_kernel.batch.targets.spare_jobs import SpareJob
 from docker_kernel.engine import BindMount, ContainerSpec, ContainerState, Engine, ExecStream, File, VolumeMount
 from docker_kernel.errors import EngineError, EngineUnavailable, JobError, NotFound
 from docker_kernel.kernel import guest_files
+from docker_kernel.targets.base import JobTask, Outcome, Record, Target
+from docker_kernel.targets.engine.spare_jobs import SpareJob
 
 T = TypeVar("T")
 

@@ -22,13 +22,13 @@ import requests
 
 from docker_kernel import background, images, labels
 from docker_kernel.batch.job_log import JobLog
-from docker_kernel.batch.targets.base import InputMount, JobTask, Outcome, Package, Record
-from docker_kernel.batch.targets.swarm import SwarmTarget
 from docker_kernel.config import SwarmTargetConfig
 from docker_kernel.engine import Engine
 from docker_kernel.errors import JobError
 from docker_kernel.guest import snapshot
 from docker_kernel.kernel import guest_files
+from docker_kernel.targets.base import InputMount, JobTask, Outcome, Package, Record
+from docker_kernel.targets.swarm.target import SwarmTarget
 from tests import kept
 from tests.conftest import NotebookMaker, SpecMaker
 from tests.notebook import HOLD, Notebook, captured, let_go

@@ -20,12 +20,12 @@ from docker_kernel.batch.state_image import (
     push,
     stoppable,
 )
-from docker_kernel.batch.targets.base import Check, JobTask, Package, Progress, Record
-from docker_kernel.batch.targets.containers import EngineTarget
 from docker_kernel.config import DockerTargetConfig, format_size
 from docker_kernel.engine import ContainerSpec, Engine, registry_credentials
 from docker_kernel.errors import DockerKernelError, EngineError
 from docker_kernel.kernel.handle import KernelHandle
+from docker_kernel.targets.base import Check, JobTask, Package, Progress, Record
+from docker_kernel.targets.engine.containers import EngineTarget
 
 NAME = "docker-kernel-jobs"
 """The repository of all jobs' images."""
