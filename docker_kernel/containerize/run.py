@@ -20,16 +20,17 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
-from docker_kernel import background, config, labels
+from docker_kernel import background, config, labels, targets
 from docker_kernel.batch import state_image
 from docker_kernel.batch.job_log import JobLog
-from docker_kernel.config import DockerTargetConfig
 from docker_kernel.containerize.inspect import Described, describe, read_schema
 from docker_kernel.engine import BindMount, ContainerSpec, Engine, EngineInfo, File, LogStream, VolumeMount
 from docker_kernel.errors import ContainerizeError, EngineError, ImageMissing, NotFound
 from docker_kernel.guest import parameters
 from docker_kernel.guest.parameters import Parameter, ParameterError, Text
 from docker_kernel.kernel import makers
+from docker_kernel.targets.engine.docker import DockerTarget
+from docker_kernel.targets.engine.local import LocalTarget
 
 OUTPUT = "/output"
 """Where the image puts results (docs/notebook-image.md)."""
@@ -111,15 +112,15 @@ async def run(request: RunRequest, told: Callable[[bytes | Marker], None], progr
     try:
         described = await describe(here, request.image)
         values = _checked(request, described)
-        target = config.load().target(request.target)
-        if target.kind == "local":
+        target = targets.load(request.target, config.load().target(request.target))
+        if isinstance(target, LocalTarget):
             return await _run_on(here, request, described.image_id, values, told)
-        if not isinstance(target, DockerTargetConfig):
+        if not isinstance(target, DockerTarget):
             raise ContainerizeError(
                 f"The target {request.target} is of the kind {target.kind}, from which files do not come home: name "
                 "one of the kind docker, or run the image there by that system's own means (`docker-kernel schedule`)."
             )
-        there = await Engine.connect(target.engine, tls=target.tls)
+        there = await target.engine()
         try:
             async with _image_on(here, there, described, request.target, progress) as image:
                 return await _run_on(there, request, image, values, told, shared=False)

@@ -4,31 +4,43 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
-from docker_kernel.config import TargetConfig
+from docker_kernel.config import TargetConfig, validate
 from docker_kernel.errors import ConfigError
-from docker_kernel.targets.base import Target
+from docker_kernel.targets.base import AnyTarget
 
 GROUP = "docker_kernel.targets"
 
 
-def load(name: str, config: TargetConfig) -> Target:
+def kind_class(kind: str, where: str) -> type[AnyTarget]:
+    """The class of a kind of target.
+
+    Args:
+        where: who names it, for an error.
+
+    Raises:
+        ConfigError: nothing that is installed knows the kind, or what does cannot be imported.
+    """
+    kinds = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if kind not in kinds:
+        raise ConfigError(
+            f"{where}: there is no kind {kind!r} of target: there are {', '.join(sorted(kinds))}, and plugins can add "
+            f"more (entry-point group {GROUP})."
+        )
+    entry = kinds[kind]
+    try:
+        found: type[AnyTarget] = entry.load()
+    except Exception as error:
+        raise ConfigError(f"{where}: the kind {kind!r} cannot be used: {entry.value} fails with {error!r}.") from None
+    return found
+
+
+def load(name: str, table: TargetConfig) -> AnyTarget:
     """A target of the user's config.
 
     Raises:
-        ConfigError: nothing that is installed knows its kind, or what does cannot be imported.
+        ConfigError: there is no such kind, or it has not these settings.
     """
-    kinds = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if config.kind not in kinds:
-        raise ConfigError(
-            f"[targets.{name}]: there is no kind {config.kind!r} of target: there are {', '.join(sorted(kinds))}, and "
-            f"plugins can add more (entry-point group {GROUP})."
-        )
-    entry = kinds[config.kind]
-    try:
-        kind = entry.load()
-    except Exception as error:
-        raise ConfigError(
-            f"[targets.{name}]: the kind {config.kind!r} cannot be used: {entry.value} fails with {error!r}."
-        ) from None
-    made: Target = kind(name, config)
-    return made
+    where = f"[targets.{name}]"
+    kind = kind_class(table.kind, where)
+    given = {**table.model_dump(exclude_unset=True), "kind": table.kind}
+    return kind(name, validate(kind.Config, given, where))

@@ -26,7 +26,7 @@ from docker_kernel.batch.layers import Layer, job_layers
 from docker_kernel.batch.registry import Registry
 from docker_kernel.batch.result_store import ResultFolder, ResultStore, result_store
 from docker_kernel.batch.state_image import ARCHITECTURES, bytes_to_push, check_architecture, push
-from docker_kernel.config import SwarmTargetConfig, TargetConfig, format_size
+from docker_kernel.config import format_size
 from docker_kernel.engine import (
     BindMount,
     Engine,
@@ -42,8 +42,10 @@ from docker_kernel.engine import (
 from docker_kernel.errors import DockerKernelError, EngineError, JobError
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
-from docker_kernel.targets.base import Check, JobTask, Outcome, Package, Progress, Record, Target
+from docker_kernel.targets.base import Check, JobTask, Outcome, Package, Progress, Target
 from docker_kernel.targets.engine.containers import partly_started
+from docker_kernel.targets.swarm.config import SwarmConfig
+from docker_kernel.targets.swarm.records import SwarmJob, SwarmPrepared
 
 SPEC = "docker-kernel-job"
 """The file below /run/secrets that has a job's spec."""
@@ -231,7 +233,7 @@ class _Poller:
 class _Run:
     """One job that this process follows."""
 
-    def __init__(self, job: Record, swarm: Swarm, poller: _Poller, explain: Callable[[SwarmTask], Awaitable[str]]):
+    def __init__(self, job: SwarmJob, swarm: Swarm, poller: _Poller, explain: Callable[[SwarmTask], Awaitable[str]]):
         self.ranks = [_Rank(rank, service, job["nonce"]) for rank, service in enumerate(job["services"])]
         self.cancelled = False
         self.failed: _Rank | None = None
@@ -425,16 +427,15 @@ class _Run:
                 reading.cancel()
 
 
-class SwarmTarget(Target):
+class SwarmTarget(Target[SwarmConfig, SwarmPrepared, SwarmJob]):
     """The nodes of a Swarm. What waits for a free place there, waits in the Swarm's own queue."""
 
     kind: ClassVar[str] = "swarm"
+    Config: ClassVar = SwarmConfig
     default_max_jobs: ClassVar[int] = 32
 
-    def __init__(self, name: str, config: TargetConfig) -> None:
+    def __init__(self, name: str, config: SwarmConfig) -> None:
         super().__init__(name, config)
-        assert isinstance(config, SwarmTargetConfig)
-        self._settings = config
         self._engine: Engine | None = None
         self._connecting = asyncio.Lock()
         self._poller = _Poller(self._swarm)
@@ -444,19 +445,17 @@ class SwarmTarget(Target):
     async def _swarm(self) -> Swarm:
         async with self._connecting:
             if self._engine is None:
-                engine = await Engine.connect(self._settings.engine, tls=self._settings.tls)
+                engine = await Engine.connect(self.config.engine, tls=self.config.tls)
                 await engine.swarm().manager()
                 self._engine = engine
         return self._engine.swarm()
 
     def _registry(self) -> Registry:
-        return Registry(self._settings.registry, registry_credentials)
+        return Registry(self.config.registry, registry_credentials)
 
     async def _store(self) -> ResultStore | None:
-        if self._results is None and self._settings.result_url is not None:
-            self._results = await background.in_own_thread(
-                result_store, self._settings.result_url, registry_credentials
-            )
+        if self._results is None and self.config.result_url is not None:
+            self._results = await background.in_own_thread(result_store, self.config.result_url, registry_credentials)
         return self._results
 
     # Before
@@ -469,7 +468,7 @@ class SwarmTarget(Target):
             return [Check("manager", "none", False, str(error))]
         usable = [node for node in nodes if node.usable]
         found = [
-            Check("manager", f"{self._settings.engine}, of {len(nodes)} nodes", True),
+            Check("manager", f"{self.config.engine}, of {len(nodes)} nodes", True),
             Check(
                 "nodes",
                 ", ".join(
@@ -482,13 +481,13 @@ class SwarmTarget(Target):
                 "" if usable else "No node takes jobs: see `docker node ls`, and start their engines.",
             ),
         ]
-        registry = self._settings.registry
+        registry = self.config.registry
         try:
             said = await background.in_own_thread(lambda: self._registry().check())
             found.append(Check("registry", f"{registry} {said}", True))
         except DockerKernelError as error:
             found.append(Check("registry", registry, False, str(error)))
-        if self._settings.result_url is None:
+        if self.config.result_url is None:
             found.append(Check("results", f"in the log, up to {INLINE // 1000} kB; result_url is not set", True))
         else:
             try:
@@ -497,7 +496,7 @@ class SwarmTarget(Target):
                 said = await background.in_own_thread(store.check)
                 found.append(Check("results", f"{store.url} {said}", True))
             except DockerKernelError as error:
-                found.append(Check("results", self._settings.result_url, False, str(error)))
+                found.append(Check("results", self.config.result_url, False, str(error)))
         return found
 
     async def _layers(self, kernel: KernelHandle, package: Package) -> tuple[list[Layer], list[str]]:
@@ -522,7 +521,7 @@ class SwarmTarget(Target):
         registry = await asyncio.to_thread(self._registry)
         return await bytes_to_push(kernel.engine, package.image, layers, registry, REPOSITORY)
 
-    async def prepare(self, kernel: KernelHandle, package: Package, progress: Progress) -> Record:
+    async def prepare(self, kernel: KernelHandle, package: Package, progress: Progress) -> SwarmPrepared:
         layers, constraints = await self._layers(kernel, package)
         registry = await asyncio.to_thread(self._registry)
         pushed = await push(kernel.engine, package.image, layers, registry, REPOSITORY, progress)
@@ -539,7 +538,7 @@ class SwarmTarget(Target):
             "capabilities": config.capabilities,
         }
 
-    async def release(self, prepared: Record) -> None:
+    async def release(self, prepared: SwarmPrepared) -> None:
         """Remove the image from the manager's node; other nodes, and the registry, have collectors of their own."""
         await self._swarm()
         assert self._engine is not None
@@ -552,7 +551,7 @@ class SwarmTarget(Target):
 
     # A job
 
-    async def start(self, task: JobTask, prepared: Record) -> Record:
+    async def start(self, task: JobTask, prepared: SwarmPrepared) -> SwarmJob:
         if task.attempt > 1:
             await self._remove_earlier(task)
         try:
@@ -567,18 +566,18 @@ class SwarmTarget(Target):
     async def _remove_earlier(self, task: JobTask) -> None:
         """Remove what earlier attempts left, as they do where the manager did not answer at their end."""
         swarm, having = await self._swarm(), {labels.JOB_ID: task.job_id}
-        record = self._record(task, {})
+        record = self._record(task, "")
         record["services"], record["secrets"] = [*await swarm.services(having)], [*await swarm.secrets(having)]
         await self._remove(record)
         for network in await swarm.networks(having):
             await swarm.remove_network(network)  # one that a dead node's task still has stays until the job's end
 
-    async def find(self, task: JobTask, prepared: Record) -> Record | None:
+    async def find(self, task: JobTask, prepared: SwarmPrepared) -> SwarmJob | None:
         swarm, having = await self._swarm(), {labels.JOB_ID: task.job_id}
         services = {name: service for service, name in (await swarm.services(having)).items()}
         kept = {name: secret for secret, name in (await swarm.secrets(having)).items()}
         networks = {name: network for network, name in (await swarm.networks(having)).items()}
-        record = self._record(task, prepared)
+        record = self._record(task, prepared.get("image", ""))
         record["services"] = [services[name] for name in task.names() if name in services]
         record["secrets"] = [kept[name] for name in task.names() if name in kept]
         record["network"] = networks.get(task.label)
@@ -590,18 +589,18 @@ class SwarmTarget(Target):
         return None
 
     @staticmethod
-    def _record(task: JobTask, prepared: Record) -> Record:
+    def _record(task: JobTask, image: str) -> SwarmJob:
         return {
             "job": task.job_id,
             "name": task.label,
             "nonce": str(task.spec["nonce"]),
-            "image": prepared.get("image", ""),
+            "image": image,
             "services": [],
             "secrets": [],
             "network": None,
         }
 
-    async def _create(self, task: JobTask, prepared: Record) -> Record:
+    async def _create(self, task: JobTask, prepared: SwarmPrepared) -> SwarmJob:
         swarm = await self._swarm()
         generic = await self._fits(task)
         uid, _, gid = str(prepared["user"]).partition(":")
@@ -613,7 +612,7 @@ class SwarmTarget(Target):
             labels.USER: str(os.getuid()),
         }
         spec = {**task.spec, "secrets": dict(task.secrets), "result": await self._result_settings(task, name)}
-        record = self._record(task, prepared)
+        record = self._record(task, prepared.get("image", ""))
         mounts: list[BindMount | VolumeMount] = [
             VolumeMount(one.source, one.at, read_only=True)
             if one.volume
@@ -648,7 +647,7 @@ class SwarmTarget(Target):
                         cpus=task.cpus,
                         pids=prepared["pids"],
                         generic=generic,
-                        constraints=[*self._settings.constraints, *prepared["constraints"]],
+                        constraints=[*self.config.constraints, *prepared["constraints"]],
                         network=record["network"],
                         cap_add=prepared["capabilities"],
                         stop_seconds=STOP_SECONDS,
@@ -692,14 +691,14 @@ class SwarmTarget(Target):
             f"{format_size(largest.memory)} and {largest.cpus:g} CPUs."
         )
 
-    async def _run(self, job: Record) -> _Run:
+    async def _run(self, job: SwarmJob) -> _Run:
         name = job["name"]
         if name not in self._runs:
             swarm = await self._swarm()
             self._runs.setdefault(name, _Run(job, swarm, self._poller, lambda task: self._explain(job, task)))
         return self._runs[name]
 
-    async def _explain(self, job: Record, task: SwarmTask) -> str:
+    async def _explain(self, job: SwarmJob, task: SwarmTask) -> str:
         """Why a node did not start a task, in words for the user."""
         node = self._poller.nodes.get(task.node)
         where = f"the node {node.name if node else task.node}"
@@ -723,7 +722,7 @@ class SwarmTarget(Target):
             return str(error)
         return ""
 
-    async def output(self, job: Record) -> AsyncIterator[tuple[int, bytes]]:
+    async def output(self, job: SwarmJob) -> AsyncIterator[tuple[int, bytes]]:
         if old := self._runs.pop(job["name"], None):
             old.stop_reading()
         run = await self._run(job)
@@ -731,12 +730,12 @@ class SwarmTarget(Target):
         async for rank, data in run.output():
             yield rank, data
 
-    async def outcome(self, job: Record) -> Outcome:
+    async def outcome(self, job: SwarmJob) -> Outcome:
         run = await self._run(job)
         await run.ended()
         return run.outcome()
 
-    async def cancel(self, job: Record) -> None:
+    async def cancel(self, job: SwarmJob) -> None:
         run = await self._run(job)
         with self._poller.watching():
             await self._poller.tick(fresh=True)
@@ -762,7 +761,7 @@ class SwarmTarget(Target):
             if all(task is None or task.over for task in tasks):
                 return
 
-    async def result(self, job: Record, digest: str, folder: Path) -> None:
+    async def result(self, job: SwarmJob, digest: str, folder: Path) -> None:
         place = ResultFolder(folder, self.config.max_result)
         if await asyncio.to_thread(place.complete, digest):
             return
@@ -784,7 +783,7 @@ class SwarmTarget(Target):
                 "Run it again; a result_url in the target's settings keeps results apart from the nodes."
             )
 
-    async def _from_log(self, job: Record, digest: str, place: ResultFolder) -> bool:
+    async def _from_log(self, job: SwarmJob, digest: str, place: ResultFolder) -> bool:
         """Look for the result in the log once more: in its last lines, then in all of it."""
         swarm = await self._swarm()
         for tail in (1000, None):
@@ -804,7 +803,7 @@ class SwarmTarget(Target):
                 return True
         return False
 
-    async def clean(self, job: Record) -> None:
+    async def clean(self, job: SwarmJob) -> None:
         run = self._runs.pop(job["name"], None)
         if run is not None:
             run.stop_reading()
@@ -816,7 +815,7 @@ class SwarmTarget(Target):
         if store is not None:
             await background.in_own_thread(store.remove, job["name"])
 
-    async def _remove(self, job: Record) -> None:
+    async def _remove(self, job: SwarmJob) -> None:
         swarm = await self._swarm()
         await asyncio.gather(*(swarm.remove(service) for service in job["services"]))
         await asyncio.gather(*(swarm.remove_secret(secret) for secret in job["secrets"]))
@@ -870,7 +869,7 @@ class _Collector:
         return [piece for _, piece in sorted(self._pieces[digest].items())]
 
 
-def _keep(log: list[bytes], job: Record, digest: str, place: ResultFolder) -> bool:
+def _keep(log: list[bytes], job: SwarmJob, digest: str, place: ResultFolder) -> bool:
     collector = _Collector(job["nonce"])
     for data in log:
         # The remembered part of a log may begin inside of a line.
