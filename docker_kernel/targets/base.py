@@ -116,6 +116,12 @@ class JobTask:
         return [self.label] if self.replicas == 1 else [f"{self.label}-{rank}" for rank in range(self.replicas)]
 
 
+def partly_started(count: int, task: JobTask) -> str:
+    """Why an attempt is lost of which not all tasks were started."""
+    begun = f"{count} of its {task.replicas} replicas had begun, and were ended"
+    return f"its Jupyter server ended while it was started: {begun}"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a job ended, as the target's engine tells it.

@@ -19,7 +19,7 @@ from docker_kernel.batch.result_store import ResultFolder
 from docker_kernel.engine import BindMount, ContainerSpec, ContainerState, Engine, ExecStream, File, VolumeMount
 from docker_kernel.errors import EngineError, EngineUnavailable, JobError, NotFound
 from docker_kernel.kernel import guest_files
-from docker_kernel.targets.base import ConfigT, JobTask, Outcome, Target
+from docker_kernel.targets.base import ConfigT, JobTask, Outcome, Target, partly_started
 from docker_kernel.targets.engine.records import EngineJob, EnginePrepared
 from docker_kernel.targets.engine.spare_jobs import SpareJob
 
@@ -318,12 +318,6 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
 def content_of(task: JobTask) -> dict[str, object]:
     """What a job's runner reads."""
     return {**task.spec, "secrets": dict(task.secrets)}
-
-
-def partly_started(count: int, task: JobTask) -> str:
-    """Why an attempt is lost of which not all tasks were started."""
-    begun = f"{count} of its {task.replicas} replicas had begun, and were ended"
-    return f"its Jupyter server ended while it was started: {begun}"
 
 
 async def _create_anew(engine: Engine, spec: ContainerSpec) -> str:
