@@ -401,8 +401,8 @@ def _layer(entries: Callable[[], Iterable[_Entry]], size: int, key: str = "", ke
     return _Made(Layer(digest, size, lambda: _pieces(entries())), 0)
 
 
-class _DigestCache:
-    """The digests of layers that were made before, in the user's cache folder: losing it costs only time."""
+class DigestCache:
+    """What is known of layers that were made before, in the user's cache folder: losing it costs only time."""
 
     def __init__(self) -> None:
         self._path = platformdirs.user_cache_path("docker-kernel") / "layers.sqlite"
@@ -433,7 +433,7 @@ class _DigestCache:
         return hashlib.sha256(key.encode()).hexdigest()
 
 
-_DIGESTS = _DigestCache()
+_DIGESTS = DigestCache()
 
 
 def tar_content(chunks: Iterable[bytes]) -> Iterator[bytes]:
