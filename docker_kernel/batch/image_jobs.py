@@ -20,12 +20,12 @@ from docker_kernel.batch.job_folder import DispatchFolder
 from docker_kernel.batch.manager import JobManager
 from docker_kernel.batch.output_folder import make_folder
 from docker_kernel.batch.record import JobRecord, digest_of
-from docker_kernel.batch.targets.base import JobTask, Package
 from docker_kernel.config import KernelConfig
 from docker_kernel.engine import BindMount, Engine
 from docker_kernel.guest.credentials import looks_secret
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.user import ContainerUser
+from docker_kernel.targets.base import JobTask, Package
 
 OWNER = "image:"
 """What the owner of an image's jobs begins with; the image's name follows."""

@@ -22,9 +22,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from docker_kernel import background, labels
+from docker_kernel import background, labels, targets
 from docker_kernel import config as configuration
-from docker_kernel.batch import targets
 from docker_kernel.batch.image_origin import ImageOrigin
 from docker_kernel.batch.job_folder import DispatchFolder, JobFolder, Lock, root
 from docker_kernel.batch.job_log import (
@@ -39,20 +38,21 @@ from docker_kernel.batch.job_log import (
     Raised,
     Taken,
 )
+from docker_kernel.batch.kept_task import attempted_task, kept_parts, kept_task, own_part, shared_part
 from docker_kernel.batch.ledger import Ledger
 from docker_kernel.batch.notebooks import Notebooks
 from docker_kernel.batch.output_folder import bring_files
 from docker_kernel.batch.record import JobRecord, State
 from docker_kernel.batch.replica_lines import ReplicaLines, with_pauses
 from docker_kernel.batch.result_store import ResultFolder
-from docker_kernel.batch.targets.base import JobTask, JobUnknown, Outcome, Package, Record, Target
-from docker_kernel.config import TargetConfig, format_size, read_target
+from docker_kernel.config import TargetTable, format_size, read_target
 from docker_kernel.engine import Engine
 from docker_kernel.errors import DockerKernelError, EngineError, EngineUnavailable, JobError, NotFound
 from docker_kernel.free_memory import give_back_memory
 from docker_kernel.guest.job_log import JobLog
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
+from docker_kernel.targets.base import AnyTarget, JobTask, JobUnknown, Outcome, Package
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +98,9 @@ WATCH_SECONDS = 1.0
 KEPT_DISPATCHES = 8
 """Of one owner, on one target: what their jobs started from is kept, so that they can be retried."""
 
+Kept = dict[str, Any]
+"""JSON of a folder or of a target: what it means is for who wrote it."""
+
 Listener = Callable[[JobRecord, dict[str, Any]], Awaitable[None]]
 """Gets a job's events, on the background loop."""
 
@@ -115,11 +118,11 @@ class Dispatch:
     """The jobs of one dispatch that this process follows, and what they start from."""
 
     group: str
-    target: Target
-    prepared: asyncio.Future[Record]
+    target: AnyTarget
+    prepared: asyncio.Future[Kept]
     holder: str = ""
     volume: str = ""
-    origin: Record | None = None
+    origin: Kept | None = None
     """The notebook image that its jobs run, from which what they start from can be made again; None for a kernel's."""
 
     jobs: list[str] = field(default_factory=list)
@@ -127,7 +130,7 @@ class Dispatch:
     preparing: bool = False
     """Whether what they start from is being sent, or was."""
 
-    shared: Record | None = None
+    shared: Kept | None = None
     """What the tasks of its jobs have in common, once it was read from what is kept."""
     ended: set[str] = field(default_factory=set)
     """Those that ended here, also where a full disk kept the ledger from knowing it."""
@@ -183,8 +186,9 @@ class JobManager:
         self.notebooks = Notebooks(self.ledger)
         self._running: dict[str, Running] = {}
         self._watching: dict[str, asyncio.Task[None]] = {}
-        self._targets: dict[str, list[Target]] = {}
-        self._slots: dict[Target, asyncio.Semaphore] = {}
+        self._targets: dict[str, list[tuple[TargetTable, AnyTarget]]] = {}
+        """By name: each of the settings that jobs were sent with, and the target that these make."""
+        self._slots: dict[AnyTarget, asyncio.Semaphore] = {}
         self._listeners: dict[str, list[Listener]] = {}
         self._collecting: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -207,19 +211,18 @@ class JobManager:
         if not self._listeners[owner]:
             del self._listeners[owner]
 
-    def target(self, name: str, config: TargetConfig) -> Target:
+    def target(self, name: str, table: TargetTable) -> AnyTarget:
         """The target of a name; one instance for all jobs that were sent with the same settings."""
         known = self._targets.setdefault(name, [])
-        for one in known:
-            if one.given == config:
-                return one
-        made = targets.load(name, config)
-        made.given = config
-        known.append(made)
-        self._slots[made] = asyncio.Semaphore(config.max_jobs or made.default_max_jobs)
+        for given, target in known:
+            if given == table:
+                return target
+        made = targets.load(name, table)
+        known.append((table, made))
+        self._slots[made] = asyncio.Semaphore(table.max_jobs or made.default_max_jobs)
         return made
 
-    def _target_of(self, name: str, sent: Record | None) -> Target:
+    def _target_of(self, name: str, sent: Kept | None) -> AnyTarget:
         """The target of a dispatch: as it was when its jobs were sent, if that is still known.
 
         Args:
@@ -231,7 +234,7 @@ class JobManager:
         kept = (sent or {}).get("config")
         return self.target(name, configuration.load().target(name) if kept is None else read_target(name, kept))
 
-    async def _target_for(self, record: JobRecord) -> Target:
+    async def _target_for(self, record: JobRecord) -> AnyTarget:
         sent = await asyncio.to_thread(DispatchFolder(record.group).read, "dispatch.json")
         return self._target_of(record.target, sent)
 
@@ -252,7 +255,7 @@ class JobManager:
 
     def secret_names(self, record: JobRecord) -> list[str]:
         """The secrets that a job was sent with, whose values nobody keeps. Blocks: it reads the job's folder."""
-        kept = targets.kept_parts(self._shared(record), JobFolder(record.id).read("task.json"))
+        kept = kept_parts(self._shared(record), JobFolder(record.id).read("task.json"))
         return [] if kept is None else list(kept["secrets"])
 
     def ended(self, older_than: float, owner: str | None = None) -> list[JobRecord]:
@@ -266,13 +269,13 @@ class JobManager:
 
     async def forget_kernel(self, kernel_id: str) -> None:
         """Let go of what targets keep ready for a kernel that ends."""
-        for target in [one for known in self._targets.values() for one in known]:
+        for target in [target for known in self._targets.values() for _, target in known]:
             await target.forget_kernel(kernel_id)
 
     # Starting
 
     async def submit(
-        self, kernel: KernelHandle, target: Target, package: Package, jobs: Iterable[tuple[JobRecord, JobTask]]
+        self, kernel: KernelHandle, target: AnyTarget, package: Package, jobs: Iterable[tuple[JobRecord, JobTask]]
     ) -> None:
         """Take over the jobs of a dispatch: its state is sent, and its jobs run, while the caller goes on."""
         loop = asyncio.get_running_loop()
@@ -287,12 +290,12 @@ class JobManager:
             if not package.live_workspace:
                 await asyncio.to_thread(self.ledger.keep_source, source)
                 await asyncio.to_thread(self._keep, dispatch, None)
-                await asyncio.to_thread(dispatch.folder.write, "task.json", targets.shared_part(started[0][1]))
+                await asyncio.to_thread(dispatch.folder.write, "task.json", shared_part(started[0][1]))
             for record, task in started:
                 folder = JobFolder(record.id)
                 await self._take(Running(record, dispatch, task, folder))
                 if not record.live:
-                    await asyncio.to_thread(folder.write, "task.json", targets.own_part(task))
+                    await asyncio.to_thread(folder.write, "task.json", own_part(task))
         except BaseException as error:
             await self._drop(dispatch)
             if isinstance(error, OSError):
@@ -315,11 +318,12 @@ class JobManager:
                 running.lock.close()
             await asyncio.to_thread(JobFolder(job).remove)
 
-    def _keep(self, dispatch: Dispatch, prepared: Record | None) -> None:
+    def _keep(self, dispatch: Dispatch, prepared: Kept | None) -> None:
         """Write down what another process needs to go on with a dispatch."""
         target = dispatch.target
-        config = {**target.given.model_dump(mode="json", exclude_defaults=True), "kind": target.given.kind}
-        kept: Record = {"target": target.name, "config": config}
+        table = next(table for table, known in self._targets[target.name] if known is target)
+        config = {**table.model_dump(mode="json", exclude_defaults=True), "kind": table.kind}
+        kept: Kept = {"target": target.name, "config": config}
         kept |= {"volume": dispatch.volume, "holder": dispatch.holder}
         kept |= {"jobs": dispatch.jobs, "origin": dispatch.origin, "prepared": prepared}
         dispatch.folder.write("dispatch.json", kept)
@@ -488,7 +492,7 @@ class JobManager:
         await self._change(record, "running")
         return ""
 
-    async def _start(self, running: Running, prepared: Record) -> None:
+    async def _start(self, running: Running, prepared: Kept) -> None:
         record = running.record
         await self._change(record, "starting")
         starting = asyncio.ensure_future(running.dispatch.target.start(running.task, prepared))
@@ -701,7 +705,7 @@ class JobManager:
 
     # Results
 
-    async def _collect(self, record: JobRecord, target: Target, folder: JobFolder) -> None:
+    async def _collect(self, record: JobRecord, target: AnyTarget, folder: JobFolder) -> None:
         """Bring a result to the host, and only then remove what the job left on its target."""
         assert record.placed is not None
         try:
@@ -864,7 +868,7 @@ class JobManager:
         shared = known.shared if known else None
         if shared is None:
             shared = await asyncio.to_thread(self._shared, record)
-        kept = targets.kept_parts(shared, own)
+        kept = kept_parts(shared, own)
         if kept is None or sent is None:
             raise JobError(f"What the job {record.id} started from is gone: run its cell again.")
         lacking = sorted(set(kept["secrets"]) - set(secrets))
@@ -879,11 +883,11 @@ class JobManager:
             raise JobError(f"What the job {record.id} was to start from was not sent: run its cell again.")
         dispatch = self._known_dispatch(record, sent)
         dispatch.shared = shared
-        return Running(record, dispatch, targets.kept_task(record, kept, secrets), folder)
+        return Running(record, dispatch, kept_task(record, kept, secrets), folder)
 
-    def _shared(self, record: JobRecord) -> Record:
+    def _shared(self, record: JobRecord) -> Kept:
         """What the tasks of a job's dispatch have in common, as far as it is kept. Blocks."""
-        shared: Record = DispatchFolder(record.group).read("task.json") or {"spec": {}}
+        shared: Kept = DispatchFolder(record.group).read("task.json") or {"spec": {}}
         source = self.ledger.source(record)
         return shared if source is None else {**shared, "spec": {**shared["spec"], "source": source}}
 
@@ -892,12 +896,12 @@ class JobManager:
         found = await (await self._kernels_engine()).volumes(f"{labels.KIND}={labels.KIND_VOLUME}")
         return name in {volume["Name"] for volume in found}
 
-    def _known_dispatch(self, record: JobRecord, sent: Record | None) -> Dispatch:
+    def _known_dispatch(self, record: JobRecord, sent: Kept | None) -> Dispatch:
         """The dispatch that a job is of, from what its folder keeps of it."""
         known = self._dispatches.get(record.group)
         if known is None:
             sent = sent or {}
-            prepared: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
+            prepared: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
             if sent.get("prepared") is not None:
                 prepared.set_result(sent["prepared"])
             known = Dispatch(
@@ -979,7 +983,7 @@ class JobManager:
                 return
             record.retries = 0
             why = f"its Jupyter server ended while it was started. {error}"
-            running = Running(record, dispatch, targets.attempted_task(record), folder, why_not=why)
+            running = Running(record, dispatch, attempted_task(record), folder, why_not=why)
         if why := await asyncio.to_thread(folder.asked_to_cancel):
             running.end, running.why = "cancelled", why
         running.may_start = start
@@ -1070,7 +1074,7 @@ class JobManager:
             await self._let_go(sent["target"], sent)
         await asyncio.to_thread(folder.remove)
 
-    async def _let_go(self, target: str, sent: Record) -> None:
+    async def _let_go(self, target: str, sent: Kept) -> None:
         """Remove from a target what a dispatch's jobs started from."""
         with contextlib.suppress(DockerKernelError):
             if sent["prepared"] is not None:
