@@ -26,9 +26,9 @@ from benchmarks.contenders import IMAGE, OURS, end, execute
 from benchmarks.table import Row, at_most, compared, markdown
 from docker_kernel import background
 from docker_kernel.batch.manager import manager as manager_of_jobs
-from docker_kernel.batch.targets.swarm import SPEC
 from docker_kernel.engine import Engine
 from docker_kernel.kernel import guest_files
+from docker_kernel.targets.swarm.target import SPEC
 from tests.swarm import TwoNodes, running_swarm
 
 LABEL = "io.docker-kernel.benchmark"

@@ -187,55 +187,9 @@ class TargetConfig(_Strict):
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-class LocalTargetConfig(TargetConfig):
-    """`kind = "local"`: the kernel's own engine."""
-
-    kind: Literal["local"] = Field("local", description="The kernel's own engine.")
-
-
-class DockerTargetConfig(TargetConfig):
-    """`kind = "docker"`: another engine."""
-
-    kind: Literal["docker"] = Field("docker", description="Another engine.")
-    engine: str = Field(
-        min_length=1, description="A docker context's name, or ssh://, tcp:// (with TLS) or unix:// and its address."
-    )
-    tls: Path | None = Field(
-        None, description="Folder with ca.pem, cert.pem and key.pem for a tcp:// address; a context has its own."
-    )
-    registry: str | None = Field(
-        None, description="HOST[:PORT]/PREFIX through which images go; without it, straight to the engine."
-    )
-
-
-class SwarmTargetConfig(TargetConfig):
-    """`kind = "swarm"`: the nodes of a Docker Swarm."""
-
-    kind: Literal["swarm"] = Field("swarm", description="The nodes of a Docker Swarm.")
-    engine: str = Field("default", min_length=1, description="A manager of the Swarm: as for `docker`.")
-    tls: Path | None = Field(
-        None, description="Folder with ca.pem, cert.pem and key.pem for a tcp:// address; a context has its own."
-    )
-    registry: str = Field(min_length=1, description="HOST[:PORT]/PREFIX where images go, as all nodes reach it.")
-    result_url: str | None = Field(
-        None,
-        description="Where jobs put results that are too large for their log: oci+http://, oci+https:// (a registry "
-        "and prefix, as the jobs reach it), or any fsspec URL whose store can sign uploads, such as s3://.",
-    )
-    constraints: list[str] = Field(
-        default_factory=list, description="On which nodes jobs may run, such as node.labels.disk == ssd."
-    )
-
-
-TARGET_KINDS: dict[str, type[TargetConfig]] = {
-    "local": LocalTargetConfig,
-    "docker": DockerTargetConfig,
-    "swarm": SwarmTargetConfig,
-}
-
-
-class PluginTargetConfig(TargetConfig):
-    """A target whose kind is a plugin's: its other settings are checked by the plugin (docs/targets.md)."""
+class TargetTable(TargetConfig):
+    """A target's table in the config file, as it is: its other settings are its kind's, and checked by that
+    (`targets.load`) when it is used, so that a mistake in one keeps no kernel from its start."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -249,25 +203,23 @@ class UserConfig(_Strict):
     allowed_mounts: list[Path] | None = Field(
         None, description="Folders below which extra mounts may lie; not given, any folder but / may be mounted."
     )
-    targets: dict[str, TargetConfig] = Field(default_factory=dict, description="Where jobs can run, by name.")
+    targets: dict[str, TargetTable] = Field(default_factory=dict, description="Where jobs can run, by name.")
     registries: dict[str, str] = Field(
         default_factory=dict, description="Where notebook images can be pushed, by name: HOST[:PORT][/PREFIX]."
     )
 
-    @field_validator("targets", mode="wrap")
+    @field_validator("targets", mode="before")
     @classmethod
-    def _targets_by_kind(cls, value: object, handler: Any) -> object:
+    def _targets_by_name(cls, value: object) -> object:
         if not isinstance(value, dict):
-            return handler(value)
-        found: dict[str, TargetConfig] = {}
+            return value
+        found: dict[str, TargetTable] = {}
         for name, settings in value.items():
-            if isinstance(settings, TargetConfig):
-                found[name] = settings
-                continue
-            if not isinstance(settings, dict):
+            if not isinstance(settings, TargetTable | dict):
                 raise ValueError(f"{name}: a target is a table, [targets.{name}]")
-            model = TARGET_KINDS.get(str(settings.get("kind", "local")), PluginTargetConfig)
-            found[name] = validate(model, settings, f"[targets.{name}]")
+            found[name] = (
+                validate(TargetTable, settings, f"[targets.{name}]") if isinstance(settings, dict) else settings
+            )
         return found
 
     def kernel_config(self, stanza: Mapping[str, Any], where: str) -> KernelConfig:
@@ -283,11 +235,11 @@ class UserConfig(_Strict):
         config: KernelConfig = validate(KernelConfig, {**self.kernel, **stanza}, where)
         return config
 
-    def all_targets(self) -> dict[str, TargetConfig]:
+    def all_targets(self) -> dict[str, TargetTable]:
         """The targets by name, `local` among them."""
-        return {"local": LocalTargetConfig(), **self.targets}
+        return {"local": TargetTable(), **self.targets}
 
-    def target(self, name: str) -> TargetConfig:
+    def target(self, name: str) -> TargetTable:
         """A target by its name; `local` is always there. Raises ConfigError, naming the ones that are."""
         known = self.all_targets()
         if name not in known:
@@ -297,7 +249,7 @@ class UserConfig(_Strict):
         return known[name]
 
 
-def read_target(name: str, settings: Mapping[str, Any]) -> TargetConfig:
+def read_target(name: str, settings: Mapping[str, Any]) -> TargetTable:
     """One target's settings, as its table in the config file has them; raises ConfigError."""
     return UserConfig(targets={name: settings}).targets[name]
 

@@ -11,8 +11,7 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
-from docker_kernel import config, images, kernelspec, labels
-from docker_kernel.batch import targets
+from docker_kernel import config, images, kernelspec, labels, targets
 from docker_kernel.config import UserConfig, format_size
 from docker_kernel.engine import ContainerSpec, Engine
 from docker_kernel.errors import DockerKernelError, EngineError, ImageMissing

@@ -44,17 +44,7 @@ BUILD_NAME = "docker-kernel-build-"
 """What the name of a container begins with that its maker removes at once."""
 
 KIND_NOTEBOOK_IMAGE = "notebook-image"
-KIND_RUN = "notebook-run"
-KIND_SCHEDULED = "scheduled-run"
-"""A run of a notebook image that jupyter-scheduler asked for."""
-
 KERNEL_ID = PREFIX + "kernel-id"
-SCHEDULER = PREFIX + "scheduler"
-"""On a scheduled run: the digest of its scheduler's database, as there may be several of a user's."""
-
-NONCE = PREFIX + "nonce"
-"""On a scheduled run: what the markers in its log carry."""
-
 JOB_ID = PREFIX + "job-id"
 MAKER = PREFIX + "maker"
 """On what is of use only to the process that made it, if it never started: that process (kernel/makers.py)."""

@@ -1,6 +1,7 @@
 """Renews the tables of configuration.md from the schema itself, and checks its examples: conf.py does at every build.
 
-A table stands between `<!-- settings: MODEL -->` and `<!-- end -->`; the models are those of docker_kernel.config.
+A table stands between `<!-- settings: MODEL -->` and `<!-- end -->`; the models are those of docker_kernel.config, and
+those of each kind of target.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
-from docker_kernel import config
+from docker_kernel import config, targets
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,6 +26,9 @@ else:
 PAGE = Path(__file__).parent / "configuration.md"
 TABLE = re.compile(r"(<!-- settings: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 EXAMPLE = re.compile(r"^```(json|toml)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+KINDS = ("local", "docker", "swarm")
+"""Those of targets that are ours."""
 
 NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
 BOUNDS = {"gt": "greater than {}", "ge": "at least {}", "lt": "less than {}", "le": "at most {}"}
@@ -39,10 +43,17 @@ def renew(page: Path = PAGE) -> bool:
     old = page.read_text(encoding="utf-8")
     for language, text in EXAMPLE.findall(old):
         check(language, text)
-    new = TABLE.sub(lambda found: found[1] + table(getattr(config, found[2])) + found[3], old)
+    new = TABLE.sub(lambda found: found[1] + table(model(found[2])) + found[3], old)
     if new != old:
         page.write_text(new, encoding="utf-8")
     return new != old
+
+
+def model(name: str) -> type[BaseModel]:
+    """The settings of that name."""
+    own = {kind.Config.__name__: kind.Config for kind in (targets.kind_class(one, "the page") for one in KINDS)}
+    found: type[BaseModel] = own.get(name) or getattr(config, name)
+    return found
 
 
 def table(model: type[BaseModel]) -> str:
@@ -87,7 +98,7 @@ def _plain(kind: Any) -> str:
     if origin is dict:
         return "table" if parts[1] is Any else f"table of {type_text(parts[1])}"
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return f"`{kind.__name__}` (below)"
+        return "tables (below)"
     return NAMES[kind]
 
 
@@ -112,6 +123,9 @@ def check(language: str, text: str) -> None:
     if language == "toml":
         file: config.UserConfig = config.validate(config.UserConfig, tomllib.loads(text), "the example")
         file.kernel_config({}, "the example")
+        for name, settings in file.targets.items():
+            if settings.kind in KINDS:
+                targets.load(name, settings)
     else:
         stanza = json.loads(text)["metadata"]["kernel_provisioner"]
         config.UserConfig().kernel_config(stanza["config"], "the example")

@@ -27,7 +27,7 @@ from pathlib import Path
 from docker_kernel import background
 from docker_kernel.batch.broker import Broker
 from docker_kernel.batch.manager import JobManager, manager
-from docker_kernel.batch.targets.spare_jobs import SpareJob
+from docker_kernel.targets.engine.spare_jobs import SpareJob
 from docker_kernel.engine import Engine, ExecStream
 
 left = contextvars.ContextVar("left", default=None)

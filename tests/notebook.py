@@ -17,7 +17,7 @@ from jupyter_client.manager import KernelManager
 from jupyter_client.multikernelmanager import MultiKernelManager
 
 from docker_kernel import labels
-from docker_kernel.batch.targets.base import Package
+from docker_kernel.targets.base import Package
 from tests.patience import patient, until
 
 KERNEL_IDS: set[str] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -339,6 +340,11 @@ def test_targets_are_listed_and_checked(tmp_path: Path) -> None:
     assert "small (local), mars (rocket)" in diagnosis
 
 
+def beside(packages: Path) -> str:
+    """Where Python finds packages: there, too."""
+    return os.pathsep.join(filter(None, [str(packages), os.environ.get("PYTHONPATH")]))
+
+
 def test_a_plugin_as_the_docs_write_it_is_a_target(tmp_path: Path) -> None:
     page = (Path(__file__).parent.parent / "docs" / "targets.md").read_text()
     code = page.split("```python\n")[1].split("```")[0]
@@ -350,7 +356,7 @@ def test_a_plugin_as_the_docs_write_it_is_a_target(tmp_path: Path) -> None:
         "[docker_kernel.targets]\nrocket = my_package:RocketTarget\nbroken = no_such_package:Target\n"
     )
     config = tmp_path / "config.toml"
-    env = {"DOCKER_KERNEL_CONFIG": str(config), "PYTHONPATH": str(tmp_path)}
+    env = {"DOCKER_KERNEL_CONFIG": str(config), "PYTHONPATH": beside(tmp_path)}
     config.write_text('[targets.moon]\nkind = "rocket"\nlaunch_pad = "Kourou"\nmemory = "1g"\n')
     checked = run("targets", "check", "moon", **env)
     assert checked.returncode == 0 and "Kourou" in checked.stdout, checked
@@ -359,6 +365,25 @@ def test_a_plugin_as_the_docs_write_it_is_a_target(tmp_path: Path) -> None:
     assert "there is no setting 'launchpad' (did you mean 'launch_pad'?)" in refused
     broken = run("targets", "check", "bad", **env)
     assert broken.returncode == 1 and "'broken' cannot be used" in broken.stdout and not broken.stderr
+
+
+def test_a_plugin_without_settings_of_its_own_gets_its_table(tmp_path: Path) -> None:
+    (tmp_path / "my_package.py").write_text(
+        "from docker_kernel.targets.base import Check, Target\n"
+        "class BareTarget(Target):\n"
+        "    kind = 'bare'\n"
+        "    async def check(self):\n"
+        "        return [Check('table', f'{self.config.memory} {self.config.model_extra}', True)]\n"
+        "BareTarget.__abstractmethods__ = frozenset()\n"
+    )
+    about = tmp_path / "my_package-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[docker_kernel.targets]\nbare = my_package:BareTarget\n")
+    config = tmp_path / "config.toml"
+    config.write_text('[targets.moon]\nkind = "bare"\nfuel = "lots"\nmemory = "1k"\n')
+    env = {"DOCKER_KERNEL_CONFIG": str(config), "PYTHONPATH": beside(tmp_path)}
+    assert "1024 {'fuel': 'lots'}" in run("targets", "check", "moon", **env).stdout
 
 
 def test_targets_that_cannot_be_reached_fail_the_check(tmp_path: Path) -> None:

@@ -23,15 +23,15 @@ import pytest
 
 from docker_kernel import background, labels
 from docker_kernel.batch.job_folder import JobFolder
-from docker_kernel.batch.targets import containers
-from docker_kernel.batch.targets.containers import BACK_SECONDS
 from docker_kernel.engine import Engine
 from docker_kernel.guest import blob_files, snapshot
-from tests.batch.targets.places import docker, docker_registry
+from docker_kernel.targets.engine import containers
+from docker_kernel.targets.engine.containers import BACK_SECONDS
 from tests.conftest import NotebookMaker
 from tests.engines import OwnRegistry, SecondEngine
 from tests.notebook import HOLD, Notebook, let_go
 from tests.patience import patient, until
+from tests.targets.places import docker, docker_registry
 from tests.test_cli import run
 
 SLOW = bool(os.environ.get("DOCKER_KERNEL_SLOW"))

@@ -22,7 +22,7 @@ LAYERS = [
     ["guest"],
     ["runner"],
     ["kernel"],
-    ["batch"],
+    ["batch", "targets"],
     ["kernelspec", "prune"],
     ["containerize"],
     ["saved_kernel"],

@@ -33,13 +33,13 @@ from docker_kernel.batch.package import (
     write_workspace,
 )
 from docker_kernel.batch.record import JobRecord, digest_of
-from docker_kernel.batch.targets.base import InputMount, JobTask, Package, Target
-from docker_kernel.config import Size, TargetConfig, format_size
+from docker_kernel.config import Size, TargetTable, format_size
 from docker_kernel.engine import ContainerSpec, VolumeMount
 from docker_kernel.errors import EngineError, JobError
 from docker_kernel.guest.credentials import looks_secret, names_credentials, without_credentials
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
+from docker_kernel.targets.base import AnyTarget, InputMount, JobTask, Package
 
 log = logging.getLogger(__name__)
 
@@ -342,7 +342,7 @@ class Broker:
             "held_back_in_home": list(environment.held_back[:1000]),
         }
 
-    def _target(self, name: str, live: bool) -> tuple[TargetConfig, Target]:
+    def _target(self, name: str, live: bool) -> tuple[TargetTable, AnyTarget]:
         config = self._kernel.user_config.target(name)
         if live and config.kind != "local":
             raise JobError(f"The target {name!r} cannot work on the workspace itself: use %%dispatch --on {name}.")
@@ -451,7 +451,7 @@ class Broker:
         asked: float | None,
         targets: float | None,
         kernels: float | None,
-        config: TargetConfig,
+        config: TargetTable,
         replicas: int = 1,
     ) -> float | None:
         """A task's limit: what was asked for, or its part of the most that a job may have, which is the target's own
@@ -473,7 +473,7 @@ class Broker:
             )
         return asked
 
-    def _gpus(self, asked: str | None, config: TargetConfig, replicas: int) -> str | None:
+    def _gpus(self, asked: str | None, config: TargetTable, replicas: int) -> str | None:
         allowed = config.gpus or (self._kernel.config.gpus if config.kind == "local" else None)
         if asked is None:
             return allowed if config.kind == "local" else None
@@ -647,7 +647,7 @@ def _memory(text: str | None) -> int | None:
     return memory
 
 
-def _inputs(asked: dict[str, str], config: TargetConfig, target: str) -> tuple[list[InputMount], dict[str, str]]:
+def _inputs(asked: dict[str, str], config: TargetTable, target: str) -> tuple[list[InputMount], dict[str, str]]:
     """What of the inputs is mounted, and what the job fetches itself by URL."""
     mounts, fetched = [], {}
     for name, uri in asked.items():

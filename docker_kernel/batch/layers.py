@@ -24,11 +24,11 @@ import platformdirs
 
 from docker_kernel import background
 from docker_kernel.batch.manifest import Manifest, parse
-from docker_kernel.batch.targets.base import Package
 from docker_kernel.engine import STREAM_STDOUT, ExecStream, File, archive
 from docker_kernel.errors import DockerKernelError, JobError, NotFound
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
+from docker_kernel.targets.base import Package
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +89,10 @@ async def job_layers(kernel: KernelHandle, package: Package) -> list[Layer]:
     Raises:
         JobError: a blob of the snapshot is gone, or was changed.
     """
-    uid, _, gid = kernel.user.partition(":")
     state = _StateFolder(kernel, package.holder or kernel.container_id)
+    if not package.manifest:
+        return [await asyncio.to_thread(lambda: _layer_of_files([*kernel.guest_files(), *state.folders()]))]
+    uid, _, gid = kernel.user.partition(":")
     manifest = parse(Manifest, package.manifest)
     own, buckets = _partition(manifest)
     layers = [await asyncio.to_thread(lambda: _layer_of_files([*kernel.guest_files(), *state.folders()]))]
@@ -401,8 +403,8 @@ def _layer(entries: Callable[[], Iterable[_Entry]], size: int, key: str = "", ke
     return _Made(Layer(digest, size, lambda: _pieces(entries())), 0)
 
 
-class _DigestCache:
-    """The digests of layers that were made before, in the user's cache folder: losing it costs only time."""
+class DigestCache:
+    """What is known of layers that were made before, in the user's cache folder: losing it costs only time."""
 
     def __init__(self) -> None:
         self._path = platformdirs.user_cache_path("docker-kernel") / "layers.sqlite"
@@ -433,7 +435,7 @@ class _DigestCache:
         return hashlib.sha256(key.encode()).hexdigest()
 
 
-_DIGESTS = _DigestCache()
+_DIGESTS = DigestCache()
 
 
 def tar_content(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -12,17 +12,19 @@ import contextlib
 import dataclasses
 import logging
 import re
+import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from docker_kernel import background, labels, targets
 from docker_kernel import config as configuration
-from docker_kernel import labels
-from docker_kernel.batch import targets
+from docker_kernel.batch.image_origin import ImageOrigin
 from docker_kernel.batch.job_folder import DispatchFolder, JobFolder, Lock, root
 from docker_kernel.batch.job_log import (
     MARKERS,
@@ -32,23 +34,26 @@ from docker_kernel.batch.job_log import (
     Display,
     End,
     Input,
-    JobLog,
     Metrics,
     Progress,
     Raised,
     Taken,
 )
+from docker_kernel.batch.kept_task import attempted_task, kept_parts, kept_task, own_part, shared_part
 from docker_kernel.batch.ledger import Ledger
 from docker_kernel.batch.notebooks import Notebooks
+from docker_kernel.batch.output_folder import bring_files
 from docker_kernel.batch.record import JobRecord, State
 from docker_kernel.batch.replica_lines import ReplicaLines, with_pauses
 from docker_kernel.batch.result_store import ResultFolder
-from docker_kernel.batch.targets.base import JobTask, JobUnknown, Outcome, Package, Record, Target
-from docker_kernel.config import TargetConfig, format_size, read_target
+from docker_kernel.config import TargetTable, format_size, read_target
 from docker_kernel.engine import Engine
 from docker_kernel.errors import DockerKernelError, EngineError, EngineUnavailable, JobError, NotFound
 from docker_kernel.free_memory import give_back_memory
+from docker_kernel.guest.job_log import JobLog
+from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
+from docker_kernel.targets.base import AnyTarget, JobTask, JobUnknown, Outcome, Package
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +71,9 @@ CANNOT_START = 3
 
 NOT_HERE = "its result is not here yet:"
 """Begins what is said of a result that could not be brought; it goes from the reason when the result has come."""
+
+LAST_WORDS = 1 << 16
+"""Bytes at the end of an image's output where it says why it ended."""
 
 MAX_METRICS = 1000
 """Names of metrics whose last values a job's record keeps."""
@@ -91,6 +99,9 @@ WATCH_SECONDS = 1.0
 KEPT_DISPATCHES = 8
 """Of one owner, on one target: what their jobs started from is kept, so that they can be retried."""
 
+Kept = dict[str, Any]
+"""JSON of a folder or of a target: what it means is for who wrote it."""
+
 Listener = Callable[[JobRecord, dict[str, Any]], Awaitable[None]]
 """Gets a job's events, on the background loop."""
 
@@ -108,13 +119,19 @@ class Dispatch:
     """The jobs of one dispatch that this process follows, and what they start from."""
 
     group: str
-    target: Target
-    prepared: asyncio.Future[Record]
+    target: AnyTarget
+    prepared: asyncio.Future[Kept]
     holder: str = ""
     volume: str = ""
+    origin: Kept | None = None
+    """The notebook image that its jobs run, from which what they start from can be made again; None for a kernel's."""
+
     jobs: list[str] = field(default_factory=list)
     under_way: set[str] = field(default_factory=set)
-    shared: Record | None = None
+    preparing: bool = False
+    """Whether what they start from is being sent, or was."""
+
+    shared: Kept | None = None
     """What the tasks of its jobs have in common, once it was read from what is kept."""
     ended: set[str] = field(default_factory=set)
     """Those that ended here, also where a full disk kept the ledger from knowing it."""
@@ -151,6 +168,9 @@ class Running:
     text: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
     lines: ReplicaLines = field(default_factory=ReplicaLines)
     raised: str = ""
+    last_words: str = ""
+    """The last line in which an image says why it ended (docs/notebook-image.md)."""
+
     interrupted: bool = False
     unknown: bool = False
     may_start: bool = True
@@ -171,8 +191,9 @@ class JobManager:
         self.notebooks = Notebooks(self.ledger)
         self._running: dict[str, Running] = {}
         self._watching: dict[str, asyncio.Task[None]] = {}
-        self._targets: dict[str, list[Target]] = {}
-        self._slots: dict[Target, asyncio.Semaphore] = {}
+        self._targets: dict[str, list[tuple[TargetTable, AnyTarget]]] = {}
+        """By name: each of the settings that jobs were sent with, and the target that these make."""
+        self._slots: dict[AnyTarget, asyncio.Semaphore] = {}
         self._listeners: dict[str, list[Listener]] = {}
         self._collecting: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -195,19 +216,18 @@ class JobManager:
         if not self._listeners[owner]:
             del self._listeners[owner]
 
-    def target(self, name: str, config: TargetConfig) -> Target:
+    def target(self, name: str, table: TargetTable) -> AnyTarget:
         """The target of a name; one instance for all jobs that were sent with the same settings."""
         known = self._targets.setdefault(name, [])
-        for one in known:
-            if one.given == config:
-                return one
-        made = targets.load(name, config)
-        made.given = config
-        known.append(made)
-        self._slots[made] = asyncio.Semaphore(config.max_jobs or made.default_max_jobs)
+        for given, target in known:
+            if given == table:
+                return target
+        made = targets.load(name, table)
+        known.append((table, made))
+        self._slots[made] = asyncio.Semaphore(table.max_jobs or made.default_max_jobs)
         return made
 
-    def _target_of(self, name: str, sent: Record | None) -> Target:
+    def _target_of(self, name: str, sent: Kept | None) -> AnyTarget:
         """The target of a dispatch: as it was when its jobs were sent, if that is still known.
 
         Args:
@@ -219,7 +239,7 @@ class JobManager:
         kept = (sent or {}).get("config")
         return self.target(name, configuration.load().target(name) if kept is None else read_target(name, kept))
 
-    async def _target_for(self, record: JobRecord) -> Target:
+    async def _target_for(self, record: JobRecord) -> AnyTarget:
         sent = await asyncio.to_thread(DispatchFolder(record.group).read, "dispatch.json")
         return self._target_of(record.target, sent)
 
@@ -240,7 +260,7 @@ class JobManager:
 
     def secret_names(self, record: JobRecord) -> list[str]:
         """The secrets that a job was sent with, whose values nobody keeps. Blocks: it reads the job's folder."""
-        kept = targets.kept_parts(self._shared(record), JobFolder(record.id).read("task.json"))
+        kept = kept_parts(self._shared(record), JobFolder(record.id).read("task.json"))
         return [] if kept is None else list(kept["secrets"])
 
     def ended(self, older_than: float, owner: str | None = None) -> list[JobRecord]:
@@ -254,17 +274,18 @@ class JobManager:
 
     async def forget_kernel(self, kernel_id: str) -> None:
         """Let go of what targets keep ready for a kernel that ends."""
-        for target in [one for known in self._targets.values() for one in known]:
+        for target in [target for known in self._targets.values() for _, target in known]:
             await target.forget_kernel(kernel_id)
 
     # Starting
 
     async def submit(
-        self, kernel: KernelHandle, target: Target, package: Package, jobs: Iterable[tuple[JobRecord, JobTask]]
+        self, kernel: KernelHandle, target: AnyTarget, package: Package, jobs: Iterable[tuple[JobRecord, JobTask]]
     ) -> None:
         """Take over the jobs of a dispatch: its state is sent, and its jobs run, while the caller goes on."""
         loop = asyncio.get_running_loop()
-        dispatch = Dispatch(package.package_id, target, loop.create_future(), package.holder, kernel.volume)
+        origin = kernel.to_dict() if isinstance(kernel, ImageOrigin) else None
+        dispatch = Dispatch(package.package_id, target, loop.create_future(), package.holder, kernel.volume, origin)
         self._dispatches[dispatch.group] = dispatch
         self._engine = kernel.engine
         started = list(jobs)
@@ -274,18 +295,19 @@ class JobManager:
             if not package.live_workspace:
                 await asyncio.to_thread(self.ledger.keep_source, source)
                 await asyncio.to_thread(self._keep, dispatch, None)
-                await asyncio.to_thread(dispatch.folder.write, "task.json", targets.shared_part(started[0][1]))
+                await asyncio.to_thread(dispatch.folder.write, "task.json", shared_part(started[0][1]))
             for record, task in started:
                 folder = JobFolder(record.id)
                 await self._take(Running(record, dispatch, task, folder))
                 if not record.live:
-                    await asyncio.to_thread(folder.write, "task.json", targets.own_part(task))
+                    await asyncio.to_thread(folder.write, "task.json", own_part(task))
         except BaseException as error:
             await self._drop(dispatch)
             if isinstance(error, OSError):
                 raise JobError(f"The job cannot be kept in {root()}: {error.strerror or error}.") from None
             raise
         await asyncio.to_thread(self.ledger.save, *(record for record, _ in started), source=source)
+        dispatch.preparing = True
         preparing = self._spawn(self._prepare(kernel, dispatch, package))
         for record, _ in started:
             running = self._running[record.id]
@@ -301,12 +323,15 @@ class JobManager:
                 running.lock.close()
             await asyncio.to_thread(JobFolder(job).remove)
 
-    def _keep(self, dispatch: Dispatch, prepared: Record | None) -> None:
+    def _keep(self, dispatch: Dispatch, prepared: Kept | None) -> None:
         """Write down what another process needs to go on with a dispatch."""
         target = dispatch.target
-        config = {**target.given.model_dump(mode="json", exclude_defaults=True), "kind": target.given.kind}
-        kept = {"target": target.name, "config": config, "volume": dispatch.volume, "holder": dispatch.holder}
-        dispatch.folder.write("dispatch.json", {**kept, "jobs": dispatch.jobs, "prepared": prepared})
+        table = next(table for table, known in self._targets[target.name] if known is target)
+        config = {**table.model_dump(mode="json", exclude_defaults=True), "kind": table.kind}
+        kept: Kept = {"target": target.name, "config": config}
+        kept |= {"volume": dispatch.volume, "holder": dispatch.holder}
+        kept |= {"jobs": dispatch.jobs, "origin": dispatch.origin, "prepared": prepared}
+        dispatch.folder.write("dispatch.json", kept)
 
     async def _take(self, running: Running) -> None:
         record = running.record
@@ -342,6 +367,15 @@ class JobManager:
                 dispatch.prepared.set_result(prepared)
             await self._let_holder_go(dispatch)
         dispatch.prepared.exception()  # also where no job waits for it any more
+
+    async def _prepare_again(self, dispatch: Dispatch) -> None:
+        """Send what the jobs of a notebook image start from, where that was not done, or was let go of after them."""
+        if dispatch.origin is None or dispatch.preparing or dispatch.prepared.done():
+            return
+        origin = ImageOrigin.from_dict(await self._kernels_engine(), dispatch.origin)
+        package = Package(dispatch.group, origin.image, "", "", lib=guest_files.JOB_LIB)
+        dispatch.preparing = True
+        self._spawn(self._prepare(origin, dispatch, package))
 
     async def _note(self, dispatch: Dispatch, text: str) -> None:
         for job in dispatch.under_way:
@@ -465,7 +499,7 @@ class JobManager:
         await self._change(record, "running")
         return ""
 
-    async def _start(self, running: Running, prepared: Record) -> None:
+    async def _start(self, running: Running, prepared: Kept) -> None:
         record = running.record
         await self._change(record, "starting")
         starting = asyncio.ensure_future(running.dispatch.target.start(running.task, prepared))
@@ -514,6 +548,8 @@ class JobManager:
         finally:
             if watch is not None:
                 watch.cancel()
+        if record.kind == "image":
+            running.last_words = _last_words(await asyncio.to_thread(running.folder.output, LAST_WORDS))
         return self._ending(running, outcome)
 
     async def _stop_late(self, running: Running) -> None:
@@ -572,19 +608,22 @@ class JobManager:
     def _ending(self, running: Running, outcome: Outcome) -> tuple[State, str]:
         """How a job ended, and why, in words that a person can act on."""
         record, said = running.record, running.said_end
+        limit = "it may take" if record.timeout is None else f"its timeout of {record.timeout:g} s"
         if running.end or (said is not None and (said.timeout or said.unheeded)):
             # The exception of an interrupted cell is not what ended it.
             record.result, record.partial = "", record.kept
         if running.end == "cancelled":
             return "cancelled", running.why
         if running.end == "timeout" or (said is not None and said.timeout):
-            return "failed", f"it took longer than its timeout of {record.timeout:g} s"
+            return "failed", f"it took longer than {limit}"
         if said is not None and said.unheeded:
             return "cancelled", "it was interrupted, and its cell did not end"
         if outcome.lost:
             return "lost", outcome.lost
-        if outcome.exit_code == 0 and record.result:
-            return "succeeded", ""
+        if outcome.exit_code == 0 and (record.result or record.kind == "image"):
+            return "succeeded", ""  # an image may have brought its results elsewhere
+        if record.kind == "image" and said is not None and not said.oom and outcome.exit_code != STOPPED_EXIT:
+            return "failed", running.raised or running.last_words or f"it ended with exit code {outcome.exit_code}"
         # Its runner has told of a result: so a cell failed, or ended its notebook with a code of its own; but not where
         # the runner itself was told to end, as by an engine that stops.
         own = outcome.exit_code == 1 or (record.kind == "notebook" and outcome.exit_code != 128 + signal.SIGTERM)
@@ -653,6 +692,7 @@ class JobManager:
                 await dispatch.target.abandon(dispatch.group)
         except (DockerKernelError, OSError) as error:
             log.error("the dispatch %s left something on %s: %s", dispatch.group, dispatch.target.name, error)
+        await self._let_go_of_image(dispatch)
         try:
             engine = await self._kernels_engine()
             if dispatch.holder:
@@ -664,6 +704,17 @@ class JobManager:
             log.error("the dispatch %s left something behind: %s", dispatch.group, error)
         if dispatch.holder:
             await asyncio.to_thread(give_back_memory)
+
+    async def _let_go_of_image(self, dispatch: Dispatch) -> None:
+        """Remove what the jobs of a notebook image started from, which can be sent again."""
+        if dispatch.origin is None or not dispatch.prepared.done():
+            return
+        try:
+            if not dispatch.prepared.cancelled() and dispatch.prepared.exception() is None:
+                await dispatch.target.release(dispatch.prepared.result())
+            await asyncio.to_thread(self._keep, dispatch, None)
+        except (DockerKernelError, OSError) as error:
+            log.error("the dispatch %s left something on %s: %s", dispatch.group, dispatch.target.name, error)
 
     async def _kernels_engine(self) -> Engine:
         if self._engine is None:
@@ -688,18 +739,21 @@ class JobManager:
 
     # Results
 
-    async def _collect(self, record: JobRecord, target: Target, folder: JobFolder) -> None:
+    async def _collect(self, record: JobRecord, target: AnyTarget, folder: JobFolder) -> None:
         """Bring a result to the host, and only then remove what the job left on its target."""
         assert record.placed is not None
         try:
             await target.result(record.placed, record.kept, folder.result)
+            if record.output:
+                await background.in_own_thread(_bring_home, record, folder)
         except DockerKernelError as error:
-            if not record.result:
+            if not record.result and not record.output:
                 log.warning("what the job %s left cannot be brought: %s", record.id, error)
                 record.partial = ""
             else:
                 if record.state != "lost":
-                    text = f"{NOT_HERE} {error} `.result()` tries again."
+                    again = "The next docker-kernel command" if record.output else "`.result()`"
+                    text = f"{NOT_HERE} {error} {again} tries again."
                     await self._change(record, record.state, f"{record.reason}; {text}" if record.reason else text)
                 return
         try:
@@ -844,6 +898,7 @@ class JobManager:
         except BaseException:
             lock.close()
             raise
+        await self._prepare_again(running.dispatch)
         await self._change(record, "queued", f"attempt {record.attempt}")
         running.runner = self._spawn(self._run(running))
         return record
@@ -866,23 +921,26 @@ class JobManager:
         shared = known.shared if known else None
         if shared is None:
             shared = await asyncio.to_thread(self._shared, record)
-        kept = targets.kept_parts(shared, own)
+        kept = kept_parts(shared, own)
         if kept is None or sent is None:
             raise JobError(f"What the job {record.id} started from is gone: run its cell again.")
         lacking = sorted(set(kept["secrets"]) - set(secrets))
         if lacking:
-            raise JobError(f"Secrets are not kept: run the cell of {record.id} again with --secret {lacking[0]}.")
+            how = f"run its image again with -e {lacking[0]}"
+            if record.kind != "image":
+                how = f"run the cell of {record.id} again with --secret {lacking[0]}"
+            raise JobError(f"Secrets are not kept: {how}.")
         if record.volume and not await self._has_volume(record.volume):
             raise JobError(f"What the job {record.id} started from went with its kernel: run its cell again.")
-        if sent["prepared"] is None:
+        if sent["prepared"] is None and sent.get("origin") is None:
             raise JobError(f"What the job {record.id} was to start from was not sent: run its cell again.")
         dispatch = self._known_dispatch(record, sent)
         dispatch.shared = shared
-        return Running(record, dispatch, targets.kept_task(record, kept, secrets), folder)
+        return Running(record, dispatch, kept_task(record, kept, secrets), folder)
 
-    def _shared(self, record: JobRecord) -> Record:
+    def _shared(self, record: JobRecord) -> Kept:
         """What the tasks of a job's dispatch have in common, as far as it is kept. Blocks."""
-        shared: Record = DispatchFolder(record.group).read("task.json") or {"spec": {}}
+        shared: Kept = DispatchFolder(record.group).read("task.json") or {"spec": {}}
         source = self.ledger.source(record)
         return shared if source is None else {**shared, "spec": {**shared["spec"], "source": source}}
 
@@ -891,12 +949,12 @@ class JobManager:
         found = await (await self._kernels_engine()).volumes(f"{labels.KIND}={labels.KIND_VOLUME}")
         return name in {volume["Name"] for volume in found}
 
-    def _known_dispatch(self, record: JobRecord, sent: Record | None) -> Dispatch:
+    def _known_dispatch(self, record: JobRecord, sent: Kept | None) -> Dispatch:
         """The dispatch that a job is of, from what its folder keeps of it."""
         known = self._dispatches.get(record.group)
         if known is None:
             sent = sent or {}
-            prepared: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
+            prepared: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
             if sent.get("prepared") is not None:
                 prepared.set_result(sent["prepared"])
             known = Dispatch(
@@ -905,6 +963,7 @@ class JobManager:
                 prepared,
                 sent.get("holder", ""),
                 sent.get("volume", record.volume),
+                sent.get("origin"),
                 sent.get("jobs", []),
             )
             self._dispatches[record.group] = known
@@ -977,7 +1036,7 @@ class JobManager:
                 return
             record.retries = 0
             why = f"its Jupyter server ended while it was started. {error}"
-            running = Running(record, dispatch, targets.attempted_task(record), folder, why_not=why)
+            running = Running(record, dispatch, attempted_task(record), folder, why_not=why)
         if why := await asyncio.to_thread(folder.asked_to_cancel):
             running.end, running.why = "cancelled", why
         running.may_start = start
@@ -987,6 +1046,8 @@ class JobManager:
         running.lock = lock
         running.dispatch.under_way.add(record.id)
         self._running[record.id] = running
+        if start:
+            await self._prepare_again(running.dispatch)
         running.runner = self._spawn(self._run(running))
 
     async def _settle(self, record: JobRecord) -> None:
@@ -1066,7 +1127,7 @@ class JobManager:
             await self._let_go(sent["target"], sent)
         await asyncio.to_thread(folder.remove)
 
-    async def _let_go(self, target: str, sent: Record) -> None:
+    async def _let_go(self, target: str, sent: Kept) -> None:
         """Remove from a target what a dispatch's jobs started from."""
         with contextlib.suppress(DockerKernelError):
             if sent["prepared"] is not None:
@@ -1142,6 +1203,18 @@ def _of_attempt(task: JobTask, record: JobRecord) -> JobTask:
 def _needs_holder(record: JobRecord) -> bool:
     """Whether a job may yet start from a kernel volume that it has no container with."""
     return bool(record.volume) and not record.over and (record.placed is None or record.attempt <= record.retries)
+
+
+def _bring_home(record: JobRecord, folder: JobFolder) -> None:
+    """Bring a job's files to the folder that was asked for; they are not kept twice."""
+    bring_files(ResultFolder(folder.result), record.kept, Path(record.output))
+    shutil.rmtree(folder.result / "blobs", ignore_errors=True)
+
+
+def _last_words(output: bytes) -> str:
+    lines = output.decode(errors="replace").splitlines()
+    said = [line.removeprefix("docker-kernel: ") for line in lines if line.startswith("docker-kernel: ")]
+    return said[-1].rstrip(".") if said else ""
 
 
 def _unfinished_dispatches() -> list[DispatchFolder]:

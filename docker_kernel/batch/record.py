@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 State = Literal["queued", "starting", "running", "succeeded", "failed", "cancelled", "lost"]
-Kind = Literal["cell", "expression", "notebook"]
+Kind = Literal["cell", "expression", "notebook", "image"]
 FINAL = frozenset({"succeeded", "failed", "cancelled", "lost"})
 
 PRIVATE = {"source_digest", "nonce", "placed", "volume", "owner", "versions"}
@@ -45,6 +45,7 @@ class JobRecord(BaseModel):
         snapshot, result: digests of manifests; "" for none. partial: that of what a job without a result has left, of
             which only the files are used.
         image: what it ran in, by id or digest.
+        output: the folder that its files are brought to, "" where they stay with the result.
         error: the type of the exception its code raised.
         metrics: the last value of each.
         progress: from 0 to 1.
@@ -86,6 +87,7 @@ class JobRecord(BaseModel):
     result: str = ""
     partial: str = ""
     image: str = ""
+    output: str = ""
     commit: str = ""
     exit_code: int | None = None
     error: str = ""

@@ -128,6 +128,8 @@ class Registry:
                 else:
                     if reply.status_code == 201:
                         return
+                    if reply.status_code == 401 and pause is not None and self._authorize(repository, reply):
+                        continue  # its token had ended by then
                     if reply.status_code < 500 or pause is None:
                         raise self._refusal(reply, f"keep an image layer for {repository}")
             time.sleep(pause)

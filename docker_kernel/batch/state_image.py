@@ -25,6 +25,7 @@ from weakref import WeakValueDictionary
 import platformdirs
 
 from docker_kernel import background, labels, whole_file
+from docker_kernel.batch.compressed import SPOOL, Blob, compressed, known_blob
 from docker_kernel.batch.layers import CHUNK, Layer, file_pieces
 from docker_kernel.batch.registry import Pulled, Registry
 from docker_kernel.config import format_size
@@ -33,17 +34,27 @@ from docker_kernel.errors import EngineError, ImageMissing, JobError
 
 log = logging.getLogger(__name__)
 
-LAYER = "application/vnd.docker.image.rootfs.diff.tar"
-OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+"""A compressed layer in a manifest of Docker's own kind, and in one of OCI's: registries refuse what is mixed."""
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 """What engines call their machine, as images call it."""
 
-SPOOL = Path("/var/tmp")
-"""On a disk, where /tmp may be memory."""
+
+class _Turn:
+    """A lock that goes with the last who has it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
 
 _PUSHING: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 """By the names of environment images that are pushed just now: others wait, and then need not."""
+
+_UPLOADING: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
+_UPLOADING_GUARD = threading.Lock()
+"""By the blobs that are uploaded just now: who has one to upload, too, waits, and then need not."""
 
 Progress = Callable[[str], None]
 
@@ -138,7 +149,7 @@ async def bytes_to_push(engine: Engine, image: str, layers: Sequence[Layer], reg
     size = 0 if there is not None else int((await engine.image(image))["Size"])
 
     def missing() -> int:
-        return sum(layer.size for layer in _distinct(layers) if not registry.has_blob(repository, layer.digest))
+        return sum(_to_send(layer, registry, repository) for layer in _distinct(layers))
 
     return size + await background.in_own_thread(missing)
 
@@ -182,25 +193,16 @@ async def _base_in(engine: Engine, image: str, registry: Registry, name: str, pr
 
 def _push(base: Pulled, layers: Sequence[Layer], registry: Registry, name: str, progress: Progress) -> Pushed:
     repository = registry.repository(name)
-    missing = [layer for layer in _distinct(layers) if not registry.has_blob(repository, layer.digest)]
-    total, sent = sum(layer.size for layer in missing), 0
-
-    def told(pieces: Iterator[bytes]) -> Iterator[bytes]:
-        nonlocal sent
-        for piece in pieces:
-            sent += len(piece)
-            progress(f"sends {format_size(min(sent, total))} of {format_size(total)}")
-            yield piece
-
-    for layer in missing:
-        registry.upload(repository, layer.digest, layer.size, lambda layer=layer: told(layer.open()))  # type: ignore[misc]
+    blobs, sent = _push_layers(layers, registry, repository, progress)
     config = _config(json.loads(registry.blob(repository, base.content["config"]["digest"])), layers)
     digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
     if not registry.has_blob(repository, digest):
         registry.upload(repository, digest, len(config), lambda: iter([config]))
         sent += len(config)
     oci = "oci" in base.media_type
-    ours = [{"mediaType": OCI_LAYER if oci else LAYER, "size": layer.size, "digest": layer.digest} for layer in layers]
+    media_type = OCI_LAYER if oci else LAYER
+    found = [blobs[layer.digest] for layer in layers]
+    ours = [{"mediaType": media_type, "size": blob.size, "digest": blob.digest} for blob in found]
     content = {
         **base.content,
         "config": {**base.content["config"], "size": len(config), "digest": digest},
@@ -210,6 +212,57 @@ def _push(base: Pulled, layers: Sequence[Layer], registry: Registry, name: str, 
     manifest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     registry.put_manifest(repository, f"state-{manifest[7:27]}", content, base.media_type)
     return Pushed(f"{registry.host}/{repository}@{manifest}", sent + len(data))
+
+
+def _push_layers(
+    layers: Sequence[Layer], registry: Registry, repository: str, progress: Progress
+) -> tuple[dict[str, Blob], int]:
+    """Bring to a registry what it lacks of layers: the blobs that they are there, by their digests; and bytes sent."""
+    blobs: dict[str, Blob] = {}
+    missing: list[Layer] = []
+    for layer in _distinct(layers):
+        blob = known_blob(layer)
+        if blob is not None and registry.has_blob(repository, blob.digest):
+            blobs[layer.digest] = blob
+        else:
+            missing.append(layer)
+    total, done, sent = sum(layer.size for layer in missing), 0, 0
+
+    def on_bytes(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(f"sends {format_size(min(done, total))} of {format_size(total)}")
+
+    def pieces(open: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
+        nonlocal sent
+        for piece in open():
+            sent += len(piece)
+            on_bytes(0)
+            yield piece
+
+    for layer in missing:
+        with compressed(layer, on_bytes) as (blob, open), _turn(f"{registry.host}/{repository}@{blob.digest}"):
+            if not registry.has_blob(repository, blob.digest):
+                registry.upload(repository, blob.digest, blob.size, lambda open=open: pieces(open))  # type: ignore[misc]
+            blobs[layer.digest] = blob
+    return blobs, sent
+
+
+def _to_send(layer: Layer, registry: Registry, repository: str) -> int:
+    """How many bytes of a layer would be sent: as many as it has, where nobody knows what compressing leaves."""
+    blob = known_blob(layer)
+    if blob is None:
+        return layer.size
+    return 0 if registry.has_blob(repository, blob.digest) else blob.size
+
+
+@contextlib.contextmanager
+def _turn(blob: str) -> Iterator[None]:
+    """Wait until nobody else in this process uploads a blob."""
+    with _UPLOADING_GUARD:
+        turn = _UPLOADING.setdefault(blob, _Turn())
+    with turn.lock:
+        yield
 
 
 def _distinct(layers: Sequence[Layer]) -> list[Layer]:

@@ -38,6 +38,8 @@ CANCEL_SECONDS = 40
 START_SECONDS = 20
 """How long an interrupted `retry` waits for its job's start."""
 
+WORK = {"cell": "a cell", "expression": "an expression", "notebook": "a notebook", "image": "a notebook image"}
+
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -226,7 +228,7 @@ def _facts(record: JobRecord) -> list[tuple[str, Any]]:
         ("progress", record.progress is not None and f"{record.progress:.0%}"),
         ("notebook", record.notebook),
         ("target", record.target),
-        ("what", {"cell": "a cell", "expression": "an expression", "notebook": "a notebook"}[record.kind]),
+        ("what", WORK[record.kind]),
         ("parameters", ", ".join(f"{name}={value!r}" for name, value in record.params.items())),
         ("sent", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))),
         ("waited", waited),
@@ -247,6 +249,7 @@ def _facts(record: JobRecord) -> list[tuple[str, Any]]:
         ("code", record.code),
         ("snapshot", record.snapshot),
         ("result", record.result),
+        ("files in", record.output),
     ]
 
 

@@ -17,7 +17,10 @@ from docker_kernel.cli.base import Subparsers, command, format_seconds, printabl
 from docker_kernel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from docker_kernel.containerize.run import Ended, Marker, RunRequest
+    from docker_kernel.batch.record import JobRecord
+    from docker_kernel.containerize.run import RunRequest
+
+Event = dict[str, Any]
 
 TRANSFER_SECONDS = 5.0
 """Between two lines that tell how a transfer goes, where no terminal shows it."""
@@ -45,6 +48,8 @@ def add(commands: Subparsers) -> None:
     run.add_argument("--cell-timeout", type=_positive, metavar="SECONDS", help="how long one cell may take")
     run.add_argument("--cpus", type=_positive, help="how many CPUs it may use, fractions allowed")
     run.add_argument("--memory", help="how much memory it may use, such as 4g")
+    run.add_argument("--retries", type=int, default=0, metavar="N", help="how often to try again when it fails")
+    run.add_argument("--detach", "-d", action="store_true", help="do not wait: `docker-kernel jobs` follows it")
 
 
 def _positive(text: str) -> float:
@@ -67,8 +72,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     before = signal.signal(signal.SIGTERM, end)
     try:
-        with _display() as (told, progress):
-            ended = background.run_blocking(run.run(request, told, progress))
+        with _display() as on_event:
+            record = background.run_blocking(run.run(request, on_event, arguments.detach))
     except run.WrongParameters as error:
         print(f"docker-kernel: {error}", file=sys.stderr)
         return BAD_PARAMETERS
@@ -77,8 +82,11 @@ def _run(arguments: argparse.Namespace) -> int:
         return 128 + (ends[0] if ends else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
-    _print_end(ended)
-    return ended.code
+    if not record.over:
+        print(f"The job {record.id} runs on {record.target}; `docker-kernel jobs logs -f {record.id}` follows it.")
+        return 0
+    _print_end(record)
+    return 0 if record.state == "succeeded" else record.exit_code or 1
 
 
 def _request(arguments: argparse.Namespace) -> RunRequest:
@@ -105,6 +113,7 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
         cpus=arguments.cpus,
         memory=int(memory) if isinstance(memory, (int, float)) else None,
         env=dict(_variable(text) for text in arguments.env),
+        retries=arguments.retries,
     )
 
 
@@ -123,10 +132,10 @@ def _variable(text: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _display() -> Iterator[tuple[Callable[[bytes | Marker], None], Callable[[str], None]]]:
+def _display() -> Iterator[Callable[[Event], None]]:
     """Shows a run: its output and a bar of progress on a terminal, plain lines elsewhere."""
     if not sys.stdout.isatty():
-        yield _plain, _Occasionally()
+        yield _Plain()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -136,55 +145,55 @@ def _display() -> Iterator[tuple[Callable[[bytes | Marker], None], Callable[[str
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
         task = bars.add_task("starts", total=None)
-        rest = b""
+        rest = ""
 
-        def told(part: bytes | Marker) -> None:
+        def on_event(event: Event) -> None:
             nonlocal rest
-            if isinstance(part, dict):
-                if part.get("event") == "progress":
-                    value, text = part.get("value"), printable(str(part.get("text", "")))
-                    bars.update(task, description=text, completed=value or 0, total=None if value is None else 1)
-                return
-            # Only whole lines: what is printed lands above the bar.
-            lines, _, rest = (rest + part).rpartition(b"\n")
-            if lines:
-                console.print(Text.from_ansi(lines.decode(errors="replace")), highlight=False, soft_wrap=True)
+            if event["event"] == "output":
+                # Only whole lines: what is printed lands above the bar.
+                lines, _, rest = (rest + event["text"]).rpartition("\n")
+                if lines:
+                    console.print(Text.from_ansi(lines), highlight=False, soft_wrap=True)
+            elif event["event"] == "progress":
+                value, text = event["value"], printable(event["text"])
+                bars.update(task, description=text, completed=value or 0, total=None if value is None else 1)
+            elif event["event"] == "state" and event["state"] == "queued" and event["reason"]:
+                bars.update(task, description=printable(event["reason"]))
 
-        yield told, lambda text: bars.update(task, description=text)
+        yield on_event
     if rest:
-        print(printable(rest.decode(errors="replace")))
+        print(printable(rest))
 
 
-class _Occasionally:
-    """Prints how a transfer goes, for a log."""
+class _Plain:
+    """Prints how a run goes, for a log."""
 
     def __init__(self) -> None:
         self._next = 0.0
 
-    def __call__(self, text: str) -> None:
-        if time.monotonic() >= self._next:
+    def __call__(self, event: Event) -> None:
+        if event["event"] == "output":
+            sys.stdout.write(event["text"])
+            sys.stdout.flush()
+        elif event["event"] == "progress":
+            self._say(event["text"])
+        elif event["event"] == "state" and event["state"] == "queued" and time.monotonic() >= self._next:
             self._next = time.monotonic() + TRANSFER_SECONDS
-            print(f"-- {text}", file=sys.stderr, flush=True)
+            self._say(event["reason"] or "starts")
+
+    @staticmethod
+    def _say(text: str) -> None:
+        print(f"-- {printable(text)}", file=sys.stderr, flush=True)
 
 
-def _plain(part: bytes | Marker) -> None:
-    if isinstance(part, dict):
-        if part.get("event") == "progress":
-            print(f"-- {printable(str(part.get('text', '')))}", file=sys.stderr, flush=True)
-        return
-    sys.stdout.buffer.write(part)
-    sys.stdout.buffer.flush()
-
-
-def _print_end(ended: Ended) -> None:
-    took = f" in {format_seconds(ended.seconds)}" if ended.seconds is not None else ""
-    outcomes: dict[int, Any] = {0: f"Done{took}", 124: f"Out of time{took}", 143: f"Stopped{took}"}
-    said = outcomes.get(ended.code, f"Failed{took} with exit code {ended.code}")
-    if ended.raised:
-        said += f": {printable(ended.raised)}"
-    elif ended.out_of_memory:
-        said += ": out of memory"
+def _print_end(record: JobRecord) -> None:
+    took = f" in {format_seconds(record.cost.seconds)}" if record.cost is not None else ""
+    outcomes = {0: f"Done{took}", 124: f"Out of time{took}", 143: f"Stopped{took}"}
+    code = record.exit_code
+    said = f"Failed{took}" if code is None else outcomes.get(code, f"Failed{took} with exit code {code}")
+    if record.reason and code != 124:
+        said += f": {printable(record.reason)}"
     print(f"\n{said.rstrip('.')}.", flush=True)
-    page = ended.output / "output.html"
+    page = Path(record.output) / "output.html"
     if page.exists():
         print(f"Read it: {page}")

@@ -11,8 +11,8 @@ from docker_kernel.cli.base import Subparsers, command, group, mark, print_table
 from docker_kernel.errors import DockerKernelError
 
 if TYPE_CHECKING:
-    from docker_kernel.batch.targets.base import Check
-    from docker_kernel.config import TargetConfig
+    from docker_kernel.config import TargetTable
+    from docker_kernel.targets.base import Check
 
 CHECK_SECONDS = 60
 """How long a target may take for its check."""
@@ -33,7 +33,7 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(target: TargetConfig) -> str:
+def _settings(target: TargetTable) -> str:
     """What a config file says of a target, without what looks like a credential."""
     from docker_kernel.guest.credentials import looks_secret
 
@@ -62,9 +62,9 @@ def _check(arguments: argparse.Namespace) -> int:
     return 0 if all(one.ok for checks in found for one in checks) else 1
 
 
-async def _checks(name: str, target: TargetConfig) -> list[Check]:
-    from docker_kernel.batch import targets
-    from docker_kernel.batch.targets.base import Check
+async def _checks(name: str, target: TargetTable) -> list[Check]:
+    from docker_kernel import targets
+    from docker_kernel.targets.base import Check
 
     try:
         return await asyncio.wait_for(targets.load(name, target).check(), CHECK_SECONDS)

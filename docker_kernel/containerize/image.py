@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from docker_kernel import __version__, background, checkout, config, labels
+from docker_kernel.batch.compressed import SPOOL
 from docker_kernel.batch.layers import Layer
-from docker_kernel.batch.state_image import SPOOL, load
+from docker_kernel.batch.state_image import load
 from docker_kernel.containerize import contents, lock
 from docker_kernel.containerize.lock import Lock
 from docker_kernel.containerize.plan import Plan, make_plan

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from docker_kernel import images, labels
-from docker_kernel.batch.state_image import SPOOL
+from docker_kernel.batch.compressed import SPOOL
 from docker_kernel.containerize import index
 from docker_kernel.containerize.lock import SOURCES, Base, Lock, Package, differences, look, tags_of
 from docker_kernel.containerize.request import Progress, Step

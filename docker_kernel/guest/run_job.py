@@ -1,7 +1,8 @@
 """The main process of a job's container: it runs the job's worker and is the only one to write the container's log.
 
-What the cell prints passes through as it comes. Progress, rich outputs and the end go out as marker lines that carry
-the job's nonce, which the worker, and so the user's code, never sees. Light modules only, as in the supervisor.
+The work is a worker (worker.py), or the main process of a notebook image (entry_point.py). What a cell prints passes
+through as it comes. Progress, rich outputs and the end go out as marker lines that carry the job's nonce, which the
+worker, and so the user's code, never sees. Light modules only, as in the supervisor.
 """
 
 from __future__ import annotations
@@ -15,8 +16,14 @@ import signal
 import socket
 import sys
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+from docker_kernel.guest.entry_point import PAUSE_SECONDS, EntryPoint
 from docker_kernel.guest.link import LineBuffer
 from docker_kernel.guest.memory import KERNEL_OOM_SCORE, WAITING_OOM_SCORE, oom_kills, set_oom_score
 from docker_kernel.guest.supervisor import install_env
@@ -52,6 +59,9 @@ SALVAGE_SECONDS = 20
 CANCELLED = 143
 TIMED_OUT = 124
 
+NOT_DELIVERED = 74
+"""The exit code where an image has done its work, and its results could not be kept (EX_IOERR of sysexits.h)."""
+
 BAR = rb"(\d{1,3})%\|[^|]*\| *[\d.]+[kMGTP]?/[\d.]+[kMGTP]? ?\[[\d:]+<(?:(?:(\d+):)?(\d+):(\d+)|\?)"
 """A bar of tqdm's: percent, and hours, minutes and seconds that are left (tqdm.std.tqdm.format_meter)."""
 
@@ -60,6 +70,10 @@ BAR_SECONDS = 0.2
 
 OUTPUTS_ELSEWHERE = "/tmp/outputs"
 """Where the output folder is in a container that has no /outputs of ours."""
+
+
+class NotKept(Exception):
+    """The files that a job wrote could not be kept."""
 
 
 class Log:
@@ -108,6 +122,8 @@ class Worker:
     """The process that restores the state and runs the cell, in a session of its own. It waits until it is given the
     job's spec."""
 
+    kill_seconds = KILL_SECONDS
+
     def __init__(self, python: str, env: dict[str, str], oom_score: int = KERNEL_OOM_SCORE) -> None:
         self.env = env
         self.output, output = os.pipe()
@@ -128,6 +144,27 @@ class Worker:
         except BrokenPipeError:
             pass  # it could not be started; its exit code tells
         os.close(self._request)
+
+    def stop(self) -> None:
+        """Interrupt the cell; what it does about that may take some seconds."""
+        self.signal(signal.SIGINT)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the worker and what its cell started."""
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def parts(self, data: bytes) -> Iterable[bytes | dict[str, Any]]:
+        """What a piece of its output has: text alone, as its events come another way."""
+        return (data,)
+
+    def pause(self) -> bytes:
+        """Nothing was held back."""
+        return b""
+
+    rest = pause
 
     def suits(self, env: dict[str, str]) -> bool:
         """Whether it lives, and was started with this environment; else it is ended."""
@@ -217,6 +254,7 @@ class Runner:
     def __init__(self, spec: dict[str, object], waiting: Worker | None = None) -> None:
         self.log = Log(str(spec.pop("nonce")))
         self.python = str(spec["python"])
+        self.is_image = spec["kind"] == "image"
         self.left = {
             "state": spec["state"],
             "outputs": output_folder(str(spec.get("outputs") or OUTPUTS_ELSEWHERE)),
@@ -240,11 +278,15 @@ class Runner:
         os.set_blocking(wake_write, False)
         signal.set_wakeup_fd(wake_write)
         self.ooms = oom_kills()
-        env = worker_env(spec)
+        self.work: Worker | EntryPoint
+        if self.is_image:
+            self.work = EntryPoint(spec)
+        else:
+            env = worker_env(spec)
+            self.work = waiting if waiting is not None and waiting.suits(env) else Worker(self.python, env)
         spec.pop("secrets", None)
-        worker = waiting if waiting is not None and waiting.suits(env) else Worker(self.python, env)
-        self.pid, self.output, self.events = worker.pid, worker.output, worker.events
-        worker.give(spec)
+        self.pid, self.output, self.events = self.work.pid, self.work.output, self.work.events
+        self.work.give(spec)
 
     def run(self) -> int:
         """Pass everything on until the worker has ended; returns the container's exit code."""
@@ -253,12 +295,18 @@ class Runner:
             poll.register(descriptor, select.POLLIN)
         lines = LineBuffer()
         drain_until = None
+        may_hold = False
         while True:
             wait = None if self.deadline is None else max(0.0, self.deadline - time.monotonic()) * 1000 + 1
+            if may_hold:
+                wait = PAUSE_SECONDS * 1000 if wait is None else min(wait, PAUSE_SECONDS * 1000)
             ready = poll.poll(wait if drain_until is None else 0)
+            if not ready:
+                self.log.text(self.work.pause())
+            may_hold = self.is_image and bool(ready)
             if self.deadline is not None and time.monotonic() >= self.deadline and self.code is None:
                 self.deadline, self.timed_out = None, True
-                self.stop_worker()
+                self.stop_work()
             # Output first: what was printed before an event comes before it in the log, too.
             for descriptor, _ in sorted(ready, key=lambda pair: pair[0] == self.events):
                 if descriptor == self.wake:
@@ -267,7 +315,7 @@ class Runner:
                 try:
                     data = os.read(descriptor, 1 << 16)
                     if descriptor == self.output:
-                        self.log.text(data)
+                        self.on_output(data)
                     else:
                         for line in filter(None, lines.feed(data)):
                             self.on_event(line)
@@ -287,38 +335,39 @@ class Runner:
     def on_signals(self, numbers: bytes) -> None:
         if signal.SIGTERM in numbers and self.code is None and not self.cancelled:
             self.cancelled = True
-            self.stop_worker()
+            self.stop_work()
         elif signal.SIGINT in numbers and self.cell_runs and not (self.cancelled or self.timed_out):
             # What the cell has then done is its result, as that of one that fails.
             if not self.interrupted:
                 self.interrupted = True
                 signal.alarm(HINT_SECONDS)
-            self.signal_worker(signal.SIGINT)
+            self.work.signal(signal.SIGINT)
         if signal.SIGALRM in numbers:
             self.on_alarm()
 
     def on_alarm(self) -> None:
         """The worker has not reacted to an interrupt."""
         if self.cancelled or self.timed_out:
-            self.signal_worker(signal.SIGKILL)
+            self.work.signal(signal.SIGKILL)
         elif self.cell_runs and not self.hinted:
             self.hinted = True
             self.log.text(HINT if self.log.at_line_start else b"\n" + HINT)
             signal.alarm(HEED_SECONDS - HINT_SECONDS)
         elif self.cell_runs:
             self.cancelled = self.unheeded = True
-            self.signal_worker(signal.SIGKILL)
+            self.work.signal(signal.SIGKILL)
 
-    def stop_worker(self) -> None:
-        """Interrupt the cell; what it does about that may take some seconds."""
-        signal.alarm(KILL_SECONDS)
-        self.signal_worker(signal.SIGINT)
+    def stop_work(self) -> None:
+        """Tell the work to end; what it does about that may take some seconds."""
+        signal.alarm(self.work.kill_seconds)
+        self.work.stop()
 
-    def signal_worker(self, number: int) -> None:
-        try:
-            os.killpg(self.pid, number)
-        except ProcessLookupError:
-            pass
+    def on_output(self, data: bytes) -> None:
+        for part in self.work.parts(data):
+            if isinstance(part, bytes):
+                self.log.text(part)
+            else:
+                self.log.marker(part)
 
     def on_event(self, line: bytes) -> None:
         try:
@@ -351,6 +400,7 @@ class Runner:
 
     def end(self) -> int:
         assert self.code is not None
+        self.log.text(self.work.rest())
         if self.timed_out:
             code = TIMED_OUT
         elif self.cancelled:
@@ -358,17 +408,22 @@ class Runner:
         else:
             code = self.code if self.code >= 0 else 128 - self.code
         oom = self.code == -signal.SIGKILL and oom_kills() > self.ooms
+        if isinstance(self.work, EntryPoint):
+            oom = oom or self.work.end.get("oom") is True
+            self.timed_out = code == TIMED_OUT
+            code = self.keep_image_files(code)
         cpu_seconds, peak = usage()
         seconds = time.monotonic() - self.begun
         cost = {"cpu_seconds": cpu_seconds - self.used_before, "peak_memory": peak, "seconds": seconds}
-        result = "" if self.timed_out else self.result
+        stopped = self.timed_out or (self.is_image and (self.cancelled or self.code < 0))
+        result = "" if stopped else self.result
         self.log.marker(
             {
                 "event": "end",
                 "code": code,
                 "oom": oom,
                 "result": result,
-                "partial": "" if result else self.result or self.salvage(),
+                "partial": "" if result else self.result or ("" if self.is_image else self.salvage()),
                 "timeout": self.timed_out,
                 "unheeded": self.unheeded,
                 "cost": cost,
@@ -376,24 +431,51 @@ class Runner:
         )
         return code
 
+    def keep_image_files(self, code: int) -> int:
+        """Make a result of the files that an image wrote; returns the exit code, which is another where that fails."""
+        try:
+            self.result = self.keep_files(SALVAGE_SECONDS if self.cancelled else None)
+        except NotKept as error:
+            self.log.text(("docker-kernel: The results could not be kept: %s\n" % error).encode())
+            return code or NOT_DELIVERED
+        return code
+
     def salvage(self) -> str:
         """Keep the files that a worker wrote which came to no result; returns the digest of their manifest, or ""."""
+        try:
+            return self.keep_files(SALVAGE_SECONDS)
+        except NotKept:
+            return ""
+
+    def keep_files(self, seconds: float | None) -> str:
+        """Keep what is in the output folder; returns the digest of its manifest, "" where there is nothing.
+
+        Args:
+            seconds: that it may take.
+
+        Raises:
+            NotKept: it did not come to that, for a reason that a user can read.
+        """
         import subprocess
 
         if self.rank or not os.path.isdir(str(self.left["outputs"])) or not os.listdir(str(self.left["outputs"])):
             return ""
         command = [self.python, worker_script(), SALVAGE, json.dumps(self.left)]
         try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, timeout=SALVAGE_SECONDS, check=False)
+            done = subprocess.run(command, stdout=subprocess.PIPE, timeout=seconds, check=False)
             events = [json.loads(line) for line in done.stdout.splitlines()]
-        except (OSError, ValueError, subprocess.SubprocessError):
-            return ""
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            raise NotKept(str(error)) from None
         digest = ""
         for event in events:
             if event["event"] == "result":
                 digest = str(event["digest"])
+            elif event["event"] == "failed":
+                raise NotKept(str(event["reason"]))
             else:
                 self.log.marker(event)
+        if not digest:
+            raise NotKept("what keeps them ended with exit code %d" % done.returncode)
         return digest
 
 

@@ -355,16 +355,21 @@ def salvage(left: dict[str, Any]) -> None:
         left: `state`, `outputs`, and `result` as in the job's spec.
     """
     from docker_kernel.guest import snapshot
+    from docker_kernel.guest.blob_files import SnapshotError
     from docker_kernel.guest.deliver import deliver
 
     def send(event: dict[str, Any]) -> None:
         print(json.dumps(event))
 
-    files = output_files(left["outputs"], left["state"])
-    digest = snapshot.capture({}, {}, left["state"], deleted=[], files=files).digest
-    if left["result"]:
-        deliver(left["state"], digest, left["result"], send)
-    send({"event": "result", "digest": digest})
+    try:
+        files = output_files(left["outputs"], left["state"])
+        digest = snapshot.capture({}, {}, left["state"], deleted=[], files=files).digest
+        if left["result"]:
+            deliver(left["state"], digest, left["result"], send)
+    except SnapshotError as error:
+        send({"event": "failed", "reason": str(error)})
+    else:
+        send({"event": "result", "digest": digest})
 
 
 def main() -> int:

@@ -16,6 +16,9 @@ from docker_kernel.engine import File
 
 BASE = "opt/docker-kernel"
 LIB = f"/{BASE}/lib"
+JOB_LIB = f"/{BASE}/job"
+"""Where the guest package is in a job of a notebook image, which has one of its own, of its own age, at LIB."""
+
 RUN = f"/{BASE}/run"
 """For files that are read and unlinked at the start; only the container's user can enter."""
 
@@ -30,16 +33,17 @@ STATE = f"/{BASE}/state"
 
 
 @functools.cache
-def library() -> tuple[File, ...]:
-    """The guest package and cloudpickle, as files below /opt/docker-kernel/lib."""
+def library(lib: str = LIB) -> tuple[File, ...]:
+    """The guest package and cloudpickle, as files below a folder of the container."""
     package = Path(docker_kernel.__file__).parent
-    files = [File(BASE, mode=0o755), File(f"{BASE}/lib", mode=0o755)]
+    place = lib.lstrip("/")
+    files = [File(BASE, mode=0o755), File(place, mode=0o755)]
     for source, name in (
         (package / "guest", "docker_kernel/guest"),
         (Path(cloudpickle.__file__).parent, "cloudpickle"),
     ):
-        files += [File(f"{BASE}/lib/{name}/{path.name}", path.read_bytes()) for path in sorted(source.glob("*.py"))]
-    files.append(File(f"{BASE}/lib/docker_kernel/__init__.py", (package / "__init__.py").read_bytes()))
+        files += [File(f"{place}/{name}/{path.name}", path.read_bytes()) for path in sorted(source.glob("*.py"))]
+    files.append(File(f"{place}/docker_kernel/__init__.py", (package / "__init__.py").read_bytes()))
     return tuple(files)
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from docker_kernel.batch.job_log import MARKERS, MAX_MARKER, JobLog
+from docker_kernel.batch.job_log import MARKERS
+from docker_kernel.guest.job_log import MAX_MARKER, JobLog
 from docker_kernel.guest.run_job import Log
 
 NONCE = "0123456789abcdef" * 2

@@ -168,8 +168,8 @@ def test_a_plugin_that_cannot_be_asked_starts_no_job_twice(
         "[docker_kernel.targets]\nplain = plain_target:PlainTarget\n"
     )
     (packages / "plain_target.py").write_text(
-        "from docker_kernel.batch.targets.base import Target\n"
-        "from docker_kernel.batch.targets.local import LocalTarget\n"
+        "from docker_kernel.targets.base import Target\n"
+        "from docker_kernel.targets.engine.local import LocalTarget\n"
         "class PlainTarget(LocalTarget):\n    kind = 'plain'\n    find = Target.find\n"
     )
     monkeypatch.syspath_prepend(packages)

@@ -17,9 +17,9 @@ import pytest
 from docker_kernel import background
 from docker_kernel.batch import layers as module
 from docker_kernel.batch.layers import MAX_OWN, Layer, job_layers, tar_content
-from docker_kernel.batch.targets.base import Package
 from docker_kernel.errors import JobError
 from docker_kernel.kernel import guest_files
+from docker_kernel.targets.base import Package
 from tests.notebook import Notebook, captured
 from tests.patience import patient
 
@@ -213,7 +213,7 @@ MEASURE = """
 import asyncio, json, sys, time
 from types import SimpleNamespace
 from docker_kernel.batch.layers import job_layers
-from docker_kernel.batch.targets.base import Package
+from docker_kernel.targets.base import Package
 from docker_kernel.engine import Engine
 
 def peak():  # ru_maxrss would be that of the process that forked us, too

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import io
 import json
@@ -18,9 +19,12 @@ from typing import Any
 import pytest
 
 from docker_kernel import background, labels
+from docker_kernel.batch.compressed import Blob, known_blob
 from docker_kernel.batch.layers import Layer
 from docker_kernel.batch.registry import Registry
 from docker_kernel.batch.state_image import (
+    LAYER,
+    OCI_LAYER,
     Loaded,
     Pushed,
     bytes_to_load,
@@ -160,8 +164,10 @@ def test_what_was_pushed_runs_on_another_engine(
         run(other.remove_image(pushed.reference))
 
 
-def test_several_pushes_at_once(engine: Engine, image: str, line: tuple[Relay, Registry]) -> None:
-    _, registry = line
+def test_several_pushes_at_once_send_each_blob_once(engine: Engine, image: str, line: tuple[Relay, Registry]) -> None:
+    relay, registry = line
+    run(push(engine, image, [], registry, "jobs", quiet))
+    relay.sent = 0
     before = tags(engine, image)
     layers = [layer("same", os.urandom(3 * MB))]
 
@@ -170,7 +176,24 @@ def test_several_pushes_at_once(engine: Engine, image: str, line: tuple[Relay, R
         return await asyncio.gather(*(push(engine, image, layers, one, "jobs", quiet) for one in clients))
 
     assert len({one.reference for one in run(both())}) == 1
+    assert 3 * MB < relay.sent < 4 * MB
     assert tags(engine, image) == before
+
+
+def test_layers_are_pushed_compressed_and_named_so(engine: Engine, image: str, line: tuple[Relay, Registry]) -> None:
+    _, registry = line
+    plain, random = layer("plain", b"x" * 2 * MB), layer("random", os.urandom(2 * MB))
+    pushed = run(push(engine, image, [plain, random], registry, "jobs", quiet))
+    assert pushed.sent < 2.1 * MB
+    repository, digest = registry.repository("jobs"), pushed.reference.partition("@")[2]
+    found = registry.manifest(repository, digest)
+    assert found is not None
+    kinds = {one["mediaType"] for one in found.content["layers"]}
+    assert kinds == {LAYER if "docker" in found.media_type else OCI_LAYER}, "as the engine's own are"
+    for one, described in zip((plain, random), found.content["layers"][-2:], strict=True):
+        data = registry.blob(repository, described["digest"])
+        assert len(data) == described["size"] and b"".join(one.open()) == gzip.decompress(data)
+        assert known_blob(one) == Blob(described["digest"], described["size"])
 
 
 def test_a_registry_killed_during_a_push(engine: Engine, image: str, own_registry: OwnRegistry) -> None:

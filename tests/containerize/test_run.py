@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +14,16 @@ from pathlib import Path
 import pytest
 
 from docker_kernel import background, cli, labels
-from docker_kernel.containerize.run import _make_folder, image_parameters, unpack
+from docker_kernel.batch.manager import manager
+from docker_kernel.batch.record import JobRecord
+from docker_kernel.containerize.run import image_parameters
 from docker_kernel.engine import Engine
-from docker_kernel.errors import ContainerizeError
 from docker_kernel.guest import parameters
 from tests.engines import SecondEngine
-from tests.patience import patient
+from tests.patience import patient, until
 from tests.runner.conftest import image, images
 from tests.runner.image import as_notebook
+from tests.swarm import TwoNodes
 
 __all__ = ["image", "images"]  # fixtures
 
@@ -32,8 +32,22 @@ COMMAND = [sys.executable, "-c", "import sys; from docker_kernel import cli; sys
 
 @pytest.fixture(autouse=True)
 def nothing_left(engine: Engine) -> Iterator[None]:
+    before = set(jobs())
     yield
-    assert not background.run_blocking(engine.containers({labels.KIND: labels.KIND_RUN}))
+    for one in set(jobs()) - before:
+        # A Swarm's node takes a moment.
+        until(lambda one=one: not background.run_blocking(engine.containers({labels.JOB_ID: one})))  # type: ignore[misc]
+
+
+def jobs() -> dict[str, JobRecord]:
+    async def find() -> list[JobRecord]:
+        return manager().jobs()
+
+    return {one.id: one for one in background.run_blocking(find())}
+
+
+def latest() -> JobRecord:
+    return next(iter(jobs().values()))
 
 
 def test_results_come_home(image: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -46,7 +60,7 @@ def test_results_come_home(image: str, tmp_path: Path, capfd: pytest.CaptureFixt
     assert "Done in" in said.out and f"Read it: {out}/output.html" in said.out
     assert "-- cell 2 of 4" in said.err
     assert "0.5" in (out / "output.html").read_text() and (out / "files" / "made.txt").read_text() == "x"
-    assert (out / "output.html").stat().st_uid == (os.getuid() or 1000)
+    assert (out / "output.html").stat().st_uid == os.getuid()
 
 
 def test_parameters_are_checked_before_anything_starts(
@@ -119,10 +133,7 @@ def test_on_another_engine(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     config = tmp_path / "config.toml"
-    config.write_text(
-        f'[targets.there]\nkind = "docker"\nengine = {json.dumps(second_engine.url)}\n'
-        '[targets.swarm]\nkind = "swarm"\nregistry = "127.0.0.1:5000/team"\n'
-    )
+    config.write_text(f'[targets.there]\nkind = "docker"\nengine = {json.dumps(second_engine.url)}\n')
     monkeypatch.setenv("DOCKER_KERNEL_CONFIG", str(config))
     out = tmp_path / "out"
     code = "code=print('there'); open('made.txt', 'w').write('x'); 1/0"
@@ -134,61 +145,29 @@ def test_on_another_engine(
     assert "ZeroDivisionError" in (out / "output.html").read_text() and (out / "files" / "made.txt").exists()
     assert not second_engine.docker("ps", "-aq") and not second_engine.docker("volume", "ls", "-q")
     assert second_engine.docker("images", "-aq") == images_before
-    assert cli.main(["run", image, "--on", "swarm"]) == 1
-    assert "of the kind swarm" in capfd.readouterr().err
+    assert cli.main(["jobs", "retry", latest().id]) == 1
+    assert "ZeroDivisionError" in capfd.readouterr().err and latest().attempt == 2
+    assert second_engine.docker("images", "-aq") == images_before
 
 
-def test_an_archive_of_others_stays_in_its_folder(tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-
-        def add(name: str, data: bytes | None, link: str = "") -> None:
-            info = tarfile.TarInfo(name)
-            info.size = len(data or b"")
-            if link:
-                info.type, info.linkname = tarfile.SYMTYPE, link
-            tar.addfile(info, io.BytesIO(data or b""))
-
-        add("output/good.txt", b"good")
-        add("output/../../evil.txt", b"evil")
-        add("/output/absolute.txt", b"evil")
-        add("output/link", None, str(tmp_path / "other"))
-        add("output/link/evil.txt", b"held")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "other").mkdir()
-    # Of an earlier run: what is written goes not where a link leads.
-    (tmp_path / "out" / "good.txt").symlink_to(tmp_path / "other" / "target.txt")
-    unpack(iter([buffer.getvalue()]), tmp_path / "out")
-    assert (tmp_path / "out" / "good.txt").read_text() == "good"
-    assert not (tmp_path / "out" / "good.txt").is_symlink()
-    assert not list((tmp_path / "other").iterdir()) and not (tmp_path / "evil.txt").exists()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.txt", "link"]
-
-
-@pytest.mark.parametrize("output", ["out", "linked/out", "/absolute/out"])
-def test_an_output_folder_that_is_a_link_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+def test_on_a_swarm(
+    image: str,
+    two_nodes: TwoNodes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    home = tmp_path / "home"
-    work = tmp_path / "work"
-    home.mkdir()
-    work.mkdir()
-    monkeypatch.chdir(work)
-    (work / output.replace("/absolute/", "").partition("/")[0]).symlink_to(home)
-    before = home.stat()
-    place = Path(output.replace("/absolute", str(work)))
-    with pytest.raises(ContainerizeError, match="is a link to"):
-        _make_folder(place, "1000:0")
-    assert not list(home.iterdir()) and home.stat().st_uid == before.st_uid
-
-
-def test_an_output_folder_by_a_link_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "work").mkdir()
-    (tmp_path / "shared").symlink_to(tmp_path / "disk")
-    monkeypatch.chdir(tmp_path / "work")
-    _make_folder(tmp_path / "shared" / "out", "")
-    assert (tmp_path / "disk" / "out").is_dir()
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[targets.swarm]\nkind = "swarm"\nregistry = "{two_nodes.registry}/team"\n'
+        f'result_url = "oci+http://{two_nodes.address}:{two_nodes.port}/team"\n'
+    )
+    monkeypatch.setenv("DOCKER_KERNEL_CONFIG", str(config))
+    out = tmp_path / "out"
+    code = "code=print('there'); open('made.bin', 'wb').write(bytes(3_000_000))"
+    assert cli.main(["run", image, "-p", code, "--on", "swarm", "--output", str(out)]) == 0
+    assert "there\n" in capfd.readouterr().out
+    assert (out / "files" / "made.bin").stat().st_size == 3_000_000 and (out / "output.html").exists()
 
 
 @pytest.mark.parametrize("option", ["--cpus", "--timeout", "--cell-timeout"])
@@ -198,3 +177,82 @@ def test_a_limit_is_a_number_above_0(option: str, value: str, capfd: pytest.Capt
         cli.main(["run", "docker-kernel-test/not-there", f"{option}={value}"])
     assert ended.value.code == 2
     assert f"{value} is not a number above 0" in capfd.readouterr().err
+
+
+def test_a_run_is_a_job_like_any_other(image: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    code = "code=from docker_kernel import job; job.progress(0.5, 'half'); print('here'); 1/0"
+    assert cli.main(["run", image, "-p", code, "-p", "alpha=2", "--output", str(out)]) == 1
+    record = latest()
+    assert (record.kind, record.state, record.error) == ("image", "failed", "ZeroDivisionError")
+    assert record.params["alpha"] == "2" and record.cost is not None and record.settled
+    capfd.readouterr()
+    assert cli.main(["jobs", "list"]) == 0
+    assert record.id in (listed := capfd.readouterr().out) and "ZeroDivisionError" in listed
+    assert cli.main(["jobs", "show", record.id]) == 0
+    assert "a notebook image" in (shown := capfd.readouterr().out) and str(out) in shown.replace("\n", "")
+    assert cli.main(["jobs", "logs", record.id]) == 0
+    assert "here\n" in capfd.readouterr().out
+    (out / "output.ipynb").unlink()
+    assert cli.main(["jobs", "retry", record.id]) == 1
+    assert (out / "output.ipynb").exists() and latest().attempt == 2
+
+
+def test_a_detached_run_goes_on_and_is_cancelled(image: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    code = "code=import time; print('first words', flush=True); time.sleep(99)"
+    done = subprocess.run(
+        [*COMMAND, "run", image, "-p", code, "--output", str(out), "--detach"],
+        stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    record = latest()
+    assert f"The job {record.id} runs on local" in done.stdout
+    until(lambda: "first words" in output(record), 60)
+    assert cli.main(["jobs", "cancel", record.id]) == 0
+    assert "cancelled" in capfd.readouterr().out
+    assert "first words" in (out / "output.ipynb").read_text()
+
+
+def output(record: JobRecord) -> str:
+    done = subprocess.run([*COMMAND, "jobs", "logs", record.id], stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
+
+
+def test_a_run_whose_process_was_killed_loses_nothing(
+    image: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    code = "code=import time; print('first words', flush=True); time.sleep(4); print('last words')"
+    process = subprocess.Popen(
+        [*COMMAND, "run", image, "-p", code, "--output", str(out)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    while "first words" not in process.stdout.readline():
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    assert cli.main(["jobs", "logs", "-f", latest().id]) == 0
+    said = capfd.readouterr().out
+    assert said.count("first words") == 1 and said.count("last words") == 1
+    assert latest().state == "succeeded" and "last words" in (out / "output.ipynb").read_text()
+
+
+def test_a_failed_run_is_tried_again(image: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", image, "-p", "code=1/0", "--output", str(tmp_path / "out"), "--retries", "1"]) == 1
+    assert latest().attempt == 2
+
+
+def test_secrets_are_not_kept(
+    image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = "code=import os; print(len(os.environ['MY_TOKEN']))"
+    out = str(tmp_path / "out")
+    assert cli.main(["run", image, "-p", code, "-e", "MY_TOKEN=s3cret-value", "--output", out]) == 0
+    capfd.readouterr()
+    data = Path(os.environ["XDG_DATA_HOME"]) / "docker-kernel"
+    found = [path for path in data.rglob("*") if path.is_file() and b"s3cret-value" in path.read_bytes()]
+    assert not found
+    assert cli.main(["jobs", "retry", latest().id]) == 1
+    assert "-e MY_TOKEN" in capfd.readouterr().err
+    monkeypatch.setenv("MY_TOKEN", "s3cret-value")
+    assert cli.main(["jobs", "retry", latest().id]) == 0

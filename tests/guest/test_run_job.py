@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from docker_kernel import background, labels
-from docker_kernel.batch.job_log import JobLog
 from docker_kernel.engine import ContainerSpec, Engine, File
 from docker_kernel.guest import snapshot
+from docker_kernel.guest.job_log import JobLog
 from docker_kernel.kernel import guest_files
 from tests.patience import patient
 

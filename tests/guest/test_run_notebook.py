@@ -21,9 +21,9 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-from docker_kernel.batch.job_log import JobLog
 from docker_kernel.guest import parameters, run_job, worker
 from docker_kernel.guest.boot import LIB
+from docker_kernel.guest.job_log import JobLog
 from docker_kernel.guest.notebook_cells import exit_code
 from tests.containerize.comparable import comparable, difference
 from tests.containerize.corpus import CASES, Case

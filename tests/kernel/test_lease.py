@@ -235,7 +235,7 @@ def test_a_host_killed_at_any_moment_of_a_start_leaves_nothing(
     assert until(nothing_any_more, 20), [one.container for one in of_spec(engine, spec)]
 
 
-@pytest.mark.parametrize("kind", [labels.KIND_KERNEL, labels.KIND_RUN, labels.KIND_BUILD])
+@pytest.mark.parametrize("kind", [labels.KIND_KERNEL, labels.KIND_BUILD])
 def test_what_never_started_is_removed_when_its_maker_has_gone(engine: Engine, python_image: str, kind: str) -> None:
     own = makers.this_process()
     with subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], stdin=subprocess.PIPE) as other:

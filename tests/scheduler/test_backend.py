@@ -74,13 +74,15 @@ def server(engine: Engine, python_image: str, tmp_path_factory: pytest.TempPathF
             one.start()
         for job in one.api("jobs")["jobs"]:
             one.api(f"jobs/{job['job_id']}", "DELETE")
+            assert not containers(engine, job["job_id"])
         one.end()
-        assert not containers(engine)
 
 
-def containers(engine: Engine, job_id: str = "") -> list[ContainerState]:
-    """The containers of a job, or of all."""
-    return run(engine.containers({labels.KIND: labels.KIND_SCHEDULED, labels.JOB_ID: job_id}))
+def containers(engine: Engine, job_id: str) -> list[ContainerState]:
+    """The containers of a job."""
+    from docker_kernel.scheduler.runs import record_id
+
+    return run(engine.containers({labels.JOB_ID: record_id(job_id)}))
 
 
 @pytest.fixture(scope="module")
@@ -216,11 +218,13 @@ def test_a_job_whose_container_is_gone_is_not_left_in_progress(server: Server, e
     job_id, container = running(server, engine)
     run(engine.remove(container.id))
     job = server.until(job_id, "FAILED")
-    assert job["status_message"] == "Its container was removed before the notebook was done."
+    assert job["status_message"] == "Its container was removed"
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_servers_restart_loses_no_job(server: Server, engine: Engine, how: int) -> None:
+    from docker_kernel.scheduler.runs import record_id
+
     written(
         server.root / "waiting.ipynb",
         f"print('begun')\n{HOLD}open('after.txt', 'w').write('all of it')",
@@ -231,7 +235,7 @@ def test_a_servers_restart_loses_no_job(server: Server, engine: Engine, how: int
     server.end(how)
     assert run(engine.inspect(container.id)).running
     # One of them ends while no server is there.
-    let_go(ending)
+    let_go(record_id(ending))
     until(lambda: not any(one.running for one in containers(engine, ending)), what="the end of its run")
     server.start()
     assert server.job(lasting)["status"] == "IN_PROGRESS"

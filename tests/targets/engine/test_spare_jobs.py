@@ -14,9 +14,9 @@ import pytest
 
 from docker_kernel import labels
 from docker_kernel.background import run_blocking as run
-from docker_kernel.batch.targets import spare_jobs
 from docker_kernel.engine import ContainerState, Engine
 from docker_kernel.kernel import spares as spares_of_kernels
+from docker_kernel.targets.engine import spare_jobs
 from tests.conftest import NotebookMaker, SpecMaker
 from tests.environment import environments
 from tests.kernel.test_life import Launched, launched_container

@@ -17,17 +17,18 @@ from typing import Any
 import pytest
 
 from docker_kernel import background
-from docker_kernel.batch.job_log import JobLog
 from docker_kernel.batch.registry import Registry
 from docker_kernel.batch.state_image import _base_config, push
-from docker_kernel.batch.targets import containers
-from docker_kernel.batch.targets.base import Check, JobTask, Outcome, Package, Record
-from docker_kernel.batch.targets.docker import NAME, DockerTarget
-from docker_kernel.config import DockerTargetConfig
 from docker_kernel.engine import Engine, File, archive
 from docker_kernel.errors import ConfigError, EngineError, EngineUnavailable, JobError
 from docker_kernel.guest import snapshot
+from docker_kernel.guest.job_log import JobLog
 from docker_kernel.kernel import guest_files
+from docker_kernel.targets.base import Check, JobTask, Outcome, Package
+from docker_kernel.targets.engine import containers
+from docker_kernel.targets.engine.config import DockerConfig
+from docker_kernel.targets.engine.docker import NAME, DockerTarget
+from docker_kernel.targets.engine.records import EngineJob
 from tests.batch.small_image import small_image
 from tests.batch.test_layers import blob_of, captured
 from tests.batch.wire import at_rest
@@ -53,7 +54,7 @@ class Done:
 
 
 def target(engine: str, **settings: Any) -> DockerTarget:
-    config = DockerTargetConfig.model_validate({"kind": "docker", "engine": engine, **settings})
+    config = DockerConfig.model_validate({"kind": "docker", "engine": engine, **settings})
     return DockerTarget("there", config)
 
 
@@ -69,7 +70,7 @@ def task(notebook: Notebook, package: Package, source: str) -> JobTask:
 
 
 async def follow(
-    place: DockerTarget, one: JobTask, job: Record, folder: Path, heard: asyncio.Event | None = None, lines: int = 1
+    place: DockerTarget, one: JobTask, job: EngineJob, folder: Path, heard: asyncio.Event | None = None, lines: int = 1
 ) -> Done:
     """Follow a job to its end, fetch its result, and remove it.
 

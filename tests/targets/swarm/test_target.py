@@ -21,14 +21,15 @@ import pytest
 import requests
 
 from docker_kernel import background, images, labels
-from docker_kernel.batch.job_log import JobLog
-from docker_kernel.batch.targets.base import InputMount, JobTask, Outcome, Package, Record
-from docker_kernel.batch.targets.swarm import SwarmTarget
-from docker_kernel.config import SwarmTargetConfig
 from docker_kernel.engine import Engine
 from docker_kernel.errors import JobError
 from docker_kernel.guest import snapshot
+from docker_kernel.guest.job_log import JobLog
 from docker_kernel.kernel import guest_files
+from docker_kernel.targets.base import InputMount, JobTask, Outcome, Package
+from docker_kernel.targets.swarm.config import SwarmConfig
+from docker_kernel.targets.swarm.records import SwarmJob, SwarmPrepared
+from docker_kernel.targets.swarm.target import SwarmTarget
 from tests import kept
 from tests.conftest import NotebookMaker, SpecMaker
 from tests.notebook import HOLD, Notebook, captured, let_go
@@ -47,7 +48,7 @@ class Done:
     text: str
     markers: list[dict[str, Any]]
     seconds: float
-    job: Record
+    job: SwarmJob
     variables: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -55,7 +56,7 @@ class Done:
         return next((one for one in self.markers if one["event"] == "end"), {})
 
 
-Act = Callable[[Record], Awaitable[None]]
+Act = Callable[[SwarmJob], Awaitable[None]]
 
 
 class Cluster:
@@ -65,7 +66,7 @@ class Cluster:
         self.nodes = nodes
         self.notebook = notebook
         self.folder = folder
-        self.prepared: Record = {}
+        self.prepared: SwarmPrepared
         self.digest = ""
         self._heard = asyncio.Event()
 
@@ -75,12 +76,12 @@ class Cluster:
 
     def target(self, **settings: Any) -> SwarmTarget:
         config = {"registry": f"{self.nodes.registry}/team", **settings}
-        return SwarmTarget("cluster", SwarmTargetConfig.model_validate({"kind": "swarm", **config}))
+        return SwarmTarget("cluster", SwarmConfig.model_validate({"kind": "swarm", **config}))
 
     def package(self) -> Package:
         return captured(self.notebook)
 
-    def prepare(self, target: SwarmTarget) -> Record:
+    def prepare(self, target: SwarmTarget) -> SwarmPrepared:
         package = self.package()
         self.digest = package.digest
         return background.run_blocking(target.prepare(self.notebook.container, package, lambda text: None))
@@ -95,7 +96,7 @@ class Cluster:
         }  # fmt: skip
         return JobTask(job, "", spec, **settings)
 
-    async def follow(self, target: SwarmTarget, job: Record, begun: float, clean: bool = True) -> Done:
+    async def follow(self, target: SwarmTarget, job: SwarmJob, begun: float, clean: bool = True) -> Done:
         """Follow a started job to its end, and clean up."""
         parser, text, markers = JobLog(job["nonce"]), b"", []
         parsers: dict[int, JobLog] = {}
@@ -183,7 +184,7 @@ def _left(nodes: TwoNodes) -> list[str]:
     return left.split()
 
 
-async def running_on_all(job: Record, count: int, seconds: float = 240) -> list[str]:
+async def running_on_all(job: SwarmJob, count: int, seconds: float = 240) -> list[str]:
     """Wait until so many tasks of a job run or have run; the names of their nodes."""
     engine = await Engine.connect()
     nodes = {node.id: node.name for node in await engine.swarm().nodes()}
@@ -200,7 +201,7 @@ async def running_on_all(job: Record, count: int, seconds: float = 240) -> list[
     raise AssertionError("it does not run")
 
 
-async def running_on(job: Record) -> str:
+async def running_on(job: SwarmJob) -> str:
     """Wait until a job's task runs; the node's name."""
     return (await running_on_all(job, 1, 30))[0]
 
@@ -229,7 +230,7 @@ def test_secrets_are_in_no_image_label_or_environment(cluster: Cluster) -> None:
 
     seen: list[str] = []
 
-    async def look(job: Record) -> None:
+    async def look(job: SwarmJob) -> None:
         await running_on(job)
         seen.append(await asyncio.to_thread(_run, "docker", "service", "inspect", *job["services"]))
         for on in ([], ["-H", cluster.nodes.worker_url]):
@@ -332,7 +333,7 @@ def test_cancel_leaves_nothing_running(cluster: Cluster) -> None:
     place = cluster.target(constraints=ON_WORKER)
     took: list[float] = []
 
-    async def cancel(job: Record) -> None:
+    async def cancel(job: SwarmJob) -> None:
         await running_on(job)
         await cluster.heard()
         begun = time.monotonic()
@@ -350,7 +351,7 @@ def test_cancel_leaves_nothing_running(cluster: Cluster) -> None:
 def test_a_job_that_will_not_end_is_killed(cluster: Cluster) -> None:
     place = cluster.target()
 
-    async def cancel(job: Record) -> None:
+    async def cancel(job: SwarmJob) -> None:
         await running_on(job)
         await cluster.heard()
         await place.cancel(job)
@@ -475,7 +476,7 @@ def test_a_log_that_breaks_off_goes_on_where_it_was(cluster: Cluster, tmp_path: 
     proxy = Proxy(tmp_path / "engine.sock")
     place = cluster.target(engine=proxy.url)
 
-    async def cut(job: Record) -> None:
+    async def cut(job: SwarmJob) -> None:
         await running_on(job)
         for _ in range(3):
             await asyncio.sleep(0.7)
@@ -557,7 +558,7 @@ print(rank, total.sum().item())
 total = total[0].item()"""
     on: list[str] = []
 
-    async def look(job: Record) -> None:
+    async def look(job: SwarmJob) -> None:
         on.extend(await running_on_all(job, 2))
 
     done = cluster.run(source, look, replicas=2, inputs=[InputMount("torch", str(torch_folder), volume=False)])
@@ -654,7 +655,7 @@ def test_a_node_that_dies_is_named_and_another_one_takes_the_next_attempt(cluste
     place = cluster.target(constraints=ON_WORKER)
     killed: list[float] = []
 
-    async def kill(job: Record) -> None:
+    async def kill(job: SwarmJob) -> None:
         assert await running_on(job) == WORKER
         await cluster.heard()
         await asyncio.to_thread(nodes.kill_worker)

@@ -8,28 +8,31 @@ import dataclasses
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from docker_kernel import labels
-from docker_kernel.batch.targets.base import Check, JobTask, Package, Progress, Record
-from docker_kernel.batch.targets.containers import EngineTarget, content_of
-from docker_kernel.batch.targets.spare_jobs import Likely, SpareJob, SpareJobs
 from docker_kernel.engine import BindMount, ContainerSpec, Engine, File, VolumeMount
 from docker_kernel.errors import DockerKernelError, EngineError, JobError
 from docker_kernel.kernel import bytecode, guest_files, makers
 from docker_kernel.kernel.handle import KernelHandle
 from docker_kernel.kernel.spares import surroundings
+from docker_kernel.targets.base import Check, JobTask, Package, Progress
+from docker_kernel.targets.engine.config import LocalConfig
+from docker_kernel.targets.engine.containers import EngineTarget, content_of
+from docker_kernel.targets.engine.records import EngineJob, LocalPrepared
+from docker_kernel.targets.engine.spare_jobs import Likely, SpareJob, SpareJobs
 
 GONE_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """The seconds between looks whether a container has gone that the engine removes itself."""
 
 
-class LocalTarget(EngineTarget):
+class LocalTarget(EngineTarget[LocalConfig, LocalPrepared]):
     """The engine that the kernel itself runs on; nothing is pushed anywhere."""
 
     kind = "local"
+    Config: ClassVar = LocalConfig
 
-    def __init__(self, name: str, config: Any) -> None:
+    def __init__(self, name: str, config: LocalConfig) -> None:
         super().__init__(name, config)
         self._engine: Engine | None = None
         self._spares = SpareJobs(self._make_spare)
@@ -51,25 +54,26 @@ class LocalTarget(EngineTarget):
     async def missing(self, kernel: KernelHandle, package: Package) -> int:
         return 0
 
-    async def prepare(self, kernel: KernelHandle, package: Package, progress: Progress) -> Record:
+    async def prepare(self, kernel: KernelHandle, package: Package, progress: Progress) -> LocalPrepared:
         self._engine = kernel.engine
         config = kernel.config
-        library = set(guest_files.library())
+        library = set(guest_files.library(package.lib))
         files = [file for file in kernel.guest_files() if file not in library]
         return {
             "kernel_id": kernel.kernel_id,
             "image": package.image,
             "python": kernel.python,
+            "lib": package.lib,
             "user": kernel.user,
             "volume": kernel.volume,
             "mounts": [
-                dataclasses.astuple(mount)
+                (mount.source, mount.target, mount.read_only)
                 for mount in kernel.mounts
                 if package.live_workspace or mount.source != kernel.workspace
             ],
             "workspace": str(package.workspace) if package.workspace else "",
             "files": [
-                [file.path, None if file.data is None else base64.b64encode(file.data).decode(), *_owner(file)]
+                (file.path, None if file.data is None else base64.b64encode(file.data).decode(), *_owner(file))
                 for file in files
             ],
             "network": config.network,
@@ -86,13 +90,15 @@ class LocalTarget(EngineTarget):
             "container": kernel.container_id,
         }
 
-    def _spec(self, task: JobTask, prepared: Record) -> ContainerSpec:
+    def _spec(self, task: JobTask, prepared: LocalPrepared) -> ContainerSpec:
         mounts: list[BindMount | VolumeMount] = [BindMount(*mount) for mount in prepared["mounts"]]
+        if prepared["volume"]:
+            mounts.append(VolumeMount(prepared["volume"], guest_files.STATE))
         return ContainerSpec(
             image=prepared["image"],
             command=[],
             user=prepared["user"],
-            mounts=[*mounts, VolumeMount(prepared["volume"], guest_files.STATE)],
+            mounts=mounts,
             network=prepared["network"],
             working_dir="/",
             memory=task.memory or prepared["memory"],
@@ -105,15 +111,19 @@ class LocalTarget(EngineTarget):
             userns_mode=prepared["userns_mode"],
         )
 
-    async def _files(self, prepared: Record) -> Iterable[File]:
+    async def _files(self, prepared: LocalPrepared) -> Iterable[File]:
         kept = [
             File(path, None if data is None else base64.b64decode(data), *owner)
             for path, data, *owner in prepared["files"]
         ]
+        lib = prepared.get("lib", guest_files.LIB)
+        library = guest_files.library(lib)
+        if lib != guest_files.LIB:
+            return [*library, *kept]
         compiled = await asyncio.to_thread(bytecode.of_image, prepared["image"])
-        return [*guest_files.library(), *compiled, *kept]
+        return [*library, *compiled, *kept]
 
-    async def _fill(self, engine: Engine, container: str, prepared: Record) -> None:
+    async def _fill(self, engine: Engine, container: str, prepared: LocalPrepared) -> None:
         if not prepared["workspace"]:
             return
         try:
@@ -125,7 +135,7 @@ class LocalTarget(EngineTarget):
 
     # Spares
 
-    async def start(self, task: JobTask, prepared: Record) -> Record:
+    async def start(self, task: JobTask, prepared: LocalPrepared) -> EngineJob:
         likely = await self._likely(task, prepared)
         if likely is None:
             return await super().start(task, prepared)
@@ -134,12 +144,12 @@ class LocalTarget(EngineTarget):
         if spare is None:
             made = await super().start(task, prepared)
         else:
-            made = {"containers": [spare.container], "network": ""}
+            made = EngineJob(containers=[spare.container], network="")
             self._streams[spare.container] = spare
         self._kernels[made["containers"][0]] = kernel
         return made
 
-    async def clean(self, job: Record) -> None:
+    async def clean(self, job: EngineJob) -> None:
         await super().clean(job)
         for container in job["containers"]:
             kernel = self._kernels.pop(container, None)
@@ -150,7 +160,7 @@ class LocalTarget(EngineTarget):
     async def forget_kernel(self, kernel_id: str) -> None:
         await self._spares.forget(kernel_id)
 
-    async def _likely(self, task: JobTask, prepared: Record) -> Likely | None:
+    async def _likely(self, task: JobTask, prepared: LocalPrepared) -> Likely | None:
         """What a spare must be made from for this job; None where it cannot have one."""
         local = (await (await self.engine()).info()).local
         # What a folder of PYTHONPATH has may have changed since the spare's worker was started.
@@ -186,7 +196,7 @@ class LocalTarget(EngineTarget):
                 return
             await asyncio.sleep(pause)
 
-    async def release(self, prepared: Record) -> None:
+    async def release(self, prepared: LocalPrepared) -> None:
         """Nothing was made."""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.targets.places import NEEDS, PLACES, Place
+from tests.targets.places import NEEDS, PLACES, Place
 
 
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=NEEDS[name]) for name in sorted(PLACES)])

@@ -10,20 +10,24 @@ import signal
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
 from docker_kernel import background, labels
 from docker_kernel.batch.layers import tar_content
 from docker_kernel.batch.manifest import MAX_MANIFEST
 from docker_kernel.batch.result_store import ResultFolder
-from docker_kernel.batch.targets.base import JobTask, Outcome, Record, Target
-from docker_kernel.batch.targets.spare_jobs import SpareJob
 from docker_kernel.engine import BindMount, ContainerSpec, ContainerState, Engine, ExecStream, File, VolumeMount
 from docker_kernel.errors import EngineError, EngineUnavailable, JobError, NotFound
 from docker_kernel.guest.run_job import HEED_SECONDS
 from docker_kernel.kernel import guest_files
+from docker_kernel.targets.base import ConfigT, JobTask, Outcome, Target, partly_started, runner_script
+from docker_kernel.targets.engine.records import EngineJob, EnginePrepared
+from docker_kernel.targets.engine.spare_jobs import SpareJob
 
 T = TypeVar("T")
+
+
+PreparedT = TypeVar("PreparedT", bound=EnginePrepared)
 
 STOP_SECONDS = 10
 """How long a cancelled job may take to end by itself."""
@@ -40,11 +44,10 @@ MASTER_PORT = 29500
 """Where rank 0 listens for the others: torch.distributed's own default."""
 
 
-class EngineTarget(Target):
-    """Runs jobs as containers. `prepared` has "user" and "python", and what `_spec` needs; a job's record is
-    {"containers": [ids, by rank], "network": id or ""}."""
+class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, PreparedT]):
+    """Runs jobs as containers of one engine. A kind adds how it is reached, and what a container is made from."""
 
-    def __init__(self, name: str, config: Any) -> None:
+    def __init__(self, name: str, config: ConfigT) -> None:
         super().__init__(name, config)
         self._streams: dict[str, ExecStream | SpareJob] = {}
         self._interrupted: set[str] = set()
@@ -55,19 +58,19 @@ class EngineTarget(Target):
         """The engine, connected."""
 
     @abstractmethod
-    def _spec(self, task: JobTask, prepared: Record) -> ContainerSpec:
+    def _spec(self, task: JobTask, prepared: PreparedT) -> ContainerSpec:
         """What a job's container is made from, without what `start` adds: command, name, labels, inputs, network."""
 
-    async def _files(self, prepared: Record) -> Iterable[File]:
+    async def _files(self, prepared: PreparedT) -> Iterable[File]:
         """What the container gets before its start, besides the job's spec."""
         return ()
 
-    async def _fill(self, engine: Engine, container: str, prepared: Record) -> None:
+    async def _fill(self, engine: Engine, container: str, prepared: PreparedT) -> None:
         """Put into a created container what is too large for `_files`."""
 
-    async def start(self, task: JobTask, prepared: Record) -> Record:
+    async def start(self, task: JobTask, prepared: PreparedT) -> EngineJob:
         engine = await self.engine()
-        made: dict[str, Any] = {"containers": [], "network": ""}
+        made: EngineJob = {"containers": [], "network": ""}
         asked = False
         if task.attempt > 1:
             await self._remove_earlier(engine, task)
@@ -99,7 +102,7 @@ class EngineTarget(Target):
         for network in await engine.networks(having):
             await engine.remove_network(network)
 
-    async def find(self, task: JobTask, prepared: Record) -> Record | None:
+    async def find(self, task: JobTask, prepared: PreparedT) -> EngineJob | None:
         engine = await self.engine()
         found: list[str] = []
         for name in task.names():
@@ -108,7 +111,7 @@ class EngineTarget(Target):
                     found.append((await engine.inspect(name)).id)
         known = {} if task.replicas == 1 else await engine.networks({labels.JOB_ID: task.job_id})
         networks = [network for network, name in known.items() if name == task.label]
-        made = {"containers": found, "network": networks[0] if networks else ""}
+        made: EngineJob = {"containers": found, "network": networks[0] if networks else ""}
         if len(found) == task.replicas:
             return made
         await self.clean(made)
@@ -116,7 +119,7 @@ class EngineTarget(Target):
             raise JobError(partly_started(len(found), task))
         return None
 
-    async def _create(self, engine: Engine, task: JobTask, prepared: Record, rank: int, network: str) -> str:
+    async def _create(self, engine: Engine, task: JobTask, prepared: PreparedT, rank: int, network: str) -> str:
         spec = self._spec(task, prepared)
         several, names = task.replicas > 1, task.names()
         spec.name = names[rank]
@@ -134,12 +137,13 @@ class EngineTarget(Target):
             content |= {"rank": rank, "world_size": task.replicas, "master_addr": names[0], "master_port": MASTER_PORT}
         return await self._make(engine, spec, prepared, content)
 
-    async def _make(self, engine: Engine, spec: ContainerSpec, prepared: Record, content: Mapping[str, Any]) -> str:
+    async def _make(
+        self, engine: Engine, spec: ContainerSpec, prepared: PreparedT, content: Mapping[str, object]
+    ) -> str:
         """Create a container whose runner finds `content`."""
-        spec.command = [prepared["python"], "-I", "-S", f"{guest_files.LIB}/docker_kernel/guest/run_job.py"]
-        spec.labels = {**spec.labels, labels.KIND: labels.KIND_JOB, labels.USER: str(os.getuid())} | (
-            {labels.KERNEL_ID: prepared["kernel_id"]} if "kernel_id" in prepared else {}
-        )
+        spec.command = [prepared["python"], "-I", "-S", runner_script(prepared)]
+        spec.labels = {**spec.labels, labels.KIND: labels.KIND_JOB, labels.USER: str(os.getuid())}
+        spec.labels[labels.KERNEL_ID] = prepared["kernel_id"]
         uid, _, gid = prepared["user"].partition(":")
         path = f"{guest_files.RUN.lstrip('/')}/job.json"
         container = await _create_anew(engine, spec)
@@ -152,7 +156,7 @@ class EngineTarget(Target):
             raise
         return container
 
-    async def output(self, job: Record) -> AsyncIterator[tuple[int, bytes]]:
+    async def output(self, job: EngineJob) -> AsyncIterator[tuple[int, bytes]]:
         pieces: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue(maxsize=64)
 
         async def read(rank: int, container: str) -> None:
@@ -242,7 +246,7 @@ class EngineTarget(Target):
                     ) from None
                 await asyncio.sleep(BACK_PAUSE)
 
-    async def _end_with_the_first_failure(self, job: Record) -> None:
+    async def _end_with_the_first_failure(self, job: EngineJob) -> None:
         """Tasks that wait for one that has failed would wait for ever."""
         engine = await self.engine()
 
@@ -255,7 +259,7 @@ class EngineTarget(Target):
         with contextlib.suppress(EngineError):
             await asyncio.gather(*(watch(container) for container in job["containers"]))
 
-    async def outcome(self, job: Record) -> Outcome:
+    async def outcome(self, job: EngineJob) -> Outcome:
         states = []
         for container in job["containers"]:
             try:
@@ -278,13 +282,13 @@ class EngineTarget(Target):
             raise NotFound("somebody removes it just now")
         return state
 
-    async def interrupt(self, job: Record) -> bool:
+    async def interrupt(self, job: EngineJob) -> bool:
         engine = await self.engine()
         self._interrupted.update(job["containers"])
         await asyncio.gather(*(engine.kill(container, signal.SIGINT) for container in job["containers"]))
         return True
 
-    async def cancel(self, job: Record) -> None:
+    async def cancel(self, job: EngineJob) -> None:
         await asyncio.gather(*(self._stop(container) for container in job["containers"]))
 
     async def _stop(self, container: str) -> None:
@@ -303,7 +307,7 @@ class EngineTarget(Target):
             with contextlib.suppress(NotFound, asyncio.CancelledError):
                 await ended
 
-    async def result(self, job: Record, digest: str, folder: Path) -> None:
+    async def result(self, job: EngineJob, digest: str, folder: Path) -> None:
         engine, container = await self.engine(), job["containers"][0]
         result = ResultFolder(folder, self.config.max_result)
         if not result.file("manifests", digest).exists():
@@ -311,7 +315,7 @@ class EngineTarget(Target):
         for blob in await asyncio.to_thread(result.missing_blobs, digest):
             await _fetch(engine, container, "blobs", blob, result)
 
-    async def clean(self, job: Record) -> None:
+    async def clean(self, job: EngineJob) -> None:
         engine = await self.engine()
         for container in job["containers"]:
             self._interrupted.discard(container)
@@ -323,15 +327,9 @@ class EngineTarget(Target):
             await engine.remove_network(job["network"])
 
 
-def content_of(task: JobTask) -> dict[str, Any]:
+def content_of(task: JobTask) -> dict[str, object]:
     """What a job's runner reads."""
     return {**task.spec, "secrets": dict(task.secrets)}
-
-
-def partly_started(count: int, task: JobTask) -> str:
-    """Why an attempt is lost of which not all tasks were started."""
-    begun = f"{count} of its {task.replicas} replicas had begun, and were ended"
-    return f"its Jupyter server ended while it was started: {begun}"
 
 
 async def _create_anew(engine: Engine, spec: ContainerSpec) -> str:

@@ -12,29 +12,37 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from docker_kernel import labels
-from docker_kernel.config import TargetConfig
+from docker_kernel.config import TargetConfig, TargetTable
 from docker_kernel.errors import JobError
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
 
-Record = dict[str, Any]
-"""JSON that a target gives out and gets back, and nobody else reads."""
+ConfigT = TypeVar("ConfigT", bound=TargetConfig)
+"""A kind's settings."""
+
+PreparedT = TypeVar("PreparedT", bound=Mapping[str, object])
+"""What its `prepare` returns: a TypedDict, as it is kept as JSON. Nobody else reads it."""
+
+JobT = TypeVar("JobT", bound=Mapping[str, object])
+"""What its `start` returns, and finds a job by: a TypedDict, too."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """What one dispatch took from its kernel, for all its jobs.
+    """What one dispatch took from its kernel, for all its jobs; or the notebook image that a job runs.
 
     Args:
-        image: the id, on the kernel's engine, of the image with the kernel's environment.
-        manifest: the snapshot's manifest, as its file has it; digest: of that file, "sha256:…".
+        image: the id, on the kernel's engine, of the image with the kernel's environment; or of the notebook image.
+        manifest: the snapshot's manifest, as its file has it, "" for a notebook image.
+        digest: of that file, "sha256:…".
         holder: a container on the kernel's engine, never started, that has the kernel volume at `guest_files.STATE` and
             so keeps it from going with the kernel: read blobs from it. "" where the kernel outlives the job's start.
         live_workspace: whether jobs work on the kernel's own workspace (targets on its own engine only).
         workspace: a tar archive of the workspace's copy, with paths relative to `/`; None where there is none.
+        lib: where the guest package goes in the job's container.
     """
 
     package_id: str
@@ -44,6 +52,13 @@ class Package:
     holder: str = ""
     live_workspace: bool = False
     workspace: Path | None = None
+    lib: str = guest_files.LIB
+
+
+def runner_script(prepared: Mapping[str, object]) -> str:
+    """The script that a job's container starts with."""
+    # What an older version of this package prepared has its guest where kernels have it.
+    return f"{prepared.get('lib', guest_files.LIB)}/docker_kernel/guest/run_job.py"
 
 
 ALLOWED_INPUTS = f"/{guest_files.BASE}/inputs"
@@ -110,6 +125,12 @@ class JobTask:
         return [self.label] if self.replicas == 1 else [f"{self.label}-{rank}" for rank in range(self.replicas)]
 
 
+def partly_started(count: int, task: JobTask) -> str:
+    """Why an attempt is lost of which not all tasks were started."""
+    begun = f"{count} of its {task.replicas} replicas had begun, and were ended"
+    return f"its Jupyter server ended while it was started: {begun}"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a job ended, as the target's engine tells it.
@@ -140,7 +161,7 @@ Progress = Callable[[str], None]
 """Takes a few words on how a transfer goes ("sends 12 of 300 MiB"); may be called from any thread."""
 
 
-class Target(ABC):
+class Target(ABC, Generic[ConfigT, PreparedT, JobT]):
     """A place where jobs run. One instance serves all kernels of a process; its coroutines run on the background loop.
 
     Every method raises DockerKernelError with a sentence for the user; none waits without an end unless it says so.
@@ -149,14 +170,15 @@ class Target(ABC):
     kind: ClassVar[str]
     """What a config file calls it."""
 
+    Config: ClassVar[type[TargetConfig]] = TargetTable
+    """Its settings. Without ones of its own, a kind gets its table of the config file unchecked."""
+
     default_max_jobs: ClassVar[int] = 8
     """How many jobs run at once where the config says nothing: many where an engine has a queue of its own."""
 
-    def __init__(self, name: str, config: TargetConfig) -> None:
+    def __init__(self, name: str, config: ConfigT) -> None:
         self.name = name
         self.config = config
-        self.given = config
-        """The settings as the config file has them, of which a plugin makes its own."""
 
     @abstractmethod
     async def check(self) -> list[Check]:
@@ -167,20 +189,20 @@ class Target(ABC):
         """How many bytes `prepare` would send; refuses what could not run there, such as another architecture."""
 
     @abstractmethod
-    async def prepare(self, kernel: KernelHandle, package: Package, progress: Progress) -> Record:
+    async def prepare(self, kernel: KernelHandle, package: Package, progress: Progress) -> PreparedT:
         """Bring what the jobs start from to the target. When this returns the kernel is needed no more.
 
         May be cancelled; then nothing is left behind.
         """
 
     @abstractmethod
-    async def start(self, task: JobTask, prepared: Record) -> Record:
+    async def start(self, task: JobTask, prepared: PreparedT) -> JobT:
         """Start a job; returns what the other methods find it by. When it raises, nothing is left behind.
 
         What an earlier attempt left goes first.
         """
 
-    async def find(self, task: JobTask, prepared: Record) -> Record | None:
+    async def find(self, task: JobTask, prepared: PreparedT) -> JobT | None:
         """Look for an attempt whose process was killed while it started it: it may have come to that, or not.
 
         What was made for it and never ran is removed.
@@ -202,7 +224,7 @@ class Target(ABC):
         )
 
     @abstractmethod
-    def output(self, job: Record) -> AsyncIterator[tuple[int, bytes]]:
+    def output(self, job: JobT) -> AsyncIterator[tuple[int, bytes]]:
         """What the job's tasks print, in pieces, each with its rank, from their very first byte to their end.
 
         May be asked for again after the host side was restarted: it then starts anew. Ends when the job has ended, or
@@ -210,20 +232,20 @@ class Target(ABC):
         """
 
     @abstractmethod
-    async def outcome(self, job: Record) -> Outcome:
+    async def outcome(self, job: JobT) -> Outcome:
         """How the job ended; waits for it. Called after `output` has ended."""
 
-    async def interrupt(self, job: Record) -> bool:
+    async def interrupt(self, job: JobT) -> bool:
         """Send SIGINT to the runners of a job, which interrupt its cell; returns whether that can be done there. A job
         for which it cannot is cancelled instead."""
         return False
 
     @abstractmethod
-    async def cancel(self, job: Record) -> None:
+    async def cancel(self, job: JobT) -> None:
         """Stop a job: its runner gets SIGTERM and some seconds, then SIGKILL. No-op if it has ended."""
 
     @abstractmethod
-    async def result(self, job: Record, digest: str, folder: Path) -> None:
+    async def result(self, job: JobT, digest: str, folder: Path) -> None:
         """Bring a result, rank 0's, into a folder of the host, which is then as a state folder (guest/snapshot.py).
 
         Every file is checked against its digest before it is there under its name; what is there is not fetched again.
@@ -233,7 +255,7 @@ class Target(ABC):
         """
 
     @abstractmethod
-    async def clean(self, job: Record) -> None:
+    async def clean(self, job: JobT) -> None:
         """Remove all that the job left on the target; no-op if done already."""
 
     async def abandon(self, package_id: str) -> None:
@@ -241,9 +263,13 @@ class Target(ABC):
         return
 
     @abstractmethod
-    async def release(self, prepared: Record) -> None:
+    async def release(self, prepared: PreparedT) -> None:
         """Remove what `prepare` made and no other dispatch can use again; no-op if done already."""
 
     async def forget_kernel(self, kernel_id: str) -> None:
         """Remove what is kept ready for the next jobs of a kernel that ends."""
         return
+
+
+AnyTarget: TypeAlias = Target[Any, Any, Any]
+"""A target whose kind does not matter: who has one keeps what it returns as JSON, and gives it back."""

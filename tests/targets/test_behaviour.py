@@ -13,9 +13,9 @@ import pytest
 from docker_kernel import background
 from docker_kernel.batch.job_folder import JobFolder
 from docker_kernel.batch.manager import manager
-from tests.batch.targets.places import Place
 from tests.notebook import HOLD, Notebook, let_go
 from tests.patience import patient, until
+from tests.targets.places import Place
 
 run = background.run_blocking
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from docker_kernel.engine import ContainerSpec, Engine, ExecStream, VolumeMount
 from docker_kernel.errors import DockerKernelError, EngineError, JobError
 from docker_kernel.kernel.spares import MAX_AGE, UPKEEP_SECONDS, memory_is_short
+from docker_kernel.targets.engine.records import LocalPrepared
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ class Likely:
     """
 
     spec: ContainerSpec
-    prepared: dict[str, Any]
-    worker: dict[str, Any]
+    prepared: LocalPrepared
+    worker: dict[str, object]
     surroundings: list[object]
 
 
@@ -64,7 +65,7 @@ class SpareJob:
     def fresh(self) -> bool:
         return time.monotonic() - self._made < MAX_AGE
 
-    async def take(self, content: Mapping[str, Any], name: str) -> bool:
+    async def take(self, content: Mapping[str, object], name: str) -> bool:
         """Hand over a job; returns whether the container runs it. If not, it is to be removed, and never will run it,
         as it waits for our word after it has said that it has the job.
 
@@ -91,7 +92,7 @@ class SpareJob:
             raise JobError(f"Its container's connection broke while it was given the job ({error}).") from None
         return True
 
-    async def _hand_over(self, content: Mapping[str, Any]) -> None:
+    async def _hand_over(self, content: Mapping[str, object]) -> None:
         await self._stream.write(json.dumps(content).encode() + b"\n")
         taken = f"##docker-kernel {content['nonce']} ".encode()
         said = b""
@@ -139,7 +140,7 @@ class SpareJobs:
         """By kernel: what waits, or is being made."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def take(self, kernel: str, likely: Likely, content: Mapping[str, Any], name: str) -> SpareJob | None:
+    async def take(self, kernel: str, likely: Likely, content: Mapping[str, object], name: str) -> SpareJob | None:
         """Give a job to the kernel's spare; None where there is none for it, and a fresh container is to be made.
 
         A spare that is being made is waited for: making another container would not be faster.

@@ -6,7 +6,7 @@ With a registry, images go through it by digest. Without one, the engine is sent
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import ClassVar
 
 from docker_kernel import background
 from docker_kernel.batch.layers import Layer, job_layers
@@ -20,37 +20,38 @@ from docker_kernel.batch.state_image import (
     push,
     stoppable,
 )
-from docker_kernel.batch.targets.base import Check, JobTask, Package, Progress, Record
-from docker_kernel.batch.targets.containers import EngineTarget
-from docker_kernel.config import DockerTargetConfig, format_size
+from docker_kernel.config import format_size
 from docker_kernel.engine import ContainerSpec, Engine, registry_credentials
 from docker_kernel.errors import DockerKernelError, EngineError
 from docker_kernel.kernel.handle import KernelHandle
+from docker_kernel.targets.base import Check, JobTask, Package, Progress
+from docker_kernel.targets.engine.config import DockerConfig
+from docker_kernel.targets.engine.containers import EngineTarget
+from docker_kernel.targets.engine.records import DockerPrepared
 
 NAME = "docker-kernel-jobs"
 """The repository of all jobs' images."""
 
 
-class DockerTarget(EngineTarget):
+class DockerTarget(EngineTarget[DockerConfig, DockerPrepared]):
     """One engine that is not the kernel's own."""
 
     kind = "docker"
+    Config: ClassVar = DockerConfig
 
-    def __init__(self, name: str, config: Any) -> None:
+    def __init__(self, name: str, config: DockerConfig) -> None:
         super().__init__(name, config)
-        assert isinstance(config, DockerTargetConfig)
-        self._settings = config
         self._engine: Engine | None = None
         self._connecting = asyncio.Lock()
 
     async def engine(self) -> Engine:
         async with self._connecting:
             if self._engine is None:
-                self._engine = await Engine.connect(self._settings.engine, tls=self._settings.tls)
+                self._engine = await Engine.connect(self.config.engine, tls=self.config.tls)
         return self._engine
 
     def _registry(self) -> Registry | None:
-        return None if self._settings.registry is None else Registry(self._settings.registry, registry_credentials)
+        return None if self.config.registry is None else Registry(self.config.registry, registry_credentials)
 
     async def check(self) -> list[Check]:
         try:
@@ -68,9 +69,9 @@ class DockerTarget(EngineTarget):
             return found
         try:
             said = await background.in_own_thread(registry.check)
-            found.append(Check("registry", f"{self._settings.registry} {said}", True))
+            found.append(Check("registry", f"{self.config.registry} {said}", True))
         except DockerKernelError as error:
-            found.append(Check("registry", str(self._settings.registry), False, str(error)))
+            found.append(Check("registry", str(self.config.registry), False, str(error)))
             return found
         why_not = await engine.why_not_pullable(f"{registry.host}/{registry.repository(NAME)}")
         if why_not:
@@ -91,7 +92,7 @@ class DockerTarget(EngineTarget):
             return await bytes_to_push(kernel.engine, package.image, layers, registry, NAME)
         return await bytes_to_load(kernel.engine, package.image, layers, await self.engine())
 
-    async def prepare(self, kernel: KernelHandle, package: Package, progress: Progress) -> Record:
+    async def prepare(self, kernel: KernelHandle, package: Package, progress: Progress) -> DockerPrepared:
         layers, engine = await self._layers(kernel, package), await self.engine()
         registry = await asyncio.to_thread(self._registry)
         if registry is not None:
@@ -113,6 +114,7 @@ class DockerTarget(EngineTarget):
             "sent": sent,
             "kernel_id": kernel.kernel_id,
             "python": kernel.python,
+            "lib": package.lib,
             "user": kernel.user,
             "network": "none" if config.network == "none" else "bridge",
             "memory": config.memory,
@@ -122,7 +124,7 @@ class DockerTarget(EngineTarget):
             "capabilities": config.capabilities,
         }
 
-    def _spec(self, task: JobTask, prepared: Record) -> ContainerSpec:
+    def _spec(self, task: JobTask, prepared: DockerPrepared) -> ContainerSpec:
         return ContainerSpec(
             image=prepared["image"],
             command=[],
@@ -139,11 +141,11 @@ class DockerTarget(EngineTarget):
 
     async def abandon(self, package_id: str) -> None:
         # What came through a registry has no name by which it could be told apart from another dispatch's.
-        if self._settings.registry is None:
+        if self.config.registry is None:
             await self._remove_image(f"{NAME}:{package_id}")
 
-    async def release(self, prepared: Record) -> None:
-        await self._remove_image(prepared["image"] if self._settings.registry else f"{NAME}:{prepared['package']}")
+    async def release(self, prepared: DockerPrepared) -> None:
+        await self._remove_image(prepared["image"] if self.config.registry else f"{NAME}:{prepared['package']}")
 
     async def _remove_image(self, reference: str) -> None:
         engine = await self.engine()

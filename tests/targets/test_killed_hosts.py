@@ -18,10 +18,10 @@ from docker_kernel.batch.job_folder import JobFolder
 from docker_kernel.batch.manager import manager
 from docker_kernel.batch.record import JobRecord
 from docker_kernel.engine import Engine
-from tests.batch.targets.places import Place, at
 from tests.conftest import SpecMaker
 from tests.doomed import Counter, Killed, counter, killed_follower, killed_sender
 from tests.patience import patient, until
+from tests.targets.places import Place, at
 
 run = background.run_blocking
 

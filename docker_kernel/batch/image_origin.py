@@ -1,0 +1,124 @@
+"""What targets see of a notebook image where they see a kernel otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from docker_kernel import config
+from docker_kernel.config import KernelConfig, UserConfig
+from docker_kernel.engine import BindMount, Engine, File
+from docker_kernel.kernel import guest_files
+from docker_kernel.kernel.notebook import Sight
+from docker_kernel.kernel.user import ContainerUser
+
+OUTPUT = "/output"
+"""Where an image puts its results (docs/notebook-image.md)."""
+
+WORKING_DIRECTORY = "/notebook"
+
+
+class ImageOrigin:
+    """Which image, as whom, and with what: a KernelHandle (kernel/handle.py) of a kernel that does not run.
+
+    Args:
+        image: its id on the engine.
+        python: what starts its main process, a path in it.
+        user: "uid:gid".
+        mounts: folders of this machine, for targets that see them.
+    """
+
+    kernel_id = ""
+    container_id = ""
+    volume = ""
+    workspace: str | None = None
+    cwd = WORKING_DIRECTORY
+
+    def __init__(
+        self,
+        engine: Engine,
+        image: str,
+        python: str,
+        user: str,
+        settings: KernelConfig,
+        mounts: Sequence[BindMount] = (),
+        group_add: Sequence[int] = (),
+        userns_mode: str | None = None,
+    ) -> None:
+        self.engine = engine
+        self.image = image
+        self.python = python
+        self.user = user
+        self.config = settings
+        self.mounts = list(mounts)
+        self.group_add = group_add
+        self.userns_mode = userns_mode
+        self.env: dict[str, str] = {}
+
+    @classmethod
+    async def of(
+        cls,
+        engine: Engine,
+        image: str,
+        settings: KernelConfig,
+        mounts: Sequence[BindMount] = (),
+        user: ContainerUser | None = None,
+    ) -> ImageOrigin:
+        """An image as it is on an engine; it runs as its own user where no other is given.
+
+        Raises:
+            ImageMissing: the engine does not have it.
+        """
+        about = (await engine.image(image))["Config"]
+        uid, _, gid = str(about.get("User") or "0:0").partition(":")
+        own = f"{uid}:{gid or 0}"
+        groups, userns_mode = ((), None) if user is None else (user.groups, user.userns_mode)
+        python = about["Entrypoint"][0]
+        return cls(engine, image, python, own if user is None else user.spec, settings, mounts, groups, userns_mode)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is kept of it, for a process that goes on with its jobs."""
+        return {
+            "image": self.image,
+            "python": self.python,
+            "user": self.user,
+            "settings": self.config.model_dump(mode="json", exclude_defaults=True),
+            "mounts": [dataclasses.astuple(mount) for mount in self.mounts],
+            "group_add": list(self.group_add),
+            "userns_mode": self.userns_mode,
+        }
+
+    @classmethod
+    def from_dict(cls, engine: Engine, kept: Mapping[str, Any]) -> ImageOrigin:
+        """What `to_dict` kept."""
+        return cls(
+            engine,
+            kept["image"],
+            kept["python"],
+            kept["user"],
+            KernelConfig.model_validate(kept["settings"]),
+            [BindMount(*mount) for mount in kept["mounts"]],
+            kept["group_add"],
+            kept["userns_mode"],
+        )
+
+    @property
+    def user_config(self) -> UserConfig:
+        return config.load()
+
+    async def notebook(self) -> Sight | None:
+        return None
+
+    def guest_files(self) -> list[File]:
+        uid, _, gid = self.user.partition(":")
+        state = f"{guest_files.BASE}/state"
+        folders = {f"{guest_files.BASE}/run": 0o700, state: 0o700, OUTPUT.lstrip("/"): 0o755}
+        folders |= {f"{state}/{name}": 0o755 for name in ("blobs", "manifests")}
+        return [
+            *guest_files.library(guest_files.JOB_LIB),
+            *(File(path, mode=mode, uid=int(uid), gid=int(gid)) for path, mode in folders.items()),
+        ]
+
+    async def notify(self, event: dict[str, Any]) -> None:
+        """There is no kernel to be told."""

@@ -1,0 +1,1 @@
+"""Jobs as containers of one engine: the kernel's own, or another."""
