@@ -43,6 +43,7 @@ from docker_kernel.kernel import sockets
 from docker_kernel.kernel.container import KernelContainer
 from docker_kernel.kernel.provisioner import shared_engine, shared_spares
 from docker_kernel.kernel.spares import UPKEEP_SECONDS
+from tests.inside import run_inside
 
 SETTINGS: dict[str, Any] = {"grace": 2, "warm_spares": 1, "memory": "300m", "pids": 100}
 LEASE = 10.0 + UPKEEP_SECONDS
@@ -180,7 +181,7 @@ class Kernel:
         """What Python code prints that another process runs in the container."""
         one = self.container
         command = [one.python, "-c", code]
-        return background.run_blocking(one.engine.exec_output(one.container_id, command, one.user))[1]
+        return run_inside(one.container_id, command, one.user)[1]
 
     def set_mark(self) -> None:
         expect(self.run(f"assert 'mark' not in globals()\nmark = {self.mark}\nprint(mark)"), ("", f"{self.mark}\n"),

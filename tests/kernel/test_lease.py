@@ -21,6 +21,7 @@ from docker_kernel.guest.link import LEASE_EXIT
 from docker_kernel.kernel import makers, running
 from docker_kernel.kernel.container import KernelContainer
 from tests.conftest import SpecMaker
+from tests.inside import run_inside
 from tests.kernel.test_life import gone
 from tests.kernel.test_spares import of_spec, pattern, until, warm
 
@@ -69,9 +70,9 @@ def answers(kernel: KernelContainer) -> bool:
     return bool(until(kernel._changed.is_set)) and kernel.exit_code is None
 
 
-def break_link(engine: Engine, kernel: KernelContainer) -> None:
+def break_link(kernel: KernelContainer) -> None:
     command = [kernel.python, "-c", BREAK_THE_LINK]
-    assert run(engine.exec_output(kernel.container_id, command, user=kernel.user)) == (0, "broken\n")
+    assert run_inside(kernel.container_id, command, kernel.user) == (0, "broken\n")
 
 
 def test_a_link_that_comes_late_costs_no_kernel(
@@ -97,7 +98,7 @@ def test_a_broken_link_costs_no_kernel_of_a_server_that_lives(
     try:
         assert answers(kernel)
         background.loop().call_soon_threadsafe(slow_links.clear)
-        break_link(engine, kernel)
+        break_link(kernel)
         time.sleep(2)
         assert run(engine.inspect(kernel.container_id)).running
         background.loop().call_soon_threadsafe(slow_links.set)
@@ -120,7 +121,7 @@ def test_an_end_by_lease_says_so(
             kernel._detach()
 
         run(leave())
-        break_link(engine, kernel)
+        break_link(kernel)
         assert gone(engine, kernel.container_id)
         background.loop().call_soon_threadsafe(slow_links.set)
         assert run(kernel.wait()) == LEASE_EXIT
@@ -168,7 +169,7 @@ def test_a_kernels_processes_have_an_empty_standard_input(engine: Engine, make_s
     run(kernel.start())
     try:
         assert answers(kernel)
-        code, said = run(engine.exec_output(kernel.container_id, [kernel.python, "-c", INPUTS], user=kernel.user))
+        code, said = run_inside(kernel.container_id, [kernel.python, "-c", INPUTS], kernel.user)
         assert (code, said.split()) == (0, ["/dev/null"])
     finally:
         run(kernel.remove())

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from docker_kernel import background, engine, labels
+from docker_kernel import background, labels
 from docker_kernel.engine import ContainerSpec, Engine
 from docker_kernel.errors import EngineUnavailable, NotFound
 from tests.engines import SecondEngine
@@ -53,7 +53,7 @@ def test_the_exit_code_of_a_container_that_is_gone_is_known(engine: Engine, pyth
 def test_an_engine_that_hangs_is_asked_for_an_exit_code_for_a_while_only(
     second_engine: SecondEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "EVENTS_SECONDS", 1)
+    monkeypatch.setattr("docker_kernel.engine.engine.EVENTS_SECONDS", 1)
     there = run(Engine.connect(second_engine.url))
     assert second_engine.process is not None
     os.kill(second_engine.process.pid, signal.SIGSTOP)
