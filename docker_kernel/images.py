@@ -35,7 +35,7 @@ from docker_kernel.build_settings import BuildSettings, host_settings
 from docker_kernel.config import format_size
 from docker_kernel.data import data_folder
 from docker_kernel.engine import ContainerSpec, Engine, File, archive
-from docker_kernel.errors import BuildFailed, ConfigError, EngineError, ImageMissing, NotFound
+from docker_kernel.errors import BuildFailed, ConfigError, EngineError, ImageMissing, NotFound, ProgramMissing
 
 NAMES = ("python", "scipy")
 """The images that `images/` has Dockerfiles for."""
@@ -296,10 +296,8 @@ async def _run(engine: Engine, image: str, command: Sequence[str]) -> str | None
     async with throwaway_container(engine, spec) as container:
         try:
             await engine.start(container)
-        except EngineError as error:
-            if "executable file" in str(error) or "no such file" in str(error) or isinstance(error, NotFound):
-                return None
-            raise
+        except (ProgramMissing, NotFound):
+            return None
         await engine.wait(container)
         return (await engine.logs(container)).decode(errors="replace")
 
@@ -341,14 +339,9 @@ async def _bring(engine: Engine, reference: str, progress: Progress) -> None:
         await _pull(engine, reference, progress)
     except EngineError as error:
         raise ImageMissing(
-            f"The image {reference} is not on the engine and cannot be pulled ({_reason(error)}): check its name and "
-            "your access to its registry, or build or load it there first."
+            f"The image {reference} is not on the engine and cannot be pulled ({error.reason or error}): check its "
+            "name and your access to its registry, or build or load it there first."
         ) from error
-
-
-def _reason(error: EngineError) -> str:
-    text = str(error).removeprefix("The engine refused: ").rstrip(".")
-    return text.rpartition(": ")[2] if "dial tcp" in text else text
 
 
 async def _pull(engine: Engine, reference: str, progress: Progress) -> None:

@@ -29,7 +29,7 @@ from docker_kernel.batch.layers import CHUNK, Layer, file_pieces
 from docker_kernel.batch.registry import Pulled, Registry
 from docker_kernel.config import format_size
 from docker_kernel.engine import Engine
-from docker_kernel.errors import EngineError, ImageMissing, JobError
+from docker_kernel.errors import ImageMissing, JobError, RetryableError
 
 log = logging.getLogger(__name__)
 
@@ -168,9 +168,9 @@ async def _base_in(engine: Engine, image: str, registry: Registry, name: str, pr
             await engine.tag(image, remote, tag)
             try:
                 await stoppable(lambda progress: engine.push(remote, tag, progress), progress)
-            except EngineError as error:
+            except RetryableError:
                 # Another process pushes the same image: it has taken the name away, or the registry is between the two.
-                if last or not any(what in str(error) for what in ("does not exist locally", "blob unknown")):
+                if last:
                     raise
             finally:
                 await engine.untag(image, remote, tag)
@@ -269,9 +269,9 @@ async def load(
             except asyncio.CancelledError:
                 await destination.remove_image(name)  # it had all of it already
                 raise
-            except EngineError as error:
+            except RetryableError:
                 # The last image that had one of the layers went in between.
-                if last or "layer.tar: no such file" not in str(error):
+                if last:
                     raise
     digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
     try:

@@ -213,9 +213,8 @@ async def push(engine: Engine, name: Name, progress: Progress) -> str:
     try:
         await engine.push(name.repository, name.tag, lambda text: progress(Step("push", text)))
     except EngineError as error:
-        reason = str(error).removeprefix(f"The image {name} could not be pushed: ").rstrip(".")
         raise ContainerizeError(
-            f"The image {name} was made, but {name.registry} did not take it ({reason}): "
+            f"The image {name} was made, but {name.registry} did not take it ({error.reason or error}): "
             f"`docker push {name}` goes on from what was sent."
         ) from None
     found = await engine.image(str(name))

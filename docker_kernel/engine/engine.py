@@ -31,12 +31,21 @@ from docker.transport import UnixHTTPAdapter
 from docker_kernel import background, labels
 from docker_kernel.engine.address import context_url, default_url, tls_config
 from docker_kernel.engine.archives import File, archive
-from docker_kernel.engine.errors import explain
+from docker_kernel.engine.errors import explain, is_absence, refusal
 from docker_kernel.engine.filters import having_labels
 from docker_kernel.engine.specs import ContainerSpec, engine_mount, gpu_request
 from docker_kernel.engine.streams import ByteStream, ChunkReader, ExecStream, LogStream, own_socket
 from docker_kernel.engine.swarm import Swarm
-from docker_kernel.errors import BuildFailed, ConfigError, EngineError, EngineUnavailable, ImageMissing, NotFound
+from docker_kernel.errors import (
+    BuildFailed,
+    ConfigError,
+    Conflict,
+    EngineError,
+    EngineUnavailable,
+    ImageMissing,
+    NotFound,
+    RetryableError,
+)
 
 T = TypeVar("T")
 
@@ -354,11 +363,8 @@ class Engine:
         """Send a signal to a container's main process; no-op if it has ended."""
         try:
             await self._call(self._client.kill, container, signal=signal)
-        except NotFound:
+        except (NotFound, Conflict):
             pass
-        except EngineError as error:
-            if "is not running" not in str(error):
-                raise
 
     async def remove(self, container: str) -> None:
         """Kill and remove a container with its anonymous volumes; afterwards it is gone, and its name free."""
@@ -367,13 +373,12 @@ class Engine:
                 await self._lasting(self._client.remove_container, container, v=True, force=True)
             except NotFound:
                 return
-            except EngineError as error:
-                if "already in progress" in str(error):
+            except (Conflict, RetryableError):
+                if await self._is_going(container):
                     with contextlib.suppress(EngineError):  # it has gone meanwhile
                         await self._lasting(self._client.wait, container, condition="removed")
                     return
-                # Podman 4.3 cannot stop a container that ends at that moment; asked again, it removes it.
-                if last or "could not be stopped" not in str(error):
+                if last:
                     raise
             else:
                 return
@@ -387,7 +392,7 @@ class Engine:
         except NotFound:
             return True
         except EngineError as error:
-            if "already in progress" in str(error):
+            if await self._is_going(container):
                 await self.remove(container)
                 return True
             # Its start may have been under way. Engines have words of their own for that.
@@ -398,6 +403,13 @@ class Engine:
                 return True
             return False
         return True
+
+    async def _is_going(self, container: str) -> bool:
+        """Whether a container's removal is under way, or over."""
+        try:
+            return (await self.inspect(container)).status == "removing"
+        except NotFound:
+            return True
 
     async def rename(self, container: str, name: str) -> None:
         """Give a container another name; atomic, and it fails if the name is taken."""
@@ -538,8 +550,8 @@ class Engine:
         def run() -> None:
             sizes: dict[str, tuple[int, int]] = {}
             for event in self._client.push(repository, tag=tag, stream=True, decode=True):
-                if "error" in event:
-                    raise EngineError(f"The image {repository}:{tag} could not be pushed: {event['error'].strip()}.")
+                if said := event.get("error"):
+                    raise refusal(said, message=f"The image {repository}:{tag} could not be pushed: {said.strip()}.")
                 detail = event.get("progressDetail") or {}
                 if "total" in detail:
                     sizes[event.get("id", "")] = (int(detail.get("current", 0)), int(detail["total"]))
@@ -561,8 +573,8 @@ class Engine:
 
         def run() -> None:
             for event in self._client.pull(name, tag=digest, stream=True, decode=True):
-                if "error" in event:
-                    raise EngineError(event["error"].strip())
+                if said := event.get("error"):
+                    raise refusal(said, message=said.strip())
                 progress("the engine pulls the image")
 
         try:
@@ -597,8 +609,8 @@ class Engine:
         def run() -> None:
             client: Any = self._client
             for event in client.load_image(archive):
-                if "error" in event:
-                    raise EngineError(f"The engine at {self.url} did not take the image: {event['error'].strip()}.")
+                if said := event.get("error"):
+                    raise refusal(said, message=f"The engine at {self.url} did not take the image: {said.strip()}.")
 
         await self._lasting(run)
 
@@ -615,8 +627,7 @@ class Engine:
         except NotFound:
             return ""
         except EngineError as error:
-            text = str(error)
-            return "" if "manifest unknown" in text or "not found" in text else text
+            return "" if is_absence(error) else str(error)
         return ""
 
     async def untag(self, image: str, repository: str, tag: str) -> None:
@@ -652,8 +663,8 @@ class Engine:
 
         def run() -> None:
             for event in self._client.pull(repository, tag=tag, stream=True, decode=True):
-                if "error" in event:
-                    raise EngineError(f"The image {reference} could not be pulled: {event['error']}.")
+                if said := event.get("error"):
+                    raise refusal(said, message=f"The image {reference} could not be pulled: {said}.")
                 progress(event)
 
         await self._lasting(run)
@@ -710,10 +721,8 @@ class Engine:
             await self._lasting(self._client.remove_volume, name)
         except NotFound:
             return True
-        except EngineError as error:
-            if "in use" in str(error) or "being used" in str(error):
-                return False
-            raise
+        except Conflict:
+            return False
         return True
 
     async def create_network(self, name: str, marks: Mapping[str, str]) -> str:

@@ -26,7 +26,7 @@ from docker.types import (
 from docker_kernel.engine.filters import having_labels
 from docker_kernel.engine.specs import TaskSpec, engine_mount
 from docker_kernel.engine.streams import LogStream
-from docker_kernel.errors import EngineError, NotFound
+from docker_kernel.errors import Conflict, EngineError, NotFound, RetryableError
 
 if TYPE_CHECKING:
     from docker_kernel.engine.engine import Engine
@@ -202,9 +202,8 @@ class Swarm:
                 return
             except NotFound:
                 return
-            except EngineError as error:
-                # Another update came between reading and writing.
-                if "out of sequence" not in str(error) or attempt == 9:
+            except RetryableError:
+                if attempt == 9:
                     raise
                 await asyncio.sleep(0.05 * 2**attempt)
 
@@ -260,12 +259,8 @@ class Swarm:
             await self._call(self._client.remove_network, network)
         except NotFound:
             return True
-        except EngineError as error:
-            if "in use" in str(error) or "active endpoints" in str(error):
-                return False
-            # A manager answers 404 for a name, and for the id of a network that is gone something else.
-            if "not found" not in str(error):
-                raise
+        except Conflict:
+            return False
         return True
 
 

@@ -19,7 +19,7 @@ from docker_kernel.batch.result_store import ResultFolder
 from docker_kernel.batch.targets.base import JobTask, Outcome, Record, Target
 from docker_kernel.batch.targets.spare_jobs import SpareJob
 from docker_kernel.engine import BindMount, ContainerSpec, ContainerState, Engine, ExecStream, File, VolumeMount
-from docker_kernel.errors import EngineError, EngineUnavailable, JobError, NotFound
+from docker_kernel.errors import Conflict, EngineError, EngineUnavailable, JobError, NotFound
 from docker_kernel.kernel import guest_files
 
 T = TypeVar("T")
@@ -329,9 +329,9 @@ async def _create_anew(engine: Engine, spec: ContainerSpec) -> str:
     while True:
         try:
             return await engine.create(spec)
-        except EngineError as error:
+        except Conflict:
             # The engine may still be at that one's creation, or removal.
-            if "already in use" not in str(error) or asyncio.get_running_loop().time() > end:
+            if asyncio.get_running_loop().time() > end:
                 raise
         if not await engine.remove_unstarted(spec.name) and not await _is_going(engine, spec.name):
             raise JobError(f"The engine has a container {spec.name} that ran already: it is left alone.")

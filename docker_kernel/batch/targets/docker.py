@@ -6,6 +6,7 @@ With a registry, images go through it by digest. Without one, the engine is sent
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from docker_kernel import background
@@ -24,7 +25,7 @@ from docker_kernel.batch.targets.base import Check, JobTask, Package, Progress, 
 from docker_kernel.batch.targets.containers import EngineTarget
 from docker_kernel.config import DockerTargetConfig, format_size
 from docker_kernel.engine import ContainerSpec, Engine, registry_credentials
-from docker_kernel.errors import DockerKernelError, EngineError
+from docker_kernel.errors import Conflict, DockerKernelError
 from docker_kernel.kernel.handle import KernelHandle
 
 NAME = "docker-kernel-jobs"
@@ -147,9 +148,5 @@ class DockerTarget(EngineTarget):
 
     async def _remove_image(self, reference: str) -> None:
         engine = await self.engine()
-        try:
+        with contextlib.suppress(Conflict):  # another dispatch of the same content, or a job that still runs, has it
             await engine.remove_image(reference)
-        except EngineError as error:
-            # Another dispatch of the same content, or a job that still runs, has it.
-            if "conflict" not in str(error).lower() and "being used" not in str(error):
-                raise

@@ -41,7 +41,7 @@ from docker_kernel.engine import (
     VolumeMount,
     registry_credentials,
 )
-from docker_kernel.errors import DockerKernelError, EngineError, JobError
+from docker_kernel.errors import Conflict, DockerKernelError, EngineError, JobError
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
 
@@ -85,9 +85,6 @@ log = logging.getLogger(__name__)
 
 REPOSITORY = "docker-kernel-jobs"
 """The repository of all jobs' images, below the registry's prefix."""
-
-NAME_TAKEN = ("already exists", "name conflicts with an existing object")
-"""What a manager says of a network, a secret or a service whose name another one has."""
 
 MASTER_PORT = 29500
 CANCELLED = 143
@@ -543,23 +540,16 @@ class SwarmTarget(Target):
         """Remove the image from the manager's node; other nodes, and the registry, have collectors of their own."""
         await self._swarm()
         assert self._engine is not None
-        try:
+        with contextlib.suppress(Conflict):  # a job that still runs has it
             await self._engine.remove_image(prepared["image"])
-        except EngineError as error:
-            # A job that still runs has it.
-            if "conflict" not in str(error).lower() and "being used" not in str(error):
-                raise
 
     # A job
 
     async def start(self, task: JobTask, prepared: Record) -> Record:
         if task.attempt > 1:
             await self._remove_earlier(task)
-        try:
+        with contextlib.suppress(Conflict):
             return await self._create(task, prepared)
-        except EngineError as error:
-            if not any(what in str(error) for what in NAME_TAKEN):
-                raise
         # What a killed process had asked for comes late: a manager that is busy was still at it when it was looked for.
         found = await self.find(task, prepared)
         return found if found is not None else await self._create(task, prepared)
