@@ -39,6 +39,10 @@ class Conflict(EngineError):
     """What exists is in the way: a name that is taken, a container that runs, an image, volume or network in use."""
 
 
+class BeingRemoved(Conflict):
+    """A container's removal is under way already."""
+
+
 class RetryableError(EngineError):
     """Something else came in between: asked again, the engine may well do it."""
 

@@ -8,37 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import io
 import json
-import logging
-import os
+import re
 import tarfile
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import docker
-import docker.constants
-import docker.errors
 import requests
-import requests.exceptions
-from docker.tls import TLSConfig
-from docker.transport import UnixHTTPAdapter
 
-from docker_kernel import background, labels
-from docker_kernel.engine.address import context_url, default_url, tls_config
+from docker_kernel import labels
 from docker_kernel.engine.archives import File, archive
-from docker_kernel.engine.errors import explain, is_absence, refusal
+from docker_kernel.engine.connection import Connection
+from docker_kernel.engine.errors import is_absence, refusal
+from docker_kernel.engine.events import ContainerEvents, while_it_starts
 from docker_kernel.engine.filters import having_labels
 from docker_kernel.engine.specs import ContainerSpec, engine_mount, gpu_request
 from docker_kernel.engine.streams import ByteStream, ChunkReader, ExecStream, LogStream, own_socket
 from docker_kernel.engine.swarm import Swarm
 from docker_kernel.errors import (
+    BeingRemoved,
     BuildFailed,
-    ConfigError,
     Conflict,
     EngineError,
     EngineUnavailable,
@@ -49,13 +42,10 @@ from docker_kernel.errors import (
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
-
-POOL = 64
-"""How many connections to an engine are kept."""
-
 EVENTS_SECONDS = 10
 """How long an engine may take to tell what happened."""
+
+FULL_ID = re.compile("[0-9a-f]{64}")
 
 NEVER_RAN = ("created", "configured", "initialized")
 """A container's states before its start; the last two are Podman's."""
@@ -112,49 +102,18 @@ class EngineInfo:
         return self.url.startswith(("unix://", "http+unix://", "npipe://"))
 
 
-class _SocketAdapter(UnixHTTPAdapter):
-    """One pool of connections to an engine's socket: docker-py has one for each address that it asks for, and so hardly
-    ever uses a connection again."""
-
-    def get_connection(self, url: str | bytes, proxies: Any = None) -> Any:
-        return super().get_connection("http+docker://localhost", proxies)
-
-
-def _client(url: str, timeout: int, tls: TLSConfig | bool, version: str | None = None) -> docker.APIClient:
-    """Connections to an engine, which is asked for the version of its API unless that is given."""
-    client: Any = docker.APIClient(
-        base_url=url,
-        version=docker.constants.MINIMUM_DOCKER_API_VERSION,
-        timeout=timeout,
-        tls=tls,
-        max_pool_size=POOL,
-        use_ssh_client=url.startswith("ssh://"),
-    )
-    adapter = client.get_adapter(client.base_url)
-    if isinstance(adapter, UnixHTTPAdapter):
-        client.mount("http+docker://", _SocketAdapter(adapter.socket_path, timeout, max_pool_size=POOL))
-    # requests lets REQUESTS_CA_BUNDLE win over the CA that an engine's own certificates name (requests issue 3829).
-    client.trust_env = False
-    client._version = version or client._retrieve_server_version()
-    made: docker.APIClient = client
-    return made
-
-
-def _workers() -> background.Workers:
-    """Threads of one engine's own: one that does not answer keeps nobody from another."""
-    return background.Workers(background.WORKERS, thread_name_prefix="docker-kernel-engine")
-
-
 class Engine:
     """One engine. Make it with `await Engine.connect()`; it is safe to use from several tasks at once, and in a process
     that was forked from the one that made it."""
 
-    def __init__(self, client: docker.APIClient, url: str, again: Callable[..., docker.APIClient]) -> None:
-        self.url = url
-        self._made, self._again = client, again
-        self._workers, self._pid = _workers(), os.getpid()
-        self._inherited: list[docker.APIClient] = []
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._events: ContainerEvents | None = None
         self._info: asyncio.Future[EngineInfo] | None = None
+
+    @property
+    def url(self) -> str:
+        return self.connection.url
 
     @classmethod
     async def connect(cls, url: str | None = None, timeout: int = 60, tls: Path | None = None) -> Engine:
@@ -168,77 +127,31 @@ class Engine:
         Raises:
             EngineUnavailable: nothing answers there, or we may not talk to it.
         """
-
-        def reach() -> tuple[docker.APIClient, str, Callable[..., docker.APIClient]]:
-            target = url or "the default address"
-            secured: TLSConfig | bool = False
-            try:
-                if url is None:
-                    target, secured = default_url()
-                elif "://" not in url:
-                    target, secured = context_url(url)
-                elif tls is not None:
-                    secured = tls_config(tls)
-                again = functools.partial(_client, target, timeout, secured)
-                return again(), target, again
-            except ConfigError:
-                raise
-            except Exception as error:
-                log.debug("the engine cannot be reached", exc_info=error)
-                raise explain(error, target) from None
-
-        return cls(*await background.in_own_thread(reach))
-
-    @property
-    def _client(self) -> docker.APIClient:
-        """This process's connections."""
-        self._begin_again_if_forked()
-        return self._made
-
-    def _begin_again_if_forked(self) -> None:
-        """Give a forked child connections and threads of its own: on its parent's it would take the parent's answers,
-        and of its parent's threads it has none.
-
-        The connections that it has inherited are kept, as their end would end an `ssh` that the parent uses.
-        """
-        if self._pid == os.getpid():
-            return
-        self._inherited.append(self._made)
-        self._made = self._again(version=self._made.api_version)
-        self._workers, self._pid = _workers(), os.getpid()
-        self._info = None  # who asked may be on the parent's loop
+        return cls(await Connection.open(url, timeout, tls))
 
     async def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call what takes an engine milliseconds, in one of the threads for it."""
-        self._begin_again_if_forked()
-        call = functools.partial(function, *args, **kwargs)
-        return await self._answer(asyncio.get_running_loop().run_in_executor(self._workers, call))
+        return await self.connection.call(function, *args, **kwargs)
 
     async def _lasting(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call what may last as long as a container, a transfer or a build does, which must not keep others waiting."""
-        self._begin_again_if_forked()
-        return await self._answer(background.in_own_thread(function, *args, **kwargs))
+        return await self.connection.lasting(function, *args, **kwargs)
 
-    async def _answer(self, call: Awaitable[T]) -> T:
-        try:
-            return await call
-        except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
-            # The engine's own error is for our log; what a user is shown must not drag its traceback along.
-            log.debug("the engine refused a call", exc_info=error)
-            raise explain(error, self.url) from None
+    @property
+    def _client(self) -> Any:
+        return self.connection.client
 
     def swarm(self) -> Swarm:
         """The Swarm that this engine manages."""
         return Swarm(self)
 
     def close(self) -> None:
-        self._begin_again_if_forked()
-        self._workers.shutdown(wait=False)
-        self._made.close()
+        if self._events is not None:
+            self._events.close()
+        self.connection.close()
 
     async def info(self) -> EngineInfo:
         """What kind of engine this is; asked once, also by those who want to know it at the same time."""
-        if self._info is None:
+        # In a forked child, who asked may be on the parent's loop.
+        if self._info is None or self._info.get_loop() is not asyncio.get_running_loop():
             self._info = asyncio.ensure_future(self._ask())
         try:
             return await asyncio.shield(self._info)
@@ -338,9 +251,37 @@ class Engine:
         return [state for state in states if isinstance(state, ContainerState)]
 
     async def wait(self, container: str) -> int:
-        """Wait for a container's end and return its exit code; may take as long as the container lives."""
-        result = await self._lasting(self._client.wait, container, timeout=None)
-        return int(result["StatusCode"])
+        """Wait for a container's end and return its exit code; may take as long as the container lives.
+
+        Raises:
+            NotFound: it is gone, and nobody knows how it ended.
+            EngineUnavailable: the engine has gone, and does not come back.
+        """
+        events = self._container_events()
+        identity = container if FULL_ID.fullmatch(container) else (await self.inspect(container)).id
+        with events.watch(identity) as watch:
+            await events.listening()
+            seen = False
+            while True:
+                try:
+                    state = await while_it_starts(lambda: self.inspect(identity))
+                except NotFound:
+                    code = watch.exit_code
+                    if code is None and seen:
+                        code = await self.last_exit(identity)
+                    if code is None:
+                        raise
+                    return code
+                if not (state.running or state.status == "stopping"):
+                    return state.exit_code
+                seen = True
+                await watch.change()
+
+    def _container_events(self) -> ContainerEvents:
+        """This loop's; a forked child has another one than its parent."""
+        if self._events is None or self._events.loop is not asyncio.get_running_loop():
+            self._events = ContainerEvents(self.connection)
+        return self._events
 
     async def last_exit(self, container: str) -> int | None:
         """The exit code of a container that is gone; None where the engine does not remember (Docker remembers its last
@@ -373,11 +314,11 @@ class Engine:
                 await self._lasting(self._client.remove_container, container, v=True, force=True)
             except NotFound:
                 return
-            except (Conflict, RetryableError):
-                if await self._is_going(container):
-                    with contextlib.suppress(EngineError):  # it has gone meanwhile
-                        await self._lasting(self._client.wait, container, condition="removed")
-                    return
+            except BeingRemoved:
+                with contextlib.suppress(EngineError):  # it has gone meanwhile
+                    await self._lasting(self._client.wait, container, condition="removed")
+                return
+            except RetryableError:
                 if last:
                     raise
             else:
@@ -391,10 +332,10 @@ class Engine:
             await self._call(self._client.remove_container, container, v=True)
         except NotFound:
             return True
+        except BeingRemoved:
+            await self.remove(container)
+            return True
         except EngineError as error:
-            if await self._is_going(container):
-                await self.remove(container)
-                return True
             # Its start may have been under way. Engines have words of their own for that.
             try:
                 if (await self.inspect(container)).status in NEVER_RAN:
@@ -403,13 +344,6 @@ class Engine:
                 return True
             return False
         return True
-
-    async def _is_going(self, container: str) -> bool:
-        """Whether a container's removal is under way, or over."""
-        try:
-            return (await self.inspect(container)).status == "removing"
-        except NotFound:
-            return True
 
     async def rename(self, container: str, name: str) -> None:
         """Give a container another name; atomic, and it fails if the name is taken."""

@@ -12,6 +12,7 @@ import docker.errors
 import requests.exceptions
 
 from docker_kernel.errors import (
+    BeingRemoved,
     Conflict,
     EngineError,
     EngineUnavailable,
@@ -30,6 +31,7 @@ BY_TEXT: list[tuple[str, type[EngineError]]] = [
     (r"is in use by|has active endpoints", Conflict),
     # 409, of a container that is as good as gone.
     (r"marked for removal", NotFound),
+    (r"removal of container .* is already in progress", BeingRemoved),
     # 500 of a Swarm's manager, now and then.
     (r"\b(?:network|service|secret) \S+ not found", NotFound),
     # 500: another update of a service came in between; a container that Podman 4.3 stops ends at that moment.

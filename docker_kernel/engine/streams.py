@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import logging
+import os
 import socket
 import struct
 import threading
@@ -75,14 +76,14 @@ class ExecStream:
         self._writer.transport.abort()
 
 
-class LogStream:
-    """A log, read by a thread of its own: followed logs come from a connection that stays open."""
+class ReadAhead:
+    """What an engine sends for as long as it is up, read by a thread of its own as it comes."""
 
     AHEAD = 4 << 20
     """Bytes that wait to be taken; then the thread waits, and with it the engine."""
 
-    def __init__(self, response: requests.Response) -> None:
-        self._response = response
+    def __init__(self, response: requests.Response, thread: str = "docker-kernel-stream") -> None:
+        self._response, self._pid = response, os.getpid()
         self._loop = asyncio.get_running_loop()
         self._change = threading.Condition()
         self._pieces: list[bytes] = []
@@ -91,12 +92,12 @@ class LogStream:
         self._arrived = asyncio.Event()
         self._closed = threading.Event()
         self.error = ""
-        """What the manager says where it could not read all."""
+        """Why it broke off, or what the engine says where it could not read all."""
 
-        threading.Thread(target=self._run, name="docker-kernel-log", daemon=True).start()
+        threading.Thread(target=self._run, name=thread, daemon=True).start()
 
     async def read(self) -> bytes:
-        """All that has arrived, or what arrives next; b"" at the stream's end, which a followed log may never have."""
+        """All that has arrived, or what arrives next; b"" at the stream's end, which it may never have."""
         while True:
             with self._change:
                 if self._pieces:
@@ -111,15 +112,23 @@ class LogStream:
             await self._arrived.wait()
 
     def close(self) -> None:
+        if self._pid != os.getpid():
+            return  # a forked child's copy, collected there: its parent reads on
         self._closed.set()
         # A thread that waits in recv is woken by this alone; close() would wait for it.
         with contextlib.suppress(OSError, AttributeError):
-            raw: Any = self._response.raw
-            raw._fp.fp.raw._sock.shutdown(socket.SHUT_RDWR)
+            connection: Any = self._response.raw
+            file = connection._fp.fp
+            if hasattr(file, "channel"):  # docker-py's, of an `ssh`
+                file.channel.close()
+            else:
+                file.raw._sock.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
         try:
-            self._parse()
+            for piece in self._parse(self._response.raw.stream(1 << 18, decode_content=False)):
+                if not self._give(piece):
+                    return
         except Exception as error:  # of urllib3, http.client or the socket, which close() shuts
             if not self._closed.is_set():
                 self.error = self.error or str(error)
@@ -128,27 +137,9 @@ class LogStream:
             with contextlib.suppress(Exception):
                 self._response.close()
 
-    def _parse(self) -> None:
-        """Split the stream into its frames, as in ExecStream.frames; stream 3 is the manager itself."""
-        held = bytearray()
-        chunks = self._response.raw.stream(1 << 18, decode_content=False)
-        for chunk in chunks:
-            held += chunk
-            out: list[bytes] = []
-            at = 0
-            while len(held) - at >= 8:
-                stream, size = struct.unpack_from(">BxxxL", held, at)
-                if len(held) - at - 8 < size:
-                    break
-                payload = bytes(held[at + 8 : at + 8 + size])
-                at += 8 + size
-                if stream == 3:
-                    self.error = payload.decode(errors="replace").strip()
-                else:
-                    out.append(payload)
-            del held[:at]
-            if out and not self._give(b"".join(out)):
-                return
+    def _parse(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """What is of use in what arrives."""
+        return chunks
 
     def _give(self, piece: bytes) -> bool:
         """Let a piece be read; b"" is the end. False when the stream was closed."""
@@ -165,6 +156,31 @@ class LogStream:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and so will this process
                 self._loop.call_soon_threadsafe(self._arrived.set)
         return not self._closed.is_set()
+
+
+class LogStream(ReadAhead):
+    """A log: followed logs come from a connection that stays open."""
+
+    def _parse(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """The stream's frames, as in ExecStream.frames; stream 3 is a Swarm's manager itself."""
+        held = bytearray()
+        for chunk in chunks:
+            held += chunk
+            out: list[bytes] = []
+            at = 0
+            while len(held) - at >= 8:
+                stream, size = struct.unpack_from(">BxxxL", held, at)
+                if len(held) - at - 8 < size:
+                    break
+                payload = bytes(held[at + 8 : at + 8 + size])
+                at += 8 + size
+                if stream == 3:
+                    self.error = payload.decode(errors="replace").strip()
+                else:
+                    out.append(payload)
+            del held[:at]
+            if out:
+                yield b"".join(out)
 
 
 class ByteStream:
