@@ -64,17 +64,17 @@ async def measure(engine: Engine, count: int) -> list[Row]:
         ]
         notebook.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
         image = await containerize(Request(notebook, tag=TAG), engine=engine)
-    entry = (await engine.image(image.image_id))["Config"]["Entrypoint"]
+    entry = (await engine.images.inspect(image.image_id))["Config"]["Entrypoint"]
     spec = ContainerSpec(
         image=image.image_id,
         command=["/bin/sh", "-c", "while sleep 3600; do :; done"],
         labels={labels.KIND: labels.KIND_BUILD},
         env={"HOME": "/tmp"},
     )
-    container = await engine.create(spec)
+    container = await engine.containers.create(spec)
     try:
-        await engine.put(container, [File("tmp/nbclient_alone.py", NBCLIENT.encode())])
-        await engine.start(container)
+        await engine.containers.put(container, [File("tmp/nbclient_alone.py", NBCLIENT.encode())])
+        await engine.containers.start(container)
         found = await interleaved(
             {
                 "ours": lambda: _seconds(container, entry),
@@ -83,8 +83,8 @@ async def measure(engine: Engine, count: int) -> list[Row]:
             count,
         )
     finally:
-        await asyncio.shield(engine.remove(container))
-        await engine.remove_image(TAG)
+        await asyncio.shield(engine.containers.remove(container))
+        await engine.images.remove(TAG)
     ours, alone = (statistics.median(found[name]) for name in ("ours", "nbclient"))
     return [compared(f"{CELLS} trivial cells headless", ours, alone, "nbclient", at_most(1.3))]
 

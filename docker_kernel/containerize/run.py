@@ -175,16 +175,16 @@ async def _image_on(
 ) -> AsyncIterator[str]:
     """Have an image on another engine: it is sent what that lacks, and removed again if it was not there before."""
     with contextlib.suppress(ImageMissing):
-        yield str((await there.image(described.image_id))["Id"])
+        yield str((await there.images.inspect(described.image_id))["Id"])
         return
-    await state_image.check_architecture(here, described.image_id, await there.architecture(), target)
+    await state_image.check_architecture(here, described.image_id, (await there.info()).architecture, target)
     tag = f"docker-kernel-run:{secrets.token_hex(8)}"
     loaded = await state_image.load(here, described.image_id, [], there, tag, progress, finish=lambda settings: None)
     try:
         yield loaded.image
     finally:
         with contextlib.suppress(EngineError):
-            await asyncio.shield(there.remove_image(tag))
+            await asyncio.shield(there.images.remove(tag))
 
 
 async def _run_on(
@@ -202,7 +202,7 @@ async def _run_on(
     """
     info = await engine.info()
     mounted = shared and info.local
-    settings = (await engine.image(image))["Config"]
+    settings = (await engine.images.inspect(image))["Config"]
     user = _user(info, mounted, str(settings.get("User") or ""))
     await asyncio.to_thread(_make_folder, request.output, user if mounted else "")
     nonce = secrets.token_hex(8)
@@ -223,7 +223,7 @@ async def _run_on(
         cpus=request.cpus,
         userns_mode="host" if info.userns_remap and mounted else None,
     )
-    container = await engine.create(spec)
+    container = await engine.containers.create(spec)
     state: dict[str, Any] = {}
 
     def heard(part: bytes | Marker) -> None:
@@ -241,9 +241,9 @@ async def _run_on(
         finally:
             if not mounted:
                 await asyncio.shield(_bring(engine, container, request.output))
-        found = await engine.inspect(container)
+        found = await engine.containers.inspect(container)
     finally:
-        await asyncio.shield(engine.remove(container))
+        await asyncio.shield(engine.containers.remove(container))
     end, raised = state.get("end", {}), state.get("raised")
     return Ended(
         code=code,
@@ -316,17 +316,17 @@ async def _put_parameters(engine: Engine, container: str, request: RunRequest) -
         data = await asyncio.to_thread(request.params_file.read_bytes)
     except OSError as error:
         raise WrongParameters(f"The file {request.params_file} cannot be read: {error.strerror}.") from None
-    await engine.put(container, [File(_parameters_path(request.params_file).lstrip("/"), data)])
+    await engine.containers.put(container, [File(_parameters_path(request.params_file).lstrip("/"), data)])
 
 
 async def _follow(engine: Engine, container: str, nonce: str, told: Callable[[bytes | Marker], None]) -> int:
     """Start a container and pass its log on, to its end; returns its exit code."""
     log = JobLog(nonce)
     # From its very first byte: what is attached to before the start loses nothing, but needs a socket of this machine.
-    attached = await engine.attach(container) if (await engine.info()).local else None
+    attached = await engine.containers.attach(container) if (await engine.info()).local else None
     try:
-        await engine.start(container)
-        pieces = _frames(attached) if attached is not None else _log(await engine.follow_logs(container))
+        await engine.containers.start(container)
+        pieces = _frames(attached) if attached is not None else _log(await engine.containers.follow_logs(container))
         async for data in _with_pauses(pieces):
             for part in log.feed(data) if data else [log.pause()]:
                 if part:
@@ -336,7 +336,7 @@ async def _follow(engine: Engine, container: str, nonce: str, told: Callable[[by
     finally:
         if attached is not None:
             attached.close()
-    return await engine.wait(container)
+    return await engine.containers.wait(container)
 
 
 async def _with_pauses(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -375,11 +375,11 @@ async def _log(stream: LogStream) -> AsyncIterator[bytes]:
 async def _stop(engine: Engine, container: str) -> None:
     """Stop a container; it may write what it has."""
     with contextlib.suppress(EngineError):
-        await engine.kill(container, signal.SIGTERM)
+        await engine.containers.kill(container, signal.SIGTERM)
         try:
-            await asyncio.wait_for(engine.wait(container), STOP_SECONDS)
+            await asyncio.wait_for(engine.containers.wait(container), STOP_SECONDS)
         except asyncio.TimeoutError:
-            await engine.kill(container, signal.SIGKILL)
+            await engine.containers.kill(container, signal.SIGKILL)
 
 
 async def _bring(engine: Engine, container: str, folder: Path) -> None:
@@ -389,7 +389,7 @@ async def _bring(engine: Engine, container: str, folder: Path) -> None:
         ContainerizeError: it could not all be brought.
     """
     try:
-        chunks = await engine.get_stream(container, OUTPUT)
+        chunks = await engine.containers.get_stream(container, OUTPUT)
     except NotFound:
         return
     with contextlib.closing(chunks):

@@ -5,8 +5,9 @@ of ours that say what to do.
 """
 
 from docker_kernel.engine.archives import File, archive, paths_not_ignored
+from docker_kernel.engine.containers import NEVER_RAN, Containers, ContainerState
 from docker_kernel.engine.credentials import registry_credentials
-from docker_kernel.engine.engine import NEVER_RAN, ContainerState, Engine, EngineInfo
+from docker_kernel.engine.engine import Engine, EngineInfo
 from docker_kernel.engine.specs import BindMount, ContainerSpec, SwarmFile, TaskSpec, VolumeMount
 from docker_kernel.engine.streams import STREAM_STDERR, STREAM_STDOUT, ByteStream, ExecStream, LogStream
 from docker_kernel.engine.swarm import Swarm, SwarmNode, SwarmTask
@@ -19,6 +20,7 @@ __all__ = [
     "ByteStream",
     "ContainerSpec",
     "ContainerState",
+    "Containers",
     "Engine",
     "EngineInfo",
     "ExecStream",

@@ -107,7 +107,7 @@ class Connection:
         client = self.client
 
         def ask() -> requests.Response:
-            response: requests.Response = client._get(client._url(path, *names), stream=True, **options)
+            response: requests.Response = client._get(client._url(path, *names), **{"stream": True, **options})
             client._raise_for_status(response)
             return response
 
@@ -125,6 +125,27 @@ class Connection:
         self._begin_again_if_forked()
         self._workers.shutdown(wait=False)
         self._made.close()
+
+
+class EnginePart:
+    """What is asked of an engine about one kind of what it has."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @property
+    def url(self) -> str:
+        return self._connection.url
+
+    @property
+    def _client(self) -> Any:
+        return self._connection.client
+
+    async def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        return await self._connection.call(function, *args, **kwargs)
+
+    async def _lasting(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        return await self._connection.lasting(function, *args, **kwargs)
 
 
 def _workers() -> background.Workers:

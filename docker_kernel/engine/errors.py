@@ -26,7 +26,7 @@ BY_STATUS: dict[int, type[EngineError]] = {404: NotFound, 409: Conflict}
 
 BY_TEXT: list[tuple[str, type[EngineError]]] = [
     # 400 of Docker's when a container is started, 404 or 500 of Podman's.
-    (r"executable file|(?<!layer\.tar: )no such file", ProgramMissing),
+    (r"executable file|\bexec\b.*no such file", ProgramMissing),
     # 400 and 403: a Swarm's network that services have, a network that containers have.
     (r"is in use by|has active endpoints", Conflict),
     # 409, of a container that is as good as gone.

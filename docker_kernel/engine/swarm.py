@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import requests
 from docker.types import ContainerSpec as ServiceContainer
 from docker.types import (
     DriverConfig,
@@ -23,13 +22,12 @@ from docker.types import (
     TaskTemplate,
 )
 
+from docker_kernel.engine.connection import EnginePart
 from docker_kernel.engine.filters import having_labels
+from docker_kernel.engine.networks import Networks
 from docker_kernel.engine.specs import TaskSpec, engine_mount
 from docker_kernel.engine.streams import LogStream
 from docker_kernel.errors import Conflict, EngineError, NotFound, RetryableError
-
-if TYPE_CHECKING:
-    from docker_kernel.engine.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -79,17 +77,8 @@ class SwarmTask:
         return self.state in ("complete", "failed", "rejected", "shutdown", "orphaned", "remove")
 
 
-class Swarm:
+class Swarm(EnginePart):
     """A Swarm, through the engine that is one of its managers: services of one task each, and what they need."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._call = engine._call
-        self._lasting = engine._lasting
-
-    @property
-    def _client(self) -> Any:
-        return self._engine._client
 
     async def manager(self) -> str:
         """The id of this engine's node.
@@ -101,13 +90,12 @@ class Swarm:
         state = swarm.get("LocalNodeState", "inactive")
         if state != "active":
             raise EngineError(
-                f"The engine at {self._engine.url} is not in a Swarm (it is {state}): run `docker swarm init` there, "
+                f"The engine at {self.url} is not in a Swarm (it is {state}): run `docker swarm init` there, "
                 "or name one of a Swarm's managers as the target's `engine`."
             )
         if not swarm.get("ControlAvailable"):
             raise EngineError(
-                f"The engine at {self._engine.url} is a worker of its Swarm: name one of the managers as the target's "
-                "`engine`."
+                f"The engine at {self.url} is a worker of its Swarm: name one of the managers as the target's `engine`."
             )
         return str(swarm["NodeID"])
 
@@ -217,14 +205,9 @@ class Swarm:
     async def logs(self, service: str, follow: bool, tail: int | None = None) -> LogStream:
         """What a service's task prints, from the beginning or so many of the last lines."""
         params = {"stdout": 1, "stderr": 1, "follow": int(follow), "tail": "all" if tail is None else str(tail)}
-
-        def ask() -> requests.Response:
-            url = self._client._url("/services/{0}/logs", service)
-            response: requests.Response = self._client._get(url, params=params, stream=True, timeout=(60, None))
-            self._client._raise_for_status(response)
-            return response
-
-        return LogStream(await self._lasting(ask))
+        return LogStream(
+            await self._connection.stream("/services/{0}/logs", service, params=params, timeout=(60, None))
+        )
 
     async def create_secret(self, name: str, data: bytes, marks: dict[str, str]) -> str:
         made = await self._call(self._client.create_secret, name, data, marks)
@@ -244,7 +227,7 @@ class Swarm:
 
     async def networks(self, having: Mapping[str, str]) -> dict[str, str]:
         """The networks whose labels have the given values: id to name."""
-        return await self._engine.networks(having)
+        return await Networks(self._connection).list(having)
 
     async def create_network(self, name: str, marks: dict[str, str]) -> str:
         """Make an overlay network of ours and return its id."""

@@ -141,7 +141,7 @@ class Runs:
         self._tidy = False
         try:
             engine = await self._connected()
-            await engine.remove(_name(job_id))
+            await engine.containers.remove(_name(job_id))
             await _untag(engine, job_id)
         except EngineUnavailable:
             self._changed.set()  # the container of a job that is not known is removed once an engine answers
@@ -181,7 +181,7 @@ class Runs:
             return False
         engine = await self._connected()
         # In this order: a container that is made in between belongs to a job that is known.
-        found = await engine.containers({labels.KIND: labels.KIND_SCHEDULED, labels.SCHEDULER: self._store.id})
+        found = await engine.containers.list({labels.KIND: labels.KIND_SCHEDULED, labels.SCHEDULER: self._store.id})
         containers = {state.labels.get(labels.JOB_ID, ""): state for state in found if not _is_going(state)}
         active = await asyncio.to_thread(self._store.active)
         for job in active:
@@ -199,7 +199,7 @@ class Runs:
                 self._spawn(job, self._finish(engine, job, container))
         for job_id, container in containers.items():
             if job_id not in self._tasks:
-                await engine.remove(container.id)  # of a job that is over, or deleted
+                await engine.containers.remove(container.id)  # of a job that is over, or deleted
                 await _untag(engine, job_id)
         self._tidy = not active
         return bool(active)
@@ -236,7 +236,7 @@ class Runs:
         else:
             try:
                 # It may have been made after the containers were listed.
-                gone = _is_going(await engine.inspect(_name(job.job_id)))
+                gone = _is_going(await engine.containers.inspect(_name(job.job_id)))
             except NotFound:
                 gone = True
             if gone:
@@ -250,11 +250,11 @@ class Runs:
             now = time.monotonic()
             if job.job_id not in self._stop_at:
                 self._stop_at[job.job_id] = now + STOP_SECONDS
-                await engine.kill(container.id, 15)
+                await engine.containers.kill(container.id, 15)
             elif now > self._stop_at[job.job_id]:
-                await engine.kill(container.id)
+                await engine.containers.kill(container.id)
         elif self._is_late(job):
-            await engine.kill(container.id)
+            await engine.containers.kill(container.id)
 
     def _is_late(self, job: DescribeJob) -> bool:
         limit = self._limit(job)
@@ -285,12 +285,12 @@ class Runs:
         """Start a job's container; one whose job is to be stopped is removed instead."""
         wanted = await self._in_progress(job) if job.status == Status.QUEUED else job.status == Status.IN_PROGRESS
         if not wanted:
-            await engine.remove(container)
+            await engine.containers.remove(container)
             return
         try:
-            await engine.start(container)
+            await engine.containers.start(container)
         except EngineError:
-            await engine.remove(container)
+            await engine.containers.remove(container)
             raise
 
     async def _image(self, engine: Engine, job: DescribeJob) -> tuple[str, KernelConfig]:
@@ -322,7 +322,7 @@ class Runs:
         mounts = await asyncio.to_thread(lambda: _extra_mounts(settings, config.load()))
         user = container_user(settings, info, [mount.target for mount in mounts])
         await asyncio.to_thread(_make_folder, folder, settings)
-        entry = (await engine.image(image))["Config"]["Entrypoint"]
+        entry = (await engine.images.inspect(image))["Config"]["Entrypoint"]
         nonce = secrets.token_hex(8)
         spec = ContainerSpec(
             image=image,
@@ -349,11 +349,11 @@ class Runs:
             group_add=user.groups,
             userns_mode=user.userns_mode,
         )
-        making = asyncio.ensure_future(engine.create(spec))
+        making = asyncio.ensure_future(engine.containers.create(spec))
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:
-            await engine.remove(await making)  # it is made whether or not anybody waits
+            await engine.containers.remove(await making)  # it is made whether or not anybody waits
             raise
 
     def _arguments(self, job: DescribeJob) -> list[str]:
@@ -368,7 +368,7 @@ class Runs:
     # The end
 
     async def _finish(self, engine: Engine, job: DescribeJob, container: ContainerState) -> None:
-        log = await engine.logs(container.id, tail=LAST_LINES)
+        log = await engine.containers.logs(container.id, tail=LAST_LINES)
         written = await asyncio.to_thread(outputs.collect, self._paths(job))
         packaged = sorted({*(job.packaged_files or ()), *written})
         if job.status == Status.STOPPING:
@@ -378,7 +378,7 @@ class Runs:
         else:
             reason = _reason(container, log)
             await self._end(job, Status.FAILED, reason, packaged_files=packaged)
-        await engine.remove(container.id)
+        await engine.containers.remove(container.id)
         await _untag(engine, job.job_id)
 
 
@@ -414,7 +414,7 @@ def _own_image(job_id: str) -> str:
 async def _untag(engine: Engine, job_id: str) -> None:
     """Remove the image that was made for a job; its layers stay as long as others have them."""
     with contextlib.suppress(EngineError):
-        await engine.remove_image(_own_image(job_id))
+        await engine.images.remove(_own_image(job_id))
 
 
 def _extra_mounts(settings: KernelConfig, user_config: UserConfig) -> list[BindMount]:

@@ -33,7 +33,7 @@ COMMAND = [sys.executable, "-c", "import sys; from docker_kernel import cli; sys
 @pytest.fixture(autouse=True)
 def nothing_left(engine: Engine) -> Iterator[None]:
     yield
-    assert not background.run_blocking(engine.containers({labels.KIND: labels.KIND_RUN}))
+    assert not background.run_blocking(engine.containers.list({labels.KIND: labels.KIND_RUN}))
 
 
 def test_results_come_home(image: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

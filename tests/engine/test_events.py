@@ -28,8 +28,8 @@ run = background.run_blocking
 async def started(engine: Engine, image: str, *command: str, auto_remove: bool = False) -> str:
     marks = {labels.KIND: labels.KIND_BUILD}
     spec = ContainerSpec(image=image, command=command, labels=marks, network="none", auto_remove=auto_remove)
-    container = await engine.create(spec)
-    await engine.start(container)
+    container = await engine.containers.create(spec)
+    await engine.containers.start(container)
     return container
 
 
@@ -39,7 +39,7 @@ async def codes(waits: Sequence[asyncio.Future[int]], seconds: float = 20) -> se
 
 async def waiting(engine: Engine, container: str) -> asyncio.Future[int]:
     """A wait that has looked at its container, and found that it runs."""
-    wait = asyncio.ensure_future(engine.wait(container))
+    wait = asyncio.ensure_future(engine.containers.wait(container))
     await asyncio.sleep(1)
     assert not wait.done(), wait
     return wait
@@ -54,16 +54,18 @@ def test_those_who_wait_share_one_thread(engine: Engine, python_image: str) -> N
         containers = [await started(engine, python_image, "sleep", "600") for _ in range(2)]
         try:
             before = names()
-            waits = [asyncio.ensure_future(engine.wait(container)) for container in containers for _ in range(100)]
+            waits = [
+                asyncio.ensure_future(engine.containers.wait(container)) for container in containers for _ in range(100)
+            ]
             await asyncio.sleep(1)
             new = Counter(names()) - Counter(before)
             assert {name for name in new if not name.startswith("docker-kernel-engine")} <= {"docker-kernel-events"}
             assert new["docker-kernel-events"] <= 1, new
-            await asyncio.gather(*(engine.kill(container) for container in containers))
+            await asyncio.gather(*(engine.containers.kill(container) for container in containers))
             assert await codes(waits) == {137}
         finally:
             for container in containers:
-                await engine.remove(container)
+                await engine.containers.remove(container)
 
     run(go())
 
@@ -76,14 +78,14 @@ def test_no_end_is_missed_however_soon_it_comes(engine: Engine, python_image: st
             # Some look before its end, some while it comes, some are late.
             waits = []
             for _ in range(30):
-                waits.append(asyncio.ensure_future(engine.wait(container)))
+                waits.append(asyncio.ensure_future(engine.containers.wait(container)))
                 await asyncio.sleep(0.03)
             results = await asyncio.wait_for(asyncio.gather(*waits, return_exceptions=True), patient(20))
             gone = [isinstance(result, NotFound) for result in results]
             assert {result for result in results if not isinstance(result, NotFound)} <= {number}, results
             assert gone == sorted(gone) and (auto_remove or not any(gone)), "only those who came late may be told so"
         finally:
-            await engine.remove(container)
+            await engine.containers.remove(container)
 
     async def go() -> None:
         for number in range(1, 6):
@@ -96,10 +98,10 @@ def test_a_container_may_be_removed_while_it_is_waited_for(engine: Engine, pytho
     async def go() -> None:
         container = await started(engine, python_image, "sleep", "600")
         wait = await waiting(engine, container)
-        await engine.remove(container)
+        await engine.containers.remove(container)
         assert await codes([wait]) == {137}
         with pytest.raises(NotFound):
-            await engine.wait(container)
+            await engine.containers.wait(container)
 
     run(go())
 
@@ -108,12 +110,12 @@ def test_a_container_may_be_waited_for_by_its_name(engine: Engine, python_image:
     async def go() -> None:
         container = await started(engine, python_image, "sleep", "600")
         try:
-            wait = await waiting(engine, (await engine.inspect(container)).name)
-            await engine.rename(container, f"{labels.BUILD_NAME}{os.urandom(6).hex()}")
-            await engine.kill(container, signal.SIGKILL)
+            wait = await waiting(engine, (await engine.containers.inspect(container)).name)
+            await engine.containers.rename(container, f"{labels.BUILD_NAME}{os.urandom(6).hex()}")
+            await engine.containers.kill(container, signal.SIGKILL)
             assert await codes([wait]) == {137}
         finally:
-            await engine.remove(container)
+            await engine.containers.remove(container)
 
     run(go())
 
@@ -130,10 +132,10 @@ def test_an_end_that_the_engine_did_not_tell_is_found(
         try:
             wait = await waiting(alone, container)
             await asyncio.sleep(1.5)
-            await alone.kill(container)
+            await alone.containers.kill(container)
             assert await codes([wait]) == {137}
         finally:
-            await alone.remove(container)
+            await alone.containers.remove(container)
         alone.close()
 
     run(go())
@@ -144,29 +146,29 @@ def test_nobody_listens_when_nobody_waits(engine: Engine, python_image: str, mon
     alone, before = run(Engine.connect()), names().count("docker-kernel-events")
     container = run(started(alone, python_image, "true"))
     try:
-        assert run(alone.wait(container)) == 0
+        assert run(alone.containers.wait(container)) == 0
         until(lambda: names().count("docker-kernel-events") <= before, what="the end of the stream")
-        assert run(alone.wait(container)) == 0, "it begins again"
+        assert run(alone.containers.wait(container)) == 0, "it begins again"
     finally:
-        run(alone.remove(container))
+        run(alone.containers.remove(container))
         alone.close()
 
 
 def test_a_forked_process_waits_as_its_parent_does(engine: Engine, python_image: str) -> None:
     container = run(started(engine, python_image, "sleep", "600"))
-    waits = background.submit(engine.wait(container))
+    waits = background.submit(engine.containers.wait(container))
     time.sleep(0.5)
-    child = forked(lambda: os._exit(run(engine.wait(container))))
+    child = forked(lambda: os._exit(run(engine.containers.wait(container))))
     try:
         time.sleep(1)
         assert child.is_alive()
-        run(engine.kill(container))
+        run(engine.containers.kill(container))
         assert waits.result(patient(20)) == 137
         child.join(patient(20))
         assert child.exitcode == 137
     finally:
         child.kill()
-        run(engine.remove(container))
+        run(engine.containers.remove(container))
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +209,7 @@ def test_a_wait_goes_on_when_the_connection_was_cut(
             assert await codes(waits[2:]) == {137}
         finally:
             for container in (kept, later):
-                await there.remove(container)
+                await there.containers.remove(container)
 
     run(go())
 
@@ -229,10 +231,10 @@ def test_a_wait_goes_on_when_its_engine_starts_again(
             if live_restore:
                 await asyncio.sleep(1)
                 assert not wait.done(), wait
-                await there.kill(container)
+                await there.containers.kill(container)
             assert await codes([wait]) == {137}
         finally:
-            await there.remove(container)
+            await there.containers.remove(container)
 
     try:
         run(go())
@@ -245,7 +247,7 @@ def test_a_wait_goes_on_when_its_engine_starts_again(
 def test_a_wait_goes_on_when_its_engine_had_hung(second_engine: SecondEngine, small: str) -> None:
     there = run(Engine.connect(second_engine.url))
     container = run(started(there, small, "sleep", "4"))
-    waits = background.submit(there.wait(container))
+    waits = background.submit(there.containers.wait(container))
     time.sleep(0.5)
     assert second_engine.process is not None
     os.kill(second_engine.process.pid, signal.SIGSTOP)
@@ -255,7 +257,7 @@ def test_a_wait_goes_on_when_its_engine_had_hung(second_engine: SecondEngine, sm
     finally:
         os.kill(second_engine.process.pid, signal.SIGCONT)
     assert waits.result(patient(20)) == 0
-    run(there.remove(container))
+    run(there.containers.remove(container))
     there.close()
 
 
@@ -273,9 +275,9 @@ def test_an_engine_that_does_not_come_back_is_told(
                 with pytest.raises(EngineUnavailable, match="No engine answers"):
                     await asyncio.wait_for(wait, patient(10))
             with pytest.raises(EngineUnavailable):
-                await there.wait(container)
+                await there.containers.wait(container)
         again = await waiting(there, container)
-        await there.remove(container)
+        await there.containers.remove(container)
         assert await codes([again]) == {137}
 
     run(go())
@@ -291,6 +293,6 @@ def test_nobody_waits_on_a_connection_that_was_closed(engine: Engine, python_ima
             with pytest.raises(EngineUnavailable, match="was closed"):
                 await asyncio.wait_for(wait, patient(5))
         finally:
-            await engine.remove(container)
+            await engine.containers.remove(container)
 
     run(go())

@@ -70,15 +70,15 @@ class EngineTarget(Target):
             await self._remove_earlier(engine, task)
         try:
             if task.replicas > 1:
-                made["network"] = await engine.create_network(task.label, {labels.JOB_ID: task.job_id})
+                made["network"] = await engine.networks.create(task.label, {labels.JOB_ID: task.job_id})
             for rank in range(task.replicas):
                 made["containers"].append(await self._create(engine, task, prepared, rank, made["network"]))
             for container in made["containers"]:
                 # Faster than its log, but what is attached to must be this machine's: TLS and ssh have no such socket.
                 if (await engine.info()).local:
-                    self._streams[container] = await engine.attach(container)
+                    self._streams[container] = await engine.containers.attach(container)
                 asked = True
-                await engine.start(container)
+                await engine.containers.start(container)
         except BaseException as error:
             with contextlib.suppress(EngineUnavailable):
                 await asyncio.shield(self.clean(made))
@@ -91,19 +91,19 @@ class EngineTarget(Target):
     async def _remove_earlier(self, engine: Engine, task: JobTask) -> None:
         """Remove what earlier attempts left, as they do where their engine did not answer at their end."""
         having = {labels.JOB_ID: task.job_id}
-        for container in await engine.containers(having):
-            await engine.remove(container.id)
-        for network in await engine.networks(having):
-            await engine.remove_network(network)
+        for container in await engine.containers.list(having):
+            await engine.containers.remove(container.id)
+        for network in await engine.networks.list(having):
+            await engine.networks.remove(network)
 
     async def find(self, task: JobTask, prepared: Record) -> Record | None:
         engine = await self.engine()
         found: list[str] = []
         for name in task.names():
             with contextlib.suppress(NotFound):
-                if not await engine.remove_unstarted(name):
-                    found.append((await engine.inspect(name)).id)
-        known = {} if task.replicas == 1 else await engine.networks({labels.JOB_ID: task.job_id})
+                if not await engine.containers.remove_unstarted(name):
+                    found.append((await engine.containers.inspect(name)).id)
+        known = {} if task.replicas == 1 else await engine.networks.list({labels.JOB_ID: task.job_id})
         networks = [network for network, name in known.items() if name == task.label]
         made = {"containers": found, "network": networks[0] if networks else ""}
         if len(found) == task.replicas:
@@ -143,9 +143,9 @@ class EngineTarget(Target):
         try:
             await self._fill(engine, container, prepared)
             file = File(path, json.dumps(content).encode(), mode=0o600, uid=int(uid), gid=int(gid))
-            await engine.put(container, [*await self._files(prepared), file])
+            await engine.containers.put(container, [*await self._files(prepared), file])
         except BaseException:
-            await asyncio.shield(engine.remove(container))
+            await asyncio.shield(engine.containers.remove(container))
             raise
         return container
 
@@ -193,7 +193,7 @@ class EngineTarget(Target):
         while True:
             skip = given
             try:
-                stream = await self._patiently(lambda engine: engine.follow_logs(container))
+                stream = await self._patiently(lambda engine: engine.containers.follow_logs(container))
             except NotFound:
                 return
             try:
@@ -212,7 +212,7 @@ class EngineTarget(Target):
         """Whether a container whose output has ended has, too; the engine may take a moment to see it."""
         for pause in (0, 0.05, 0.2, 0.5, None):
             try:
-                if not (await self._patiently(lambda engine: engine.inspect(container))).running:
+                if not (await self._patiently(lambda engine: engine.containers.inspect(container))).running:
                     return True
             except NotFound:
                 return True
@@ -244,7 +244,7 @@ class EngineTarget(Target):
         engine = await self.engine()
 
         async def watch(container: str) -> None:
-            if await engine.wait(container):
+            if await engine.containers.wait(container):
                 await self.cancel(job)
 
         with contextlib.suppress(EngineError):
@@ -267,8 +267,8 @@ class EngineTarget(Target):
         return Outcome(state.exit_code, state.oom_killed, reason=reason or state.error)
 
     async def _ended(self, container: str) -> ContainerState:
-        await self._patiently(lambda engine: engine.wait(container))
-        state = await self._patiently(lambda engine: engine.inspect(container))
+        await self._patiently(lambda engine: engine.containers.wait(container))
+        state = await self._patiently(lambda engine: engine.containers.inspect(container))
         if state.status in ("removing", "dead"):
             raise NotFound("somebody removes it just now")
         return state
@@ -278,15 +278,15 @@ class EngineTarget(Target):
 
     async def _stop(self, container: str) -> None:
         engine = await self.engine()
-        ended = asyncio.ensure_future(engine.wait(container))
+        ended = asyncio.ensure_future(engine.containers.wait(container))
         try:
             # Again, as a main process has no ear for it before it has set its handlers (signal(7), pid_namespaces(7)).
             for pause in STOP_PAUSES:
-                await engine.kill(container, signal.SIGTERM)
+                await engine.containers.kill(container, signal.SIGTERM)
                 if (await asyncio.wait([ended], timeout=pause))[0]:
                     break
             else:
-                await engine.kill(container, signal.SIGKILL)
+                await engine.containers.kill(container, signal.SIGKILL)
         finally:
             ended.cancel()
             with contextlib.suppress(NotFound, asyncio.CancelledError):
@@ -306,9 +306,9 @@ class EngineTarget(Target):
             stream = self._streams.pop(container, None)
             if stream is not None:
                 stream.close()
-            await engine.remove(container)
+            await engine.containers.remove(container)
         if job["network"]:
-            await engine.remove_network(job["network"])
+            await engine.networks.remove(job["network"])
 
 
 def content_of(task: JobTask) -> dict[str, Any]:
@@ -328,12 +328,12 @@ async def _create_anew(engine: Engine, spec: ContainerSpec) -> str:
     end = asyncio.get_running_loop().time() + STOP_SECONDS
     while True:
         try:
-            return await engine.create(spec)
+            return await engine.containers.create(spec)
         except Conflict:
             # The engine may still be at that one's creation, or removal.
             if asyncio.get_running_loop().time() > end:
                 raise
-        if not await engine.remove_unstarted(spec.name) and not await _is_going(engine, spec.name):
+        if not await engine.containers.remove_unstarted(spec.name) and not await _is_going(engine, spec.name):
             raise JobError(f"The engine has a container {spec.name} that ran already: it is left alone.")
         await asyncio.sleep(BACK_PAUSE)
 
@@ -341,7 +341,7 @@ async def _create_anew(engine: Engine, spec: ContainerSpec) -> str:
 async def _is_going(engine: Engine, container: str) -> bool:
     """Whether a container's removal is under way, or over."""
     try:
-        return (await engine.inspect(container)).status in ("removing", "dead", "stopping")
+        return (await engine.containers.inspect(container)).status in ("removing", "dead", "stopping")
     except NotFound:
         return True
 
@@ -349,7 +349,7 @@ async def _is_going(engine: Engine, container: str) -> bool:
 async def _fetch(engine: Engine, container: str, kind: str, digest: str, result: ResultFolder) -> None:
     """Bring one file of a container's state folder; raises JobError where it is gone, or was changed."""
     try:
-        chunks = await engine.get_stream(container, f"{guest_files.STATE}/{kind}/{digest[7:]}")
+        chunks = await engine.containers.get_stream(container, f"{guest_files.STATE}/{kind}/{digest[7:]}")
     except NotFound:
         raise JobError("The result is gone: its container has it no more.") from None
     limit = MAX_MANIFEST if kind == "manifests" else None

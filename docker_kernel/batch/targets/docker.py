@@ -60,7 +60,7 @@ class DockerTarget(EngineTarget):
             found = [Check("engine", f"{info.product} {info.version} at {engine.url}, {info.cpus} CPUs", True)]
         except DockerKernelError as error:
             return [Check("engine", "none", False, str(error))]
-        machine = await engine.architecture()
+        machine = (await engine.info()).architecture
         found.append(Check("architecture", ARCHITECTURES.get(machine, machine), True))
         found.append(Check("memory", format_size(info.memory), True))
         registry = await asyncio.to_thread(self._registry)
@@ -73,7 +73,7 @@ class DockerTarget(EngineTarget):
         except DockerKernelError as error:
             found.append(Check("registry", str(self._settings.registry), False, str(error)))
             return found
-        why_not = await engine.why_not_pullable(f"{registry.host}/{registry.repository(NAME)}")
+        why_not = await engine.images.why_not_pullable(f"{registry.host}/{registry.repository(NAME)}")
         if why_not:
             fix = f"The engine at {engine.url} cannot pull from {registry.host} ({why_not.rstrip('.')})."
             found.append(Check("pull", "the engine does not reach the registry", False, fix))
@@ -83,7 +83,7 @@ class DockerTarget(EngineTarget):
 
     async def _layers(self, kernel: KernelHandle, package: Package) -> list[Layer]:
         engine = await self.engine()
-        await check_architecture(kernel.engine, package.image, await engine.architecture(), self.name)
+        await check_architecture(kernel.engine, package.image, (await engine.info()).architecture, self.name)
         return await job_layers(kernel, package)
 
     async def missing(self, kernel: KernelHandle, package: Package) -> int:
@@ -98,9 +98,11 @@ class DockerTarget(EngineTarget):
         if registry is not None:
             pushed = await push(kernel.engine, package.image, layers, registry, NAME, progress)
             try:
-                image = await stoppable(lambda progress: engine.pull_digest(pushed.reference, progress), progress)
+                image = await stoppable(
+                    lambda progress: engine.images.pull_digest(pushed.reference, progress), progress
+                )
             except asyncio.CancelledError:
-                await engine.remove_image(pushed.reference)  # it had all of it already
+                await engine.images.remove(pushed.reference)  # it had all of it already
                 raise
             sent = pushed.sent
         else:
@@ -149,4 +151,4 @@ class DockerTarget(EngineTarget):
     async def _remove_image(self, reference: str) -> None:
         engine = await self.engine()
         with contextlib.suppress(Conflict):  # another dispatch of the same content, or a job that still runs, has it
-            await engine.remove_image(reference)
+            await engine.images.remove(reference)

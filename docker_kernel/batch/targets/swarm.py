@@ -442,9 +442,9 @@ class SwarmTarget(Target):
         async with self._connecting:
             if self._engine is None:
                 engine = await Engine.connect(self._settings.engine, tls=self._settings.tls)
-                await engine.swarm().manager()
+                await engine.swarm.manager()
                 self._engine = engine
-        return self._engine.swarm()
+        return self._engine.swarm
 
     def _registry(self) -> Registry:
         return Registry(self._settings.registry, registry_credentials)
@@ -507,7 +507,7 @@ class SwarmTarget(Target):
         nodes = [node for node in await (await self._swarm()).nodes() if node.usable]
         if not nodes:
             raise JobError(f"No node of {self.name} is ready for jobs: see `docker node ls`.")
-        own = str((await kernel.engine.image(package.image)).get("Architecture", ""))
+        own = str((await kernel.engine.images.inspect(package.image)).get("Architecture", ""))
         kinds = sorted({node.architecture for node in nodes})
         fitting = [kind for kind in kinds if ARCHITECTURES.get(kind, kind) == own]
         await check_architecture(kernel.engine, package.image, (fitting or kinds)[0], self.name)
@@ -541,7 +541,7 @@ class SwarmTarget(Target):
         await self._swarm()
         assert self._engine is not None
         with contextlib.suppress(Conflict):  # a job that still runs has it
-            await self._engine.remove_image(prepared["image"])
+            await self._engine.images.remove(prepared["image"])
 
     # A job
 
