@@ -17,13 +17,11 @@ class EngineError(DockerKernelError):
     """The engine refused or failed a request.
 
     Attributes:
-        status: the HTTP status code of its answer; None where it gave none.
         reason: its own words, for a sentence of somebody else's; empty where it had none.
     """
 
-    def __init__(self, message: str = "", *, status: int | None = None, reason: str = "") -> None:
+    def __init__(self, message: str = "", *, reason: str = "") -> None:
         super().__init__(message)
-        self.status = status
         self.reason = reason
 
 

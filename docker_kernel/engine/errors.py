@@ -46,7 +46,7 @@ def explain(error: Exception, url: str) -> EngineError:
     """An engine's or transport's error as one of ours."""
     text = str(getattr(error, "explanation", None) or error)
     if isinstance(error, docker.errors.ImageNotFound):
-        return ImageMissing(f"The engine has no such image: {text}.", status=404, reason=_cause(text))
+        return ImageMissing(f"The engine has no such image: {text}.", reason=_cause(text))
     if isinstance(error, docker.errors.APIError):
         return refusal(text, error.status_code)
     if "Permission denied" in text or "PermissionError" in text:
@@ -77,7 +77,7 @@ def refusal(text: str, status: int | None = None, message: str | None = None) ->
         message: what a user reads; None for what fits the kind of error.
     """
     kind = _kind(text, status)
-    return kind(message or _message(text, kind), status=status, reason=_cause(text))
+    return kind(message or _message(text, kind), reason=_cause(text))
 
 
 def is_absence(error: EngineError) -> bool:

@@ -36,7 +36,7 @@ def test_a_name_that_is_taken_is_a_conflict(engine: Engine, python_image: str) -
     with container(engine, python_image, "true") as taken, container(engine, python_image, "true") as other:
         with pytest.raises(Conflict) as caught:
             run(engine.containers.create(ContainerSpec(image=python_image, command=["true"], name=taken, labels=MARKS)))
-        assert caught.value.status == 409 and taken in caught.value.reason
+        assert taken in caught.value.reason
         with pytest.raises(Conflict):
             run(engine.containers.rename(other, taken))
 

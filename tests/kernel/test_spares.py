@@ -394,7 +394,7 @@ def test_a_spare_killed_at_any_step_of_its_claim_costs_only_time(
         if step == "before":
             run(engine.containers.kill(spare.id))
         else:
-            owner: Any = Engine if hasattr(Engine, step) else KernelContainer
+            owner: Any = Containers if hasattr(Containers, step) else KernelContainer
             real = getattr(owner, step)
 
             async def then_killed(self: Any, *arguments: Any, **options: Any) -> Any:
