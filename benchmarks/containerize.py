@@ -71,7 +71,7 @@ async def _containerize(engine: Engine, folder: Path, number: int) -> float:
     begun = time.perf_counter()
     made = await containerize(Request(_notebook(folder, number), tag=f"{REPOSITORY}:a"), engine=engine)
     seconds = time.perf_counter() - begun
-    await engine.remove_image(made.reference)
+    await engine.images.remove(made.reference)
     return seconds
 
 
@@ -84,13 +84,13 @@ async def _commit(engine: Engine, folder: Path, number: int, runner: bool) -> fl
         )
         layers += await runner_layers(engine, base, silent) if runner else []
         begun = time.perf_counter()
-        container = await engine.create(ContainerSpec(image=base.image, command=["true"]))
+        container = await engine.containers.create(ContainerSpec(image=base.image, command=["true"]))
         for layer in layers:
-            await engine.put_stream(container, layer.open())
-        image = await engine.commit(container, REPOSITORY, "b")
+            await engine.containers.put_stream(container, layer.open())
+        image = await engine.containers.commit(container, REPOSITORY, "b")
         seconds = time.perf_counter() - begun
-    await engine.remove(container)
-    await engine.remove_image(image)
+    await engine.containers.remove(container)
+    await engine.images.remove(image)
     return seconds
 
 

@@ -93,7 +93,7 @@ async def serve(spec: str) -> None:
             from docker_kernel.kernel.provisioner import shared_engine
 
             engine = await background.run(shared_engine())
-            engine._client.hooks["response"].append(called)
+            engine.connection.client.hooks["response"].append(called)
         while True:
             tell(memory=resident(os.getpid()), threads=threads(os.getpid()), calls=calls)
             line = await asyncio.to_thread(sys.stdin.readline)
@@ -189,7 +189,7 @@ async def crowd(engine: Engine, contender: Contender, kernels: int, idle: float)
 
 async def containers(engine: Engine, kernels: set[str]) -> list[str]:
     """The ids of the containers that kernels have."""
-    found = await background.run(engine.containers({labels.KIND: labels.KIND_KERNEL}))
+    found = await background.run(engine.containers.list({labels.KIND: labels.KIND_KERNEL}))
     return [one.id for one in found if one.name.removeprefix(labels.KERNEL_NAME) in kernels]
 
 

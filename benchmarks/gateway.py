@@ -56,7 +56,9 @@ async def first_replies(engine: Engine) -> AsyncIterator[Measure]:
     package = Path(found.origin).parent
     try:
         await background.run(
-            engine.build(archive(_context(package)), TAG, {}, {labels.KIND: labels.KIND_BUILD}, lambda event: None)
+            engine.images.build(
+                archive(_context(package)), TAG, {}, {labels.KIND: labels.KIND_BUILD}, lambda event: None
+            )
         )
     except DockerKernelError as error:
         raise Unavailable(str(error).splitlines()[0]) from None
@@ -81,7 +83,7 @@ async def first_replies(engine: Engine) -> AsyncIterator[Measure]:
         assert process.stdin is not None
         process.stdin.close()
         await process.wait()
-        await background.run(engine.remove_image(TAG))
+        await background.run(engine.images.remove(TAG))
 
 
 async def _serve() -> None:

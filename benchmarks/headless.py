@@ -18,6 +18,7 @@ from docker_kernel import labels
 from docker_kernel.containerize.image import containerize
 from docker_kernel.containerize.request import Request
 from docker_kernel.engine import ContainerSpec, Engine, File
+from tests.inside import run_inside
 
 TAG = "docker-kernel-benchmark/headless:latest"
 CELLS = 51
@@ -63,34 +64,34 @@ async def measure(engine: Engine, count: int) -> list[Row]:
         ]
         notebook.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
         image = await containerize(Request(notebook, tag=TAG), engine=engine)
-    entry = (await engine.image(image.image_id))["Config"]["Entrypoint"]
+    entry = (await engine.images.inspect(image.image_id))["Config"]["Entrypoint"]
     spec = ContainerSpec(
         image=image.image_id,
         command=["/bin/sh", "-c", "while sleep 3600; do :; done"],
         labels={labels.KIND: labels.KIND_BUILD},
         env={"HOME": "/tmp"},
     )
-    container = await engine.create(spec)
+    container = await engine.containers.create(spec)
     try:
-        await engine.put(container, [File("tmp/nbclient_alone.py", NBCLIENT.encode())])
-        await engine.start(container)
+        await engine.containers.put(container, [File("tmp/nbclient_alone.py", NBCLIENT.encode())])
+        await engine.containers.start(container)
         found = await interleaved(
             {
-                "ours": lambda: _seconds(engine, container, entry),
-                "nbclient": lambda: _seconds(engine, container, [*entry[:-1], "/tmp/nbclient_alone.py"]),
+                "ours": lambda: _seconds(container, entry),
+                "nbclient": lambda: _seconds(container, [*entry[:-1], "/tmp/nbclient_alone.py"]),
             },
             count,
         )
     finally:
-        await asyncio.shield(engine.remove(container))
-        await engine.remove_image(TAG)
+        await asyncio.shield(engine.containers.remove(container))
+        await engine.images.remove(TAG)
     ours, alone = (statistics.median(found[name]) for name in ("ours", "nbclient"))
     return [compared(f"{CELLS} trivial cells headless", ours, alone, "nbclient", at_most(1.3))]
 
 
-async def _seconds(engine: Engine, container: str, command: list[str]) -> float:
+async def _seconds(container: str, command: list[str]) -> float:
     begun = time.perf_counter()
-    code, said = await engine.exec_output(container, command)
+    code, said = await asyncio.to_thread(run_inside, container, command)
     assert code == 0, said
     return time.perf_counter() - begun
 

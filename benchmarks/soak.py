@@ -43,6 +43,7 @@ from docker_kernel.kernel import sockets
 from docker_kernel.kernel.container import KernelContainer
 from docker_kernel.kernel.provisioner import shared_engine, shared_spares
 from docker_kernel.kernel.spares import UPKEEP_SECONDS
+from tests.inside import run_inside
 
 SETTINGS: dict[str, Any] = {"grace": 2, "warm_spares": 1, "memory": "300m", "pids": 100}
 LEASE = 10.0 + UPKEEP_SECONDS
@@ -180,7 +181,7 @@ class Kernel:
         """What Python code prints that another process runs in the container."""
         one = self.container
         command = [one.python, "-c", code]
-        return background.run_blocking(one.engine.exec_output(one.container_id, command, one.user))[1]
+        return run_inside(one.container_id, command, one.user)[1]
 
     def set_mark(self) -> None:
         expect(self.run(f"assert 'mark' not in globals()\nmark = {self.mark}\nprint(mark)"), ("", f"{self.mark}\n"),
@@ -274,7 +275,7 @@ class Soak:
         found = [
             state
             for spec in self.specs
-            for state in background.run_blocking(self.engine.containers({labels.SPEC: spec}))
+            for state in background.run_blocking(self.engine.containers.list({labels.SPEC: spec}))
         ]
         self.volumes.update(volume for state in found for volume in state.volumes.values())
         return found
@@ -299,30 +300,30 @@ class Soak:
         kernel.died(-9, "out of memory")
 
     def container_killed(self, kernel: Kernel) -> None:
-        background.run_blocking(self.engine.kill(kernel.container.container_id))
+        background.run_blocking(self.engine.containers.kill(kernel.container.container_id))
         kernel.died(137, "its container ended by SIGKILL")
 
     def supervisor_terminated(self, kernel: Kernel) -> None:
-        background.run_blocking(self.engine.kill(kernel.container.container_id, signal.SIGTERM))
+        background.run_blocking(self.engine.containers.kill(kernel.container.container_id, signal.SIGTERM))
         kernel.died(143, "its container ended by SIGTERM")
 
     def container_removed(self, kernel: Kernel) -> None:
-        background.run_blocking(self.engine.remove(kernel.container.container_id))
+        background.run_blocking(self.engine.containers.remove(kernel.container.container_id))
         kernel.died(137, "its container ended by SIGKILL")
 
     def container_paused(self, kernel: Kernel) -> None:
-        client: Any = self.engine._client
+        client: Any = self.engine.connection.client
         container = kernel.container.container_id
 
         def paused() -> bool:
             """On a busy machine runc gives up before all processes are frozen."""
             with contextlib.suppress(EngineError):
-                background.run_blocking(self.engine._call(client.pause, container))
-            return background.run_blocking(self.engine.inspect(container)).status == "paused"
+                background.run_blocking(self.engine.connection.call(client.pause, container))
+            return background.run_blocking(self.engine.containers.inspect(container)).status == "paused"
 
         until(paused, PATIENCE, "the container's pause")
         time.sleep(self.random.uniform(0, 2 * SETTINGS["grace"]))
-        background.run_blocking(self.engine._call(client.unpause, container))
+        background.run_blocking(self.engine.connection.call(client.unpause, container))
         kernel.lives()
 
     def interrupt(self, kernel: Kernel) -> None:
@@ -364,11 +365,11 @@ class Soak:
         kernel.lives()
 
     def spare_killed(self, kernel: Kernel) -> None:
-        self._lose_spare(self.engine.kill)
+        self._lose_spare(self.engine.containers.kill)
         kernel.lives()
 
     def spare_removed(self, kernel: Kernel) -> None:
-        self._lose_spare(self.engine.remove)
+        self._lose_spare(self.engine.containers.remove)
         kernel.lives()
 
     def _lose_spare(self, lose: Callable[[str], Any]) -> None:
@@ -479,7 +480,7 @@ class Soak:
         self.report.left += found
 
     def _left(self) -> list[str]:
-        volumes = {str(volume["Name"]) for volume in background.run_blocking(self.engine.volumes(labels.KIND))}
+        volumes = {str(volume["Name"]) for volume in background.run_blocking(self.engine.volumes.list(labels.KIND))}
         folders = [path.name for path in Path(os.environ["XDG_RUNTIME_DIR"]).glob(f"{sockets.PREFIX}*")]
         return [*(state.name for state in self.containers()), *sorted(volumes & self.volumes), *folders]
 

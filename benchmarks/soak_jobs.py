@@ -204,10 +204,10 @@ class Soak:
         found = []
         for kernel in self._kernels:
             having = {labels.KERNEL_ID: kernel}
-            found += [f"container {state.name}" for state in background.run_blocking(engine.containers(having))]
-            volumes = background.run_blocking(engine.volumes(f"{labels.KERNEL_ID}={kernel}"))
+            found += [f"container {state.name}" for state in background.run_blocking(engine.containers.list(having))]
+            volumes = background.run_blocking(engine.volumes.list(f"{labels.KERNEL_ID}={kernel}"))
             found += [f"volume {volume['Name']}" for volume in volumes]
-        ours = background.run_blocking(engine.networks({labels.KIND: labels.KIND_NETWORK})).values()
+        ours = background.run_blocking(engine.networks.list({labels.KIND: labels.KIND_NETWORK})).values()
         jobs = {record.id for record in Ledger(root() / "jobs.sqlite").find()} | self.summary.ids
         found += [f"network {name}" for name in ours if any(job in name for job in jobs)]
         for what in (["ps", "-aq"], ["images", "-q"], ["volume", "ls", "-q"]):

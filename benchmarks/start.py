@@ -79,7 +79,7 @@ class Starts:
                 self.native_memory.append(proportional([kernel.provisioner.pid]))
             elif contender is WARM:
                 info = await kernel.provisioner.get_provisioner_info()
-                state = await background.run(self._engine.inspect(info["container"]))
+                state = await background.run(self._engine.containers.inspect(info["container"]))
                 assert state.labels[labels.SPARE], "the spare was not claimed"
             return taken
         finally:
@@ -102,7 +102,7 @@ class Starts:
         """The spare, as soon as it is ready."""
         end = time.monotonic() + SPARE_SECONDS
         while time.monotonic() < end:
-            for state in await background.run(self._engine.containers({labels.SPARE: ""})):
+            for state in await background.run(self._engine.containers.list({labels.SPARE: ""})):
                 if state.name.startswith(labels.SPARE_NAME) and state.labels.get(labels.SPEC) == WARM.spec:
                     return state
             await asyncio.sleep(0.1)
@@ -117,8 +117,8 @@ async def engine_alone(engine: Engine, count: int = 1) -> float:
     made: list[str] = []
 
     async def one() -> None:
-        made.append(await engine.create(spec))
-        await engine.start(made[-1])
+        made.append(await engine.containers.create(spec))
+        await engine.containers.start(made[-1])
 
     async def all_of_them() -> float:
         begin = time.perf_counter()
@@ -126,7 +126,7 @@ async def engine_alone(engine: Engine, count: int = 1) -> float:
             await asyncio.gather(*(one() for _ in range(count)))
             return time.perf_counter() - begin
         finally:
-            await asyncio.gather(*(engine.remove(container) for container in made))
+            await asyncio.gather(*(engine.containers.remove(container) for container in made))
 
     return await background.run(all_of_them())
 

@@ -45,7 +45,7 @@ class Workers(concurrent.futures.ThreadPoolExecutor):
 
 
 class _OwnThreads(concurrent.futures.Executor):
-    """A new thread for each call. Python does not wait for one at its end, as a container may outlive this process."""
+    """A new thread for each call. Python does not wait for one at its end, as a log may outlive this process."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[T]:
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
@@ -79,7 +79,7 @@ _own_threads = _OwnThreads()
 
 
 async def in_own_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run what may last as long as a container, a transfer or a build does, in a thread of its own.
+    """Run what may last as long as a transfer or a build does, in a thread of its own.
 
     `asyncio.to_thread` is for what takes milliseconds: its threads are few, and whoever waits in one of them keeps
     kernels from starting and being interrupted. When the awaiting task is cancelled, the thread goes on to its end.

@@ -130,7 +130,7 @@ async def _check_engine(engine: Engine) -> Check:
 
 
 async def _check_disk(engine: Engine) -> Check:
-    folder = await engine.data_folder()
+    folder = (await engine.info()).data_folder
     try:
         status = await asyncio.to_thread(os.statvfs, folder)
     except OSError:
@@ -150,7 +150,7 @@ async def _check_spec(
     try:
         settings = user_config.kernel_config(stanza, f"The kernelspec {folder}/kernel.json")
         kernel_mounts(settings.model_copy(update={"workspace": False}), user_config, None, str(Path.cwd()))
-        await engine.image(settings.image)
+        await engine.images.inspect(settings.image)
     except ImageMissing as error:
         fix = f"{error} To bring it, {images.how_to_bring(settings.image)}."
         return Check(title, "its image is missing", fix), None
@@ -161,7 +161,7 @@ async def _check_spec(
 
 async def _check_start(engine: Engine, image: str) -> Check:
     """Whether containers start, publish a port on 127.0.0.1 and can be reached there."""
-    raw = await engine.image(image)
+    raw = await engine.images.inspect(image)
     python = ((raw.get("Config") or {}).get("Labels") or {}).get(labels.PYTHON) or "python3"
     script = f"import socket; s = socket.create_server(('', {PORT})); print(flush=True); s.settimeout({PATIENCE}); "
     script += "s.accept()[0].sendall(b'ok')"
@@ -179,11 +179,11 @@ async def _check_start(engine: Engine, image: str) -> Check:
     fix = "A port on 127.0.0.1 must be reachable: look at the firewall and at the engine's network."
     container = ""
     try:
-        container = await engine.create(spec)
-        output = await engine.attach(container)
-        await engine.start(container)
+        container = await engine.containers.create(spec)
+        output = await engine.containers.attach(container)
+        await engine.containers.start(container)
         await asyncio.wait_for(anext(output.frames()), ANSWER_SECONDS)
-        port = (await engine.inspect(container)).ports[PORT]
+        port = (await engine.containers.inspect(container)).ports[PORT]
         answer = await asyncio.to_thread(_ask, port)
         found = "published on 127.0.0.1 and reachable" if answer else "published, but silent"
         return Check("ports", found, "" if answer else fix)
@@ -191,7 +191,7 @@ async def _check_start(engine: Engine, image: str) -> Check:
         return Check("ports", str(error) or "a container's program did not start in time", fix)
     finally:
         if container:
-            await engine.remove(container)
+            await engine.containers.remove(container)
 
 
 def _ask(port: int) -> bool:

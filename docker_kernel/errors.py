@@ -14,7 +14,15 @@ class ConfigError(DockerKernelError):
 
 
 class EngineError(DockerKernelError):
-    """The engine refused or failed a request."""
+    """The engine refused or failed a request.
+
+    Attributes:
+        reason: its own words, for a sentence of somebody else's; empty where it had none.
+    """
+
+    def __init__(self, message: str = "", *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class EngineUnavailable(EngineError):
@@ -23,6 +31,22 @@ class EngineUnavailable(EngineError):
 
 class NotFound(EngineError):
     """The engine has no such container, volume or image."""
+
+
+class Conflict(EngineError):
+    """What exists is in the way: a name that is taken, a container that runs, an image, volume or network in use."""
+
+
+class BeingRemoved(Conflict):
+    """A container's removal is under way already."""
+
+
+class RetryableError(EngineError):
+    """Something else came in between: asked again, the engine may well do it."""
+
+
+class ProgramMissing(EngineError):
+    """A container could not be started, as its image has no such program."""
 
 
 class ImageMissing(EngineError):

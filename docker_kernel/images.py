@@ -35,7 +35,7 @@ from docker_kernel.build_settings import BuildSettings, host_settings
 from docker_kernel.config import format_size
 from docker_kernel.data import data_folder
 from docker_kernel.engine import ContainerSpec, Engine, File, archive
-from docker_kernel.errors import BuildFailed, ConfigError, EngineError, ImageMissing, NotFound
+from docker_kernel.errors import BuildFailed, ConfigError, EngineError, ImageMissing, NotFound, ProgramMissing
 
 NAMES = ("python", "scipy")
 """The images that `images/` has Dockerfiles for."""
@@ -156,9 +156,9 @@ async def build(
         built = await _build_locked(engine, layer, built, facts, settings, progress)
     if packages:
         built = await _derive(engine, await probe(engine, built), settings, packages, progress)
-    await engine.tag(built, repository, version)
+    await engine.images.tag(built, repository, version)
     tag = f"{repository}:{version}"
-    size = int((await engine.image(tag))["Size"])
+    size = int((await engine.images.inspect(tag))["Size"])
     progress(Event(f"{tag} is ready ({format_size(size)})."))
     return tag
 
@@ -234,7 +234,7 @@ async def probe(engine: Engine, image: str) -> ImageFacts:
     Raises:
         ImageMissing: there is no such image on the engine.
     """
-    about = await engine.image(image)
+    about = await engine.images.inspect(image)
     script = data_folder("images") / "probe.py"
     code = await asyncio.to_thread(script.read_text)
     found: list[dict[str, Any]] = []
@@ -295,20 +295,18 @@ async def _run(engine: Engine, image: str, command: Sequence[str]) -> str | None
     spec = ContainerSpec(image=image, command=command, labels={labels.KIND: labels.KIND_BUILD}, network="none")
     async with throwaway_container(engine, spec) as container:
         try:
-            await engine.start(container)
-        except EngineError as error:
-            if "executable file" in str(error) or "no such file" in str(error) or isinstance(error, NotFound):
-                return None
-            raise
-        await engine.wait(container)
-        return (await engine.logs(container)).decode(errors="replace")
+            await engine.containers.start(container)
+        except (ProgramMissing, NotFound):
+            return None
+        await engine.containers.wait(container)
+        return (await engine.containers.logs(container)).decode(errors="replace")
 
 
 @contextlib.asynccontextmanager
 async def throwaway_container(engine: Engine, spec: ContainerSpec) -> AsyncIterator[str]:
     """A container that is removed at the end, also when the caller is cancelled; by `prune`, when it was killed."""
     named = dataclasses.replace(spec, name=labels.BUILD_NAME + uuid.uuid4().hex[:12])
-    made = asyncio.ensure_future(engine.create(named))
+    made = asyncio.ensure_future(engine.containers.create(named))
     try:
         yield await asyncio.shield(made)
     finally:
@@ -318,12 +316,12 @@ async def throwaway_container(engine: Engine, spec: ContainerSpec) -> AsyncItera
 async def _remove(engine: Engine, made: asyncio.Future[str]) -> None:
     await asyncio.wait([made])
     if made.exception() is None:
-        await engine.remove(made.result())
+        await engine.containers.remove(made.result())
 
 
 async def _has(engine: Engine, reference: str) -> bool:
     try:
-        await engine.image(reference)
+        await engine.images.inspect(reference)
     except ImageMissing:
         return False
     return True
@@ -341,14 +339,9 @@ async def _bring(engine: Engine, reference: str, progress: Progress) -> None:
         await _pull(engine, reference, progress)
     except EngineError as error:
         raise ImageMissing(
-            f"The image {reference} is not on the engine and cannot be pulled ({_reason(error)}): check its name and "
-            "your access to its registry, or build or load it there first."
+            f"The image {reference} is not on the engine and cannot be pulled ({error.reason or error}): check its "
+            "name and your access to its registry, or build or load it there first."
         ) from error
-
-
-def _reason(error: EngineError) -> str:
-    text = str(error).removeprefix("The engine refused: ").rstrip(".")
-    return text.rpartition(": ")[2] if "dial tcp" in text else text
 
 
 async def _pull(engine: Engine, reference: str, progress: Progress) -> None:
@@ -365,7 +358,7 @@ async def _pull(engine: Engine, reference: str, progress: Progress) -> None:
         done, total = (sum(column) for column in zip(*layers.values(), strict=True)) if layers else (None, None)
         progress(Event(str(event.get("status", "")), detail=True, done=done, total=total))
 
-    pulled = asyncio.ensure_future(engine.pull(reference, step))
+    pulled = asyncio.ensure_future(engine.images.pull(reference, step))
     first = asyncio.ensure_future(answered.wait())
     await asyncio.wait([pulled, first], timeout=PULL_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
     first.cancel()
@@ -402,7 +395,7 @@ async def _build_locked(
 ) -> str:
     """Build an image of `images/` on a base, unless the same is there; returns its tag by content."""
     files = await asyncio.to_thread(_context, name)
-    base_id = str((await engine.image(base))["Id"])
+    base_id = str((await engine.images.inspect(base))["Id"])
     recipe = _recipe(base_id, *(part for file in files for part in (file.path, file.data or b"")))
     tag = f"{REPOSITORY}/{name}:{recipe[:12]}"
     if await _has(engine, tag):
@@ -413,7 +406,7 @@ async def _build_locked(
         host.append(File("host/ca.pem", settings.ca))
     build_id = uuid.uuid4().hex
     try:
-        await engine.build(
+        await engine.images.build(
             archive([*files, *host]),
             tag,
             {"BASE": base, "BUILD": build_id, "PYTHON": facts.python or ""},
@@ -456,9 +449,9 @@ async def _build_network(engine: Engine) -> str | None:
 
 async def _remove_stages(engine: Engine, build_id: str) -> None:
     """Remove the images that a build's thrown-away stages left."""
-    for image in await engine.images(f"{labels.BUILD}={build_id}"):
+    for image in await engine.images.list(f"{labels.BUILD}={build_id}"):
         with contextlib.suppress(EngineError):
-            await engine.remove_image(image["Id"])
+            await engine.images.remove(image["Id"])
 
 
 def _check_packages(packages: Sequence[str]) -> None:
@@ -491,7 +484,7 @@ async def _derive(
         no_new_privileges=False,
     )
     async with throwaway_container(engine, spec) as container:
-        await engine.start(container)
+        await engine.containers.start(container)
         script = _DERIVE.format(
             variables=settings.script(_CA_PATH),
             size=len(settings.ca or b""),
@@ -501,7 +494,7 @@ async def _derive(
             packages=" ".join(map(shlex.quote, packages)),
         )
         await _exec(engine, container, script, settings.ca or b"", facts.reference, progress)
-        config = (await engine.image(facts.id))["Config"]
+        config = (await engine.images.inspect(facts.id))["Config"]
         changes = [
             f"USER {config.get('User') or '0:0'}",
             f"WORKDIR {config.get('WorkingDir') or '/'}",
@@ -509,7 +502,7 @@ async def _derive(
             f"CMD {json.dumps(config.get('Cmd') or [])}",
             f"LABEL {labels.KIND}={labels.KIND_IMAGE} {labels.RECIPE}={recipe}",
         ]
-        await engine.commit(container, repository, short, changes)
+        await engine.containers.commit(container, repository, short, changes)
     return tag
 
 
@@ -558,7 +551,7 @@ async def _exec(engine: Engine, container: str, script: str, sent: bytes, refere
     """Run a shell script in a container, its output shown as details; raises BuildFailed with its last lines."""
     ended = f"docker-kernel-{uuid.uuid4().hex}:"
     wrapper = f'read -r go; /bin/sh -c "$1"; code=$?; echo; echo "{ended}$code"'
-    stream = await engine.open_exec(container, ["/bin/sh", "-c", wrapper, "sh", script], user="0:0")
+    stream = await engine.containers.exec(container, ["/bin/sh", "-c", wrapper, "sh", script], user="0:0")
     tail: list[str] = []
     rest = ""
     try:
@@ -599,7 +592,7 @@ async def _bootstrap(engine: Engine, progress: Progress) -> str:
     if not kept.exists():
         await _debootstrap(_bootstrap_script(), kept, progress)
     progress(Event("Importing the base image"))
-    await engine.import_tar(
+    await engine.images.import_tar(
         kept,
         f"{REPOSITORY}/base",
         recipe,

@@ -314,7 +314,7 @@ async def _image_state(engine: Engine | None, image: str) -> tuple[int | None, s
     if engine is None:
         return None, "no engine answers"
     try:
-        return int((await engine.image(image))["Size"]), "ready"
+        return int((await engine.images.inspect(image))["Size"]), "ready"
     except ImageMissing:
         return None, f"image missing: {images.how_to_bring(image)}"
     except EngineError as error:

@@ -63,13 +63,13 @@ async def plan(engine: Engine, kept_images: Collection[str]) -> Plan:
     kept = set()
     for reference in kept_images:
         try:
-            kept.add((await engine.image(reference))["Id"])
+            kept.add((await engine.images.inspect(reference))["Id"])
         except EngineError:
             continue
-    used = await engine.used_images(but_by={state.id for state in left.containers})
+    used = await engine.images.used(but_by={state.id for state in left.containers})
     images = [
         UnusedImage(image["Id"], _name(image), int(image["Size"]), _tags(image))
-        for image in await engine.images(labels.KIND)
+        for image in await engine.images.list(labels.KIND)
         if image["Id"] not in kept and image["Id"] not in used and not _is_needed(image)
     ]
     return Plan(left, images)
@@ -104,7 +104,7 @@ async def carry_out(engine: Engine, found: Plan) -> list[str]:
         try:
             # An engine removes no image by its id while it has several tags.
             for reference in image.tags or (image.id,):
-                await engine.remove_image(reference)
+                await engine.images.remove(reference)
         except EngineError as error:
             problems.append(f"The image {image.name} stays: {error}")
     return problems

@@ -68,13 +68,13 @@ async def save(
     kernelspec.check_free(spec_name, replace)
     await _check_image_free(engine, image, replace)
     found = await running.find(engine, kernel)
-    packages = installed_packages(await engine.diff(found.container.id))
+    packages = installed_packages(await engine.containers.diff(found.container.id))
     told(f"Copies what was installed in the kernel {found.kernel_id[:8]}")
     environment, found = await running_kernel_image(found.kernel_id, engine)
     told(f"Makes the image {image}")
     await _name(engine, environment, image)
     folder = await _install(engine, found.spec, spec_name, display_name, str(image))
-    return Saved(str(image), int((await engine.image(str(image)))["Size"]), folder, packages)
+    return Saved(str(image), int((await engine.images.inspect(str(image)))["Size"]), folder, packages)
 
 
 def _proposed(image: Name) -> str:
@@ -85,7 +85,7 @@ def _proposed(image: Name) -> str:
 
 async def _check_image_free(engine: Engine, image: Name, replace: bool) -> None:
     try:
-        found = await engine.image(str(image))
+        found = await engine.images.inspect(str(image))
     except ImageMissing:
         return
     if labels.SAVED not in ((found.get("Config") or {}).get("Labels") or {}):
@@ -108,7 +108,7 @@ async def _name(engine: Engine, environment: str, image: Name) -> None:
         "org.opencontainers.image.created": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     context = archive([File("Dockerfile", f"FROM {environment}\n".encode())])
-    await engine.build(context, str(image), {}, marks, lambda event: None)
+    await engine.images.build(context, str(image), {}, marks, lambda event: None)
 
 
 async def _install(engine: Engine, like: str, name: str, display_name: str, image: str) -> Path:

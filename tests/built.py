@@ -27,4 +27,4 @@ def build(
     context += [File("host/ca.pem", settings.ca or b"")]
     context += [File(path, text.encode()) for path, text in (files or {}).items()]
     kind = {labels.KIND: labels.KIND_BUILD, **(marks or {})}
-    background.run_blocking(engine.build(archive(context), tag, {}, kind, lambda event: None, network="host"))
+    background.run_blocking(engine.images.build(archive(context), tag, {}, kind, lambda event: None, network="host"))

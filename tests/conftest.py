@@ -223,8 +223,8 @@ def _left_behind(engine: Engine, own_folders: Path) -> list[str]:
     """What kernels and jobs of this process have on the engine."""
     runtime = str(own_folders / "runtime")
     kinds = (labels.KIND_KERNEL, labels.KIND_JOB, labels.KIND_STATE)
-    containers = [one for kind in kinds for one in background.run_blocking(engine.containers({labels.KIND: kind}))]
-    volumes = background.run_blocking(engine.volumes(f"{labels.KIND}={labels.KIND_VOLUME}"))
+    containers = [one for kind in kinds for one in background.run_blocking(engine.containers.list({labels.KIND: kind}))]
+    volumes = background.run_blocking(engine.volumes.list(f"{labels.KIND}={labels.KIND_VOLUME}"))
     found = [state.name for state in containers if state.labels.get(labels.CONNECTION_FILE, "").startswith(runtime)]
     found += [state.name for state in containers if RunningKernel.of(state).kernel_id in KERNEL_IDS]
     found += [volume["Name"] for volume in volumes if volume["Labels"].get(labels.KERNEL_ID) in KERNEL_IDS]
@@ -244,7 +244,7 @@ def used_images(engine: Engine) -> Iterator[list[str]]:
     yield used
     for reference in reversed(used):
         with contextlib.suppress(EngineError):
-            background.run_blocking(engine.remove_image(reference))
+            background.run_blocking(engine.images.remove(reference))
 
 
 @pytest.fixture

@@ -27,11 +27,12 @@ from pathlib import Path
 from docker_kernel import background
 from docker_kernel.batch.broker import Broker
 from docker_kernel.batch.manager import JobManager, manager
+from docker_kernel.engine import ExecStream
+from docker_kernel.engine.connection import Connection
 from docker_kernel.targets.engine.spare_jobs import SpareJob
-from docker_kernel.engine import Engine, ExecStream
 
 left = contextvars.ContextVar("left", default=None)
-call, change, package, prepare = Engine._call, JobManager._change, Broker._package, JobManager._prepare
+call, change, package, prepare = Connection.call, JobManager._change, Broker._package, JobManager._prepare
 take, cancel = SpareJob.take, JobManager.cancel
 
 
@@ -92,7 +93,7 @@ async def counted_cancel(self, *arguments):
 
 SpareJob.take, JobManager.cancel = counted_take, counted_cancel
 write, ExecStream.write = ExecStream.write, counted_write
-Engine._call, JobManager._change = counted_call, counted_change
+Connection.call, JobManager._change = counted_call, counted_change
 Broker._package, JobManager._prepare = counted_package, counted_prepare
 """
 """Has a host kill itself when it has had so many answers of the engine from some moment on. What it goes on to do after

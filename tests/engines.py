@@ -275,6 +275,8 @@ class Relay:
         self._server = server
         self.sent = 0
         self.when: Callable[[int], object] = lambda sent: None
+        self._live: set[socket.socket] = set()
+        self._cut = False
         if isinstance(server, int):
             self._socket = socket.create_server(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
@@ -290,6 +292,9 @@ class Relay:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._socket.accept()
+                if self._cut:
+                    near.close()
+                    continue
                 threading.Thread(target=self._serve, args=(near,), daemon=True).start()
 
     def _serve(self, near: socket.socket) -> None:
@@ -302,10 +307,12 @@ class Relay:
         except OSError:
             near.close()
             return
+        self._live |= {near, far}
         back = threading.Thread(target=self._pump, args=(far, near, False), daemon=True)
         back.start()
         self._pump(near, far, True)
         back.join()
+        self._live -= {near, far}
         near.close()
         far.close()
 
@@ -319,6 +326,18 @@ class Relay:
         for one, how in ((sink, socket.SHUT_WR), (source, socket.SHUT_RD)):
             with contextlib.suppress(OSError):
                 one.shutdown(how)
+
+    @contextlib.contextmanager
+    def cut(self) -> Iterator[None]:
+        """End all connections, and take none meanwhile."""
+        self._cut = True
+        for one in [*self._live]:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        try:
+            yield
+        finally:
+            self._cut = False
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

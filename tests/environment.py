@@ -10,7 +10,7 @@ from docker_kernel.engine import Engine
 
 
 def environments(engine: Engine) -> set[str]:
-    found = background.run_blocking(engine.images(f"{labels.KIND}={labels.KIND_ENVIRONMENT}"))
+    found = background.run_blocking(engine.images.list(f"{labels.KIND}={labels.KIND_ENVIRONMENT}"))
     return {tag for image in found for tag in image["RepoTags"] or []}
 
 

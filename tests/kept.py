@@ -53,7 +53,7 @@ def image(engine: Engine, name: str, parts: tuple[str, ...], make: Callable[[str
     tag = f"{repository}:{_digest(parts)}"
     with _alone(name):
         try:
-            run(engine.image(tag))
+            run(engine.images.inspect(tag))
         except ImageMissing:
             make(tag)
             _remove_old(engine, repository)
@@ -61,11 +61,11 @@ def image(engine: Engine, name: str, parts: tuple[str, ...], make: Callable[[str
 
 
 def _remove_old(engine: Engine, repository: str) -> None:
-    for one in run(engine.images(labels.KIND)):
+    for one in run(engine.images.list(labels.KIND)):
         for tag in one["RepoTags"] or []:
             if tag.startswith(f"{repository}:") and time.time() - one["Created"] > DAYS * 86400:
                 with contextlib.suppress(EngineError):
-                    run(engine.remove_image(tag))
+                    run(engine.images.remove(tag))
 
 
 def folder(name: str, parts: tuple[str, ...], make: Callable[[Path], None]) -> Path:

@@ -80,7 +80,7 @@ class Lab:
 
     def containers(self) -> list[ContainerState]:
         """The containers of this server's kernels."""
-        found = run(self.engine.containers({labels.KIND: labels.KIND_KERNEL}))
+        found = run(self.engine.containers.list({labels.KIND: labels.KIND_KERNEL}))
         return [state for state in found if state.labels[labels.CONNECTION_FILE].startswith(str(self.folder))]
 
     def end_sessions(self) -> None:
@@ -142,7 +142,7 @@ def lab_fixture(engine: Engine, python_image: str, tmp_path_factory: pytest.Temp
         server.wait()
         left = lab.containers()
         for state in left:
-            run(engine.remove(state.id))
+            run(engine.containers.remove(state.id))
     assert not left, "the server ended, and left containers of its kernels"
 
 

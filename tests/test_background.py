@@ -59,7 +59,7 @@ def test_jobs_of_many_replicas_leave_the_threads_to_others(start: NotebookMaker)
     try:
         dispatch_replicas(one)
         assert all_are_free(asyncio.to_thread)
-        assert all_are_free(one.container.engine._call)
+        assert all_are_free(one.container.engine.connection.call)
 
         other = start()
         request = other.client.execute("print('sleeps', flush=True); import time; time.sleep(600)")
@@ -106,13 +106,13 @@ def forked(target: Callable[[], None]) -> multiprocessing.process.BaseProcess:
 
 def test_an_engine_answers_in_a_forked_process_and_its_parent_at_the_same_time(engine: Engine) -> None:
     """Each has connections of its own: on one that both used, they would get each other's answers."""
-    background.run_blocking(engine.containers({}))
+    background.run_blocking(engine.containers.list({}))
     answers = multiprocessing.get_context("fork").SimpleQueue()
 
     async def ask() -> int:
-        images = [len(await engine.all_images()) for _ in range(100)]
+        images = [len(await engine.images.ids()) for _ in range(100)]
         for _ in range(100):
-            assert isinstance(await engine.containers({}), list)
+            assert isinstance(await engine.containers.list({}), list)
         return min(images)
 
     child = forked(lambda: answers.put(background.run_blocking(ask())))
@@ -129,10 +129,10 @@ def test_what_a_forked_process_asks_first_has_a_thread(engine: Engine, python_im
     spec = ContainerSpec(image=python_image, command=["true"], labels={labels.KIND: labels.KIND_BUILD}, network="none")
 
     async def start_all_threads() -> None:
-        await asyncio.gather(*(engine.containers({}) for _ in range(2 * background.WORKERS)))
+        await asyncio.gather(*(engine.containers.list({}) for _ in range(2 * background.WORKERS)))
 
     async def create_and_remove() -> None:
-        await engine.remove(await engine.create(spec))
+        await engine.containers.remove(await engine.containers.create(spec))
 
     background.run_blocking(start_all_threads())
     child = forked(lambda: background.run_blocking(create_and_remove()))

@@ -69,7 +69,7 @@ def image_fixture(engine: Engine) -> Iterator[str]:
     yield name
     for tag in ("latest", "two"):
         with contextlib.suppress(EngineError):
-            background.run_blocking(engine.remove_image(f"{name}:{tag}"))
+            background.run_blocking(engine.images.remove(f"{name}:{tag}"))
 
 
 def write_report(lab: Lab, name: str) -> None:

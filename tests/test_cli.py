@@ -100,8 +100,8 @@ def test_an_interrupted_build_leaves_no_container(
     installing.send_signal(signal.SIGINT)
     _, errors = installing.communicate(timeout=patient(60))
     assert (installing.returncode, errors) == (130, "")
-    about = background.run_blocking(engine.image(image))
-    left = background.run_blocking(engine.containers({labels.KIND: labels.KIND_BUILD}))
+    about = background.run_blocking(engine.images.inspect(image))
+    left = background.run_blocking(engine.containers.list({labels.KIND: labels.KIND_BUILD}))
     assert not [container for container in left if container.image == about["Id"]]
     assert not list(tmp_path.iterdir())
 

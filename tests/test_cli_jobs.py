@@ -223,7 +223,7 @@ def test_a_job_of_a_killed_server_is_brought_home(server: Server, engine: Engine
     until(lambda: [one.state for name in ("orphan", "endless") for one in known(name)] == ["running"] * 2)
     server.kill()
     kernel = {labels.KIND: labels.KIND_KERNEL, labels.KERNEL_ID: server.kernel_id}
-    until(lambda: not background.run_blocking(engine.containers(kernel)), 30, "the kernel's end")
+    until(lambda: not background.run_blocking(engine.containers.list(kernel)), 30, "the kernel's end")
     before = background.run_blocking(prune.leftovers(engine))
     let_go(known("orphan")[0].id)
     record = wait_for("orphan", "succeeded")
@@ -260,7 +260,7 @@ def test_jobs_that_wait_are_not_started_by_a_command_that_ends(server: Server, e
     followed = run("jobs", "logs", "-f", waiting[0])
     assert followed.returncode == 0, followed.stderr
     assert left() == []
-    states = background.run_blocking(engine.containers({labels.KIND: labels.KIND_STATE}))
+    states = background.run_blocking(engine.containers.list({labels.KIND: labels.KIND_STATE}))
     assert server.kernel_id not in [one.labels.get(labels.KERNEL_ID) for one in states]
 
 

@@ -393,7 +393,7 @@ def test_a_host_without_space_refuses_a_job_and_keeps_nothing_of_it(
         one.run("sent = _; sent.wait()")
         assert one.value("sent.state") == "failed" and "No space left" in one.value("sent.reason")
         filters = {labels.KIND: labels.KIND_STATE, labels.KERNEL_ID: one.container.kernel_id}
-        until(lambda: not background.run_blocking(engine.containers(filters)))
+        until(lambda: not background.run_blocking(engine.containers.list(filters)))
     finally:
         monkeypatch.undo()
         subprocess.run(["umount", "-l", str(small)], check=True)

@@ -99,8 +99,8 @@ def marked_image(make_image: Callable[[str], str], python_image: str, marker: st
 
 def assert_nothing_left(engine: Engine, marker: str) -> None:
     """No container of an image with the marker as its label is there, and no stage image."""
-    assert not run(engine.containers({"test": marker[:8]}))
-    left = [image for image in run(engine.images(f"test={marker[:8]}")) if labels.BUILD in image["Labels"]]
+    assert not run(engine.containers.list({"test": marker[:8]}))
+    left = [image for image in run(engine.images.list(f"test={marker[:8]}")) if labels.BUILD in image["Labels"]]
     assert not left, "a stage image was left behind"
 
 
@@ -121,7 +121,7 @@ context = archive([File("Dockerfile", sys.argv[1].encode())])
 def show(event):
     print(event.get("stream", ""), flush=True)
 try:
-    with_engine(lambda engine: engine.build(context, "docker-kernel-test/interrupted", {}, {}, show))
+    with_engine(lambda engine: engine.images.build(context, "docker-kernel-test/interrupted", {}, {}, show))
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -139,23 +139,23 @@ def test_an_interrupted_build_ends_at_once(engine: Engine, python_image: str, ma
         finally:
             building.kill()
     end = time.monotonic() + 30
-    while run(engine.containers({"test": marker[:8]})):
+    while run(engine.containers.list({"test": marker[:8]})):
         assert time.monotonic() < end, "the engine goes on with the build"
         time.sleep(0.1)
-    for image in run(engine.images(f"test={marker[:8]}")):
-        run(engine.remove_image(image["Id"]))
+    for image in run(engine.images.list(f"test={marker[:8]}")):
+        run(engine.images.remove(image["Id"]))
 
 
 def output_of(engine: Engine, spec: ContainerSpec) -> tuple[int, str]:
     """Run a throwaway container to its end."""
 
     async def go() -> tuple[int, str]:
-        container = await engine.create(spec)
+        container = await engine.containers.create(spec)
         try:
-            await engine.start(container)
-            return await engine.wait(container), (await engine.logs(container)).decode()
+            await engine.containers.start(container)
+            return await engine.containers.wait(container), (await engine.containers.logs(container)).decode()
         finally:
-            await engine.remove(container)
+            await engine.containers.remove(container)
 
     return run(go())
 
@@ -172,7 +172,7 @@ def test_a_build_uses_the_hosts_settings_and_keeps_no_trace_of_them(
     base = run(images.ensure_base(engine))
     mine = make_image(f"FROM {base}\nLABEL test={marker[:8]}")
     tag = run(images.build(engine, "python", base=mine, tag=f"docker-kernel-test/{uuid.uuid4().hex}"))
-    about = run(engine.image(tag))
+    about = run(engine.images.inspect(tag))
     used_images += about["RepoTags"]
     assert any(marked_host), "the index was not asked, or without its credentials"
     assert_no_trace(tag, marker, tmp_path)
@@ -199,7 +199,7 @@ def test_a_derived_image_is_made_once_for_the_same_content_and_keeps_no_trace(
     assert any(event.text.startswith("Adding ipykernel") for event in events)
     assert any(marked_host)
     assert_no_trace(first.reference, marker, tmp_path)
-    about = run(engine.image(first.reference))["Config"]
+    about = run(engine.images.inspect(first.reference))["Config"]
     assert (about["User"], about["WorkingDir"], about["Cmd"]) == ("1234", "/srv", ["sh"])
 
     events.clear()
@@ -224,13 +224,13 @@ def test_any_uid_can_install_packages(engine: Engine, python_image: str) -> None
     )
 
     async def go() -> tuple[int, str]:
-        container = await engine.create(spec)
+        container = await engine.containers.create(spec)
         try:
-            await engine.put(container, [File("tmp/ca.pem", settings.ca or b"")])
-            await engine.start(container)
-            return await engine.wait(container), (await engine.logs(container)).decode()
+            await engine.containers.put(container, [File("tmp/ca.pem", settings.ca or b"")])
+            await engine.containers.start(container)
+            return await engine.containers.wait(container), (await engine.containers.logs(container)).decode()
         finally:
-            await engine.remove(container)
+            await engine.containers.remove(container)
 
     code, output = run(go())
     assert code == 0, output

@@ -124,7 +124,7 @@ def test_what_passes_for_the_local_provisioner_passes_for_ours(suite: Path, engi
         f"RUN . /host/env && PIP_BREAK_SYSTEM_PACKAGES=1 pip install --quiet '{helper}' \\\n"
         f' && mkdir -p {Path(sys.executable).parent} && ln -sf "$(command -v python3)" {sys.executable}\n'
     )
-    parts = (background.run_blocking(engine.image(python_image))["Id"], text)
+    parts = (background.run_blocking(engine.images.inspect(python_image))["Id"], text)
     image = kept.image(engine, "suite", parts, partial(build, engine, text))
     listed = re.findall(r"^\| `(tests/\S+)` \|", LISTED.read_text(), re.MULTILINE)
     ours = Suite(suite, image)

@@ -50,7 +50,7 @@ def saved(installed: Notebook, engine: Engine) -> Iterator[str]:
     yield NAME
     kernelspec.uninstall([NAME])
     with contextlib.suppress(EngineError):
-        background.run_blocking(engine.remove_image(NAME))
+        background.run_blocking(engine.images.remove(NAME))
 
 
 def test_a_kernel_of_the_saved_spec_has_what_was_installed(saved: str, start: NotebookMaker) -> None:
@@ -69,9 +69,12 @@ def test_the_saved_spec_can_be_told_from_the_one_before(saved: str) -> None:
 
 
 def test_nothing_secret_is_in_the_image(saved: str, engine: Engine) -> None:
-    found = background.run_blocking(engine.image(saved))
+    found = background.run_blocking(engine.images.inspect(saved))
     assert SECRET not in json.dumps(found)
-    with background.run_blocking(engine.save(found["Id"])) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+    with (
+        background.run_blocking(engine.images.save(found["Id"])) as stream,
+        tarfile.open(fileobj=stream, mode="r|") as tar,
+    ):
         for member in tar:
             file = tar.extractfile(member) if member.isreg() else None
             if file is not None:
@@ -96,17 +99,17 @@ def test_a_name_is_saved_over_only_when_that_is_said(
     assert "is there already: say --replace" in capsys.readouterr().err
     assert cli.main(["kernels", "save", kernel, saved, "--spec-name", f"{saved}-b"]) == 1
     assert f"The image {saved}:latest is there already: say --replace" in capsys.readouterr().err
-    before = background.run_blocking(engine.image(saved))["RootFS"]["Layers"]
+    before = background.run_blocking(engine.images.inspect(saved))["RootFS"]["Layers"]
     installed.run("(home / '.toolrc').write_text('newer settings')")
     try:
         assert cli.main(["kernels", "save", kernel, saved, "--replace"]) == 0
-        after = background.run_blocking(engine.image(saved))
+        after = background.run_blocking(engine.images.inspect(saved))
         assert after["RootFS"]["Layers"] != before
         assert after["Config"]["Labels"][labels.SAVED] == f"{saved}:latest"
     finally:
         installed.run("(home / '.toolrc').write_text('plain settings')")
         assert cli.main(["kernels", "save", kernel, saved, "--replace"]) == 0
-    assert background.run_blocking(engine.image(saved))["RootFS"]["Layers"][:-1] == before[:-1]
+    assert background.run_blocking(engine.images.inspect(saved))["RootFS"]["Layers"][:-1] == before[:-1]
 
 
 def test_what_is_not_ours_is_never_replaced(installed: Notebook, capsys: pytest.CaptureFixture[str]) -> None:

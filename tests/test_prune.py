@@ -25,18 +25,18 @@ def test_only_unused_images_of_ours_are_planned_and_removed(
     notebook: Notebook, engine: Engine, python_image: str, make_image: ImageMaker
 ) -> None:
     unused = make_image(f"FROM {python_image}\nLABEL probe=1\n")
-    background.run_blocking(engine.tag(unused, "docker-kernel-test/second-tag", "1"))
+    background.run_blocking(engine.images.tag(unused, "docker-kernel-test/second-tag", "1"))
     kept = make_image(f"FROM {python_image}\nLABEL probe=2\n")
     plan = background.run_blocking(prune.plan(engine, [kept]))
     names = [tag for image in plan.images for tag in image.tags]
     assert unused in names and kept not in names
-    running = background.run_blocking(engine.inspect(notebook.container.container_id)).image
+    running = background.run_blocking(engine.containers.inspect(notebook.container.container_id)).image
     assert running not in [image.id for image in plan.images]
     only = prune.Plan(Leftovers([], []), [image for image in plan.images if unused in image.tags])
     assert background.run_blocking(prune.carry_out(engine, only)) == []
     with pytest.raises(ImageMissing):
-        background.run_blocking(engine.image(unused))
-    background.run_blocking(engine.image(kept))
+        background.run_blocking(engine.images.inspect(unused))
+    background.run_blocking(engine.images.inspect(kept))
 
 
 def test_what_jobs_need_is_no_leftover(engine: Engine, python_image: str) -> None:
@@ -48,13 +48,15 @@ def test_what_jobs_need_is_no_leftover(engine: Engine, python_image: str) -> Non
     def holder(group: str) -> str:
         marks = {labels.KIND: labels.KIND_STATE, labels.KERNEL_ID: "x", labels.USER: str(os.getuid())}
         spec = ContainerSpec(python_image, ["true"], name=labels.STATE_NAME + group, labels=marks)
-        return background.run_blocking(engine.create(spec))
+        return background.run_blocking(engine.containers.create(spec))
 
     def ended(job: str) -> str:
         marks = {labels.KIND: labels.KIND_JOB, labels.JOB_ID: job, labels.USER: str(os.getuid())}
-        container = background.run_blocking(engine.create(ContainerSpec(python_image, ["true"], labels=marks)))
-        background.run_blocking(engine.start(container))
-        background.run_blocking(engine.wait(container))
+        container = background.run_blocking(
+            engine.containers.create(ContainerSpec(python_image, ["true"], labels=marks))
+        )
+        background.run_blocking(engine.containers.start(container))
+        background.run_blocking(engine.containers.wait(container))
         return container
 
     ledger = Ledger(root() / "jobs.sqlite")
@@ -68,7 +70,7 @@ def test_what_jobs_need_is_no_leftover(engine: Engine, python_image: str) -> Non
     finally:
         ledger.delete(waiting.id, over.id, unheard.id)
         for container in made.values():
-            background.run_blocking(engine.remove(container))
+            background.run_blocking(engine.containers.remove(container))
 
 
 def test_what_a_killed_build_left_goes_and_what_a_build_may_still_need_stays(
@@ -81,20 +83,22 @@ def test_what_a_killed_build_left_goes_and_what_a_build_may_still_need_stays(
     build = secrets.token_hex(16)
     stage = f"FROM {python_image} AS build\nLABEL {labels.KIND}={labels.KIND_BUILD} {labels.BUILD}={build}\n"
     make_image(f"{stage}FROM {python_image}\nCOPY --from=build /etc/passwd /\n")
-    (stage_image,) = [str(image["Id"]) for image in background.run_blocking(engine.images(f"{labels.BUILD}={build}"))]
+    (stage_image,) = [
+        str(image["Id"]) for image in background.run_blocking(engine.images.list(f"{labels.BUILD}={build}"))
+    ]
     used_images.append(stage_image)
     asleep = ContainerSpec(python_image, ["sleep", "600"], labels={labels.KIND: labels.KIND_BUILD})
 
     async def look() -> list[list[str]]:
         async with images.throwaway_container(engine, asleep) as runs:
-            await engine.start(runs)
-            step = await engine.create(ContainerSpec(stage_image, ["true"]))
-            cut_off = await engine.create(dataclasses.replace(asleep, name=labels.BUILD_NAME + build[:12]))
-            theirs = await engine.create(asleep)
+            await engine.containers.start(runs)
+            step = await engine.containers.create(ContainerSpec(stage_image, ["true"]))
+            cut_off = await engine.containers.create(dataclasses.replace(asleep, name=labels.BUILD_NAME + build[:12]))
+            theirs = await engine.containers.create(asleep)
             names = {step: "step", cut_off: "cut off", runs: "runs", theirs: "theirs", stage_image: "stage"}
             try:
-                await engine.start(step)
-                await engine.wait(step)
+                await engine.containers.start(step)
+                await engine.containers.wait(step)
                 early = await prune.plan(engine, [])
                 monkeypatch.setattr(running, "BUILD_SECONDS", 0)
                 late = await prune.plan(engine, [])
@@ -102,13 +106,13 @@ def test_what_a_killed_build_left_goes_and_what_a_build_may_still_need_stays(
                 await prune.carry_out(engine, prune.Plan(mine, [one for one in late.images if one.id == stage_image]))
             finally:
                 for container in (step, cut_off, theirs):
-                    await engine.remove(container)
+                    await engine.containers.remove(container)
         found = [[one.id for one in (*plan.leftovers.containers, *plan.images)] for plan in (early, late)]
         return [sorted(names[one] for one in ids if one in names) for ids in found]
 
     assert background.run_blocking(look()) == [[], ["cut off", "stage", "step"]]
     with pytest.raises(ImageMissing):
-        background.run_blocking(engine.image(stage_image))
+        background.run_blocking(engine.images.inspect(stage_image))
 
 
 def test_nothing_is_removed_unasked(make_image: ImageMaker, engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,4 +120,4 @@ def test_nothing_is_removed_unasked(make_image: ImageMaker, engine: Engine, caps
     assert cli.main(["prune"]) == 1
     captured = capsys.readouterr()
     assert unused in captured.out and "say --yes" in captured.err
-    background.run_blocking(engine.image(unused))
+    background.run_blocking(engine.images.inspect(unused))

@@ -376,7 +376,7 @@ class Broker:
             held_back = files.held_back
             archive = DispatchFolder(group).workspace
             await background.in_own_thread(write_workspace, kernel.workspace, files.names, int(uid), int(gid), archive)
-        holder = await kernel.engine.create(
+        holder = await kernel.engine.containers.create(
             ContainerSpec(
                 image=image,
                 command=["true"],
@@ -396,8 +396,8 @@ class Broker:
         """Let go of a package that no job will start from."""
         await asyncio.to_thread(DispatchFolder(package.package_id).remove)
         if package.holder:
-            await self._kernel.engine.remove(package.holder)
-            await self._kernel.engine.remove_volume(self._kernel.volume)  # stays while the kernel has it
+            await self._kernel.engine.containers.remove(package.holder)
+            await self._kernel.engine.volumes.remove(self._kernel.volume)  # stays while the kernel has it
 
     async def _plan(self, request: PlanRequest) -> dict[str, Any]:
         live = request.workspace == "live"
@@ -406,7 +406,7 @@ class Broker:
         kernel = self._kernel
         packages: list[str] = []
         if request.environment:
-            packages = installed_packages(await kernel.engine.diff(kernel.container_id))
+            packages = installed_packages(await kernel.engine.containers.diff(kernel.container_id))
         files, size, held_back = 0, 0, []
         if not live and kernel.workspace is not None:
             found = await background.in_own_thread(workspace_files, kernel.workspace)
@@ -606,7 +606,7 @@ class Broker:
         uid, _, gid = self._kernel.user.partition(":")
         chunks = _tar_stream(folder.result, names, int(uid), int(gid))
         try:
-            await self._kernel.engine.put_stream(self._kernel.container_id, chunks, guest_files.STATE)
+            await self._kernel.engine.containers.put_stream(self._kernel.container_id, chunks, guest_files.STATE)
         except EngineError as error:
             raise JobError(f"The result could not be brought into the kernel's container: {error}") from None
 

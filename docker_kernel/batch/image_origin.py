@@ -70,7 +70,7 @@ class ImageOrigin:
         Raises:
             ImageMissing: the engine does not have it.
         """
-        about = (await engine.image(image))["Config"]
+        about = (await engine.images.inspect(image))["Config"]
         uid, _, gid = str(about.get("User") or "0:0").partition(":")
         own = f"{uid}:{gid or 0}"
         groups, userns_mode = ((), None) if user is None else (user.groups, user.userns_mode)

@@ -201,7 +201,7 @@ class _StateFolder:
         path = f"{guest_files.STATE}/blobs/{digest[7:]}"
         try:
             stream = asyncio.run_coroutine_threadsafe(
-                self._kernel.engine.get_stream(self._container, path), self._loop
+                self._kernel.engine.containers.get_stream(self._container, path), self._loop
             ).result()
         except NotFound:
             raise JobError(f"A part of the kernel's state ({digest[:19]}) is gone: run the cell again.") from None
@@ -269,7 +269,7 @@ class _QuickReader:
         if self._stream is None:
             command = [self._kernel.python, "-I", "-S", "-c", self.SCRIPT]
             kernel = self._kernel
-            self._stream = await kernel.engine.open_exec(kernel.container_id, command, user=kernel.user)
+            self._stream = await kernel.engine.containers.exec(kernel.container_id, command, user=kernel.user)
             self._frames = self._stream.frames()
         await self._stream.write(json.dumps(paths).encode() + b"\n")
 

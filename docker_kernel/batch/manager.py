@@ -664,7 +664,7 @@ class JobManager:
             return
         holder, dispatch.holder = dispatch.holder, ""
         try:
-            await (await self._kernels_engine()).remove(holder)
+            await (await self._kernels_engine()).containers.remove(holder)
             await asyncio.to_thread(dispatch.folder.forget_holder)
         except (EngineError, OSError) as error:
             dispatch.holder = holder
@@ -696,9 +696,9 @@ class JobManager:
         try:
             engine = await self._kernels_engine()
             if dispatch.holder:
-                await engine.remove(dispatch.holder)
+                await engine.containers.remove(dispatch.holder)
             if dispatch.volume:
-                await engine.remove_volume(dispatch.volume)  # stays while its kernel, or another job, has it
+                await engine.volumes.remove(dispatch.volume)  # stays while its kernel, or another job, has it
             await asyncio.to_thread(dispatch.folder.forget_holder)
         except (EngineError, OSError) as error:
             log.error("the dispatch %s left something behind: %s", dispatch.group, error)
@@ -946,7 +946,7 @@ class JobManager:
 
     async def _has_volume(self, name: str) -> bool:
         """Whether a kernel volume is still there: mounting one that is gone would make an empty one."""
-        found = await (await self._kernels_engine()).volumes(f"{labels.KIND}={labels.KIND_VOLUME}")
+        found = await (await self._kernels_engine()).volumes.list(f"{labels.KIND}={labels.KIND_VOLUME}")
         return name in {volume["Name"] for volume in found}
 
     def _known_dispatch(self, record: JobRecord, sent: Kept | None) -> Dispatch:
@@ -1169,10 +1169,10 @@ class JobManager:
             await asyncio.to_thread(JobFolder(job).remove)
         engine = await self._kernels_engine()
         with contextlib.suppress(NotFound):
-            holder = await engine.inspect(labels.STATE_NAME + group)
-            await engine.remove(holder.id)
+            holder = await engine.containers.inspect(labels.STATE_NAME + group)
+            await engine.containers.remove(holder.id)
             for volume in holder.volumes.values():
-                await engine.remove_volume(volume)
+                await engine.volumes.remove(volume)
         await asyncio.to_thread(folder.remove)
 
     async def forget_old_dispatches(self, owner: str, target: str) -> None:

@@ -151,7 +151,7 @@ async def _environment(engine: Engine, kernel: Container) -> Environment:
     with no mounts and no environment, and that is committed, once for each content.
     """
     home = kernel.home
-    diff = await engine.diff(kernel.id)
+    diff = await engine.containers.diff(kernel.id)
     credentials = _credentials(diff, home)
     held_back = tuple(sorted("~" + path[len(home) :] for path in credentials if not _in_caches(path, home)))
     changes = environment_changes(
@@ -189,7 +189,7 @@ async def _environment(engine: Engine, kernel: Container) -> Environment:
             copies.append((path, copy))
         digest.update(json.dumps(sorted(changes.deleted)).encode())
         recipe = digest.hexdigest()
-        for known in await engine.images(f"{labels.RECIPE}={recipe}"):
+        for known in await engine.images.list(f"{labels.RECIPE}={recipe}"):
             return Environment(str(known["Id"]), held_back)
         image = await _commit(engine, kernel, folders, copies, changes.deleted, recipe)
         return Environment(image, held_back)
@@ -239,7 +239,7 @@ class _Copied:
 
 
 async def _fetch(engine: Engine, container: str, path: str, copy: IO[bytes], digest: Any, budget: _Budget) -> None:
-    chunks = await engine.get_stream(container, path)
+    chunks = await engine.containers.get_stream(container, path)
 
     def store() -> None:
         digest.update(path.encode() + b"\0")
@@ -262,7 +262,7 @@ async def _fetch(engine: Engine, container: str, path: str, copy: IO[bytes], dig
 
 async def _folder(engine: Engine, container: str, path: str) -> File:
     """A folder as it is in a container, without what is in it."""
-    chunks = await engine.get_stream(container, path)
+    chunks = await engine.containers.get_stream(container, path)
 
     def head() -> tarfile.TarInfo:
         begin = _Copied(iter(chunks), io.BytesIO(), hashlib.sha256())
@@ -290,7 +290,7 @@ async def _commit(
         "    shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else "
         "os.path.lexists(path) and os.unlink(path)\n"
     )
-    clean = await engine.create(
+    clean = await engine.containers.create(
         ContainerSpec(
             image=kernel.image,
             command=[kernel.python, "-I", "-S", "-c", script] if deleted else ["true"],
@@ -302,16 +302,16 @@ async def _commit(
     )
     try:
         if folders:
-            await engine.put(clean, folders)
+            await engine.containers.put(clean, folders)
         for path, copy in copies:
-            await engine.put_stream(clean, _chunks(copy), str(PurePosixPath(path).parent))
+            await engine.containers.put_stream(clean, _chunks(copy), str(PurePosixPath(path).parent))
         if deleted:
-            await engine.start(clean)
-            if await engine.wait(clean):
+            await engine.containers.start(clean)
+            if await engine.containers.wait(clean):
                 raise JobError("The packages removed in this kernel could not be removed from its jobs' image.")
-        return await engine.commit(clean, "docker-kernel/environment", recipe[:12], ['CMD ["true"]'])
+        return await engine.containers.commit(clean, "docker-kernel/environment", recipe[:12], ['CMD ["true"]'])
     finally:
-        await engine.remove(clean)
+        await engine.containers.remove(clean)
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:

@@ -30,7 +30,7 @@ from docker_kernel.batch.layers import CHUNK, Layer, file_pieces
 from docker_kernel.batch.registry import Pulled, Registry
 from docker_kernel.config import format_size
 from docker_kernel.engine import Engine
-from docker_kernel.errors import EngineError, ImageMissing, JobError
+from docker_kernel.errors import ImageMissing, JobError, RetryableError
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ async def check_architecture(engine: Engine, image: str, there: str, target: str
     Raises:
         JobError: it is for another one.
     """
-    found = await engine.image(image)
+    found = await engine.images.inspect(image)
     ours = str(found.get("Architecture", ""))
     wanted = ARCHITECTURES.get(there, there)
     if ours and wanted and ours != wanted:
@@ -146,7 +146,7 @@ async def bytes_to_push(engine: Engine, image: str, layers: Sequence[Layer], reg
     """How many bytes `push` would send: of an environment's image that is not there, as many as it has here."""
     repository = registry.repository(name)
     there = await background.in_own_thread(registry.manifest, repository, _base_tag(image))
-    size = 0 if there is not None else int((await engine.image(image))["Size"])
+    size = 0 if there is not None else int((await engine.images.inspect(image))["Size"])
 
     def missing() -> int:
         return sum(_to_send(layer, registry, repository) for layer in _distinct(layers))
@@ -176,15 +176,15 @@ async def _base_in(engine: Engine, image: str, registry: Registry, name: str, pr
             if found is not None:
                 return found
             progress("sends the environment's image")
-            await engine.tag(image, remote, tag)
+            await engine.images.tag(image, remote, tag)
             try:
-                await stoppable(lambda progress: engine.push(remote, tag, progress), progress)
-            except EngineError as error:
+                await stoppable(lambda progress: engine.images.push(remote, tag, progress), progress)
+            except RetryableError:
                 # Another process pushes the same image: it has taken the name away, or the registry is between the two.
-                if last or not any(what in str(error) for what in ("does not exist locally", "blob unknown")):
+                if last:
                     raise
             finally:
-                await engine.untag(image, remote, tag)
+                await engine.images.untag(image, remote, tag)
     found = await background.in_own_thread(complete)
     if found is None:
         raise JobError(f"The registry {registry.host} lost the image {repository}:{tag} right after it was pushed.")
@@ -320,15 +320,15 @@ async def load(
                 sent = await stoppable(load, progress)
                 break
             except asyncio.CancelledError:
-                await destination.remove_image(name)  # it had all of it already
+                await destination.images.remove(name)  # it had all of it already
                 raise
-            except EngineError as error:
+            except RetryableError:
                 # The last image that had one of the layers went in between.
-                if last or "layer.tar: no such file" not in str(error):
+                if last:
                     raise
     digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
     try:
-        await destination.image(digest)
+        await destination.images.inspect(digest)
     except ImageMissing:
         raise JobError(f"The engine at {destination.url} did not take the job's image.") from None
     return Loaded(digest, sent)
@@ -350,7 +350,7 @@ async def _spool() -> AsyncIterator[Path]:
 
 async def bytes_to_load(source: Engine, image: str, layers: Sequence[Layer], destination: Engine) -> int:
     """How many bytes `load` would send: of an environment's image that is not there, as many as it has here."""
-    found = await source.image(image)
+    found = await source.images.inspect(image)
     base: list[str] = found["RootFS"]["Layers"]
     there = await _layers_there(destination, [*base, *(layer.digest for layer in layers)])
     size = int(found["Size"]) if there < len(base) else 0
@@ -360,8 +360,8 @@ async def bytes_to_load(source: Engine, image: str, layers: Sequence[Layer], des
 async def _layers_there(engine: Engine, diff_ids: list[str]) -> int:
     """How many of an image's layers, from the bottom up, an engine has already."""
     most = 0
-    images = await engine.all_images()
-    for one in await asyncio.gather(*map(engine.image, images), return_exceptions=True):
+    images = await engine.images.ids()
+    for one in await asyncio.gather(*map(engine.images.inspect, images), return_exceptions=True):
         if isinstance(one, ImageMissing):
             continue  # gone since it was listed
         if isinstance(one, BaseException):
@@ -374,14 +374,14 @@ async def _layers_there(engine: Engine, diff_ids: list[str]) -> int:
 
 async def _base_config(engine: Engine, image: str) -> dict[str, Any]:
     """An image's config, whole: an engine gives it only with the image, so that it is kept once it was seen."""
-    digest = str((await engine.image(image))["Id"])
+    digest = str((await engine.images.inspect(image))["Id"])
     kept = platformdirs.user_cache_path("docker-kernel") / "configs" / digest.removeprefix("sha256:")
     try:
         data = await asyncio.to_thread(kept.read_bytes)
     except OSError:
         data = b""
     if hashlib.sha256(data).hexdigest() != digest.removeprefix("sha256:"):
-        data = await background.in_own_thread(_config_in, await engine.save(digest), digest)
+        data = await background.in_own_thread(_config_in, await engine.images.save(digest), digest)
         with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
             await asyncio.to_thread(whole_file.write, kept, [data])
     found: dict[str, Any] = json.loads(data)
@@ -419,7 +419,7 @@ async def _saved_layers(engine: Engine, image: str, first: int, count: int, fold
         return {number: names[listed[number]] for number in range(first, count)}
 
     try:
-        return await background.in_own_thread(spool, await engine.save(image))
+        return await background.in_own_thread(spool, await engine.images.save(image))
     except OSError as error:
         raise JobError(f"The environment's image cannot be copied to {folder}: {error.strerror or error}.") from None
 
@@ -454,7 +454,7 @@ async def _load(
             yield bytes(-sizes[number] % tarfile.BLOCKSIZE)
         yield bytes(2 * tarfile.BLOCKSIZE)
 
-    await engine.load(archive())
+    await engine.images.load(archive())
     return sent
 
 

@@ -76,7 +76,7 @@ async def environment(engine: Engine, notebook: Mapping[str, Any], request: Requ
     )
     reference = reference or settings.image
     try:
-        image = str((await engine.image(image or reference))["Id"])
+        image = str((await engine.images.inspect(image or reference))["Id"])
     except ImageMissing:
         raise ImageMissing(f"The image {reference} is not on the engine: {images.how_to_bring(reference)}.") from None
     facts = await _facts(engine, image)
@@ -90,7 +90,7 @@ async def environment(engine: Engine, notebook: Mapping[str, Any], request: Requ
         python=python,
         python_version=tuple(facts["python_version"]),
         libc=facts["libc"],
-        machine=await engine.architecture(),
+        machine=(await engine.info()).architecture,
         kernel=Kernel(name, spec.get("language", ""), tuple(argv)),
         env=settings.env,
     )

@@ -33,7 +33,7 @@ async def save(engine: Engine, image: NotebookImage, folder: Path, progress: Pro
         ContainerizeError: the folder cannot be written.
     """
     progress(Step("save", f"Writes {folder / 'image.tar'}"))
-    archive = await engine.save(image.reference)
+    archive = await engine.images.save(image.reference)
 
     def write() -> None:
         _make(folder)

@@ -103,7 +103,7 @@ async def _make(engine: Engine, request: Request, plan: Plan, folder: Path, prog
     settings = Settings(plan, await checkout.of(plan.root), locked)
     made = await _load(engine, plan, [*runner, *own], settings, progress)
     pushed = await push(engine, plan.name, progress) if request.push else ""
-    size = int((await engine.image(made))["Size"])
+    size = int((await engine.images.inspect(made))["Size"])
     return NotebookImage(str(plan.name), made, size, pushed, command(str(plan.name), plan.parameters), plan, locked)
 
 
@@ -132,9 +132,9 @@ async def _load(engine: Engine, plan: Plan, layers: Sequence[Layer], settings: S
     told = lambda text: progress(Step("image", text))  # noqa: E731
     loaded = await load(engine, plan.environment.image, layers, engine, f"{BUILDING}:{tag}", told, settings.apply)
     try:
-        await engine.tag(loaded.image, plan.name.repository, plan.name.tag)
+        await engine.images.tag(loaded.image, plan.name.repository, plan.name.tag)
     finally:
-        await asyncio.shield(engine.untag(loaded.image, BUILDING, tag))
+        await asyncio.shield(engine.images.untag(loaded.image, BUILDING, tag))
     return loaded.image
 
 
@@ -212,14 +212,13 @@ async def push(engine: Engine, name: Name, progress: Progress) -> str:
         )
     progress(Step("push", f"Pushes {name}"))
     try:
-        await engine.push(name.repository, name.tag, lambda text: progress(Step("push", text)))
+        await engine.images.push(name.repository, name.tag, lambda text: progress(Step("push", text)))
     except EngineError as error:
-        reason = str(error).removeprefix(f"The image {name} could not be pushed: ").rstrip(".")
         raise ContainerizeError(
-            f"The image {name} was made, but {name.registry} did not take it ({reason}): "
+            f"The image {name} was made, but {name.registry} did not take it ({error.reason or error}): "
             f"`docker push {name}` goes on from what was sent."
         ) from None
-    found = await engine.image(str(name))
+    found = await engine.images.inspect(str(name))
     digests = [str(one) for one in found.get("RepoDigests") or [] if str(one).startswith(f"{name.repository}@")]
     return digests[0] if digests else ""
 

@@ -83,7 +83,7 @@ async def describe(engine: Engine, reference: str) -> Described:
         ContainerizeError: it is not one of a notebook.
     """
     try:
-        found = await engine.image(reference)
+        found = await engine.images.inspect(reference)
     except ImageMissing:
         raise ImageMissing(
             f"The image {reference} is not on the engine: pull it first (`docker pull {reference}`)."
@@ -133,6 +133,6 @@ async def lock_of(engine: Engine, reference: str) -> str:
     spec = ContainerSpec(image=reference, command=["true"], labels={labels.KIND: labels.KIND_BUILD})
     async with images.throwaway_container(engine, spec) as container:
         try:
-            return (await engine.read_file(container, f"/{LOCK}")).decode()
+            return (await engine.containers.read_file(container, f"/{LOCK}")).decode()
         except NotFound:
             raise ContainerizeError(f"{reference} has no lock of its environment: it was made otherwise.") from None

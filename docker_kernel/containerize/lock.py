@@ -192,7 +192,7 @@ def tags_of(python: Python) -> index.Tags:
 
 async def look(engine: Engine, image: str, python: str = "") -> Lock:
     """As `make`, without the hashes that an index gives."""
-    about = await engine.image(image)
+    about = await engine.images.inspect(image)
     python = python or ((about.get("Config") or {}).get("Labels") or {}).get(labels.PYTHON, "")
     key = hashlib.sha256(f"{KEPT}\0{about['Id']}\0{python}".encode()).hexdigest()
     kept = platformdirs.user_cache_path("docker-kernel") / "locks" / f"{key}.json"
@@ -272,9 +272,9 @@ async def _facts(engine: Engine, about: Mapping[str, Any], given: str) -> dict[s
         working_dir="/",
     )
     async with images.throwaway_container(engine, spec) as container:
-        await engine.start(container)
-        ended = await engine.wait(container)
-        output = await engine.logs(container)
+        await engine.containers.start(container)
+        ended = await engine.containers.wait(container)
+        output = await engine.containers.logs(container)
     said = output[-MOST_OUTPUT:].decode(errors="replace").rpartition("docker-kernel-packages:")[2]
     try:
         facts: dict[str, Any] = json.loads(said.splitlines()[0])
@@ -297,7 +297,7 @@ async def _bases(engine: Engine, about: Mapping[str, Any]) -> tuple[Base, Base |
         return itself, None
     layers = itself.layers
     below = []
-    for one in await asyncio.gather(*map(engine.image, await engine.all_images()), return_exceptions=True):
+    for one in await asyncio.gather(*map(engine.images.inspect, await engine.images.ids()), return_exceptions=True):
         if isinstance(one, ImageMissing):
             continue  # gone since it was listed
         if isinstance(one, BaseException):

@@ -91,7 +91,7 @@ async def make_plan(engine: Engine, request: Request, progress: Progress) -> Pla
     findings = await background.in_own_thread(
         scan.scan, chosen.root, [one for one, _ in chosen.files], path, notebook, env
     )
-    about = await engine.image(base.image)
+    about = await engine.images.inspect(base.image)
     findings += scan.scan_environment(_variables(about))
     if request.parameters is not None:
         findings += scan.scan_labels({"parameters": json.dumps(parameters.schema(request.parameters))})

@@ -42,7 +42,7 @@ async def rebuild_environment(engine: Engine, lock: Lock, progress: Progress) ->
     """
     python = lock.python.executable
     recipe = f"lock-{lock.digest.removeprefix('sha256:')}"
-    for image in await engine.images(f"{labels.RECIPE}={recipe}"):
+    for image in await engine.images.list(f"{labels.RECIPE}={recipe}"):
         if not differences(await look(engine, str(image["Id"]), python), lock):
             return str(image["Id"])
     progress(Step("environment", f"Looks for the base {lock.base.reference}"))
@@ -65,7 +65,7 @@ async def rebuild_environment(engine: Engine, lock: Lock, progress: Progress) ->
     try:
         _check(await look(engine, made, python), lock, base)
     except ContainerizeError:
-        await asyncio.shield(engine.remove_image(made))
+        await asyncio.shield(engine.images.remove(made))
         raise
     return made
 
@@ -120,7 +120,7 @@ async def _base(engine: Engine, lock: Lock, progress: Progress) -> str:
     """The lock's base on the engine: it is there, or lies below another image that is, or a registry has it."""
     base = lock.base
     there = []
-    for one in await asyncio.gather(*map(engine.image, await engine.all_images()), return_exceptions=True):
+    for one in await asyncio.gather(*map(engine.images.inspect, await engine.images.ids()), return_exceptions=True):
         if isinstance(one, dict) and tuple(one["RootFS"].get("Layers") or ())[: len(base.layers)] == base.layers:
             there.append(one)
     there.sort(key=lambda one: (one["Id"] != base.id, len(one["RootFS"]["Layers"]), one["Id"]))
@@ -132,11 +132,11 @@ async def _base(engine: Engine, lock: Lock, progress: Progress) -> str:
         for reference in candidate.digests:
             progress(Step("environment", f"Pulls {reference}"))
             try:
-                pulled = await engine.pull_digest(reference)
+                pulled = await engine.images.pull_digest(reference)
             except EngineError as error:
                 tried.append(f"{reference}: {str(error).rstrip('.')}")
                 continue
-            if tuple((await engine.image(pulled))["RootFS"]["Layers"]) != candidate.layers:
+            if tuple((await engine.images.inspect(pulled))["RootFS"]["Layers"]) != candidate.layers:
                 raise ContainerizeError(
                     f"The image {reference} has other layers than the lock says: is its tag forged?"
                 )
@@ -172,8 +172,8 @@ async def _cut(engine: Engine, image: dict[str, Any], base: Base) -> str:
         }
     ]
     files = [File("config.json", json.dumps(config).encode()), File("manifest.json", json.dumps(listing).encode())]
-    await engine.load(iter([archive(files)]))
-    return str((await engine.image(name))["Id"])
+    await engine.images.load(iter([archive(files)]))
+    return str((await engine.images.inspect(name))["Id"])
 
 
 async def _fetch(packages: Sequence[Package], lock: Lock, folder: Path) -> None:
@@ -219,7 +219,7 @@ async def _install(
     steps += [[*common, *rest]] if rest else []
     steps += [[*common, "--user", *user]] if user else []
     code = _INSTALL.format(steps=steps, user=USER_BASE, folder=f"/tmp/{WHEELS}")
-    about = (await engine.image(base))["Config"]
+    about = (await engine.images.inspect(base))["Config"]
     spec = ContainerSpec(
         image=base,
         command=[lock.python.executable, "-I", "-S", "-c", code],
@@ -230,10 +230,10 @@ async def _install(
         labels={labels.KIND: labels.KIND_ENVIRONMENT, labels.RECIPE: recipe},
     )
     async with images.throwaway_container(engine, spec) as container:
-        await engine.put_stream(container, _tools(folder / "wheels"), "/tmp")
-        await engine.start(container)
-        if await engine.wait(container):
-            said = (await engine.logs(container)).decode(errors="replace").strip().splitlines()
+        await engine.containers.put_stream(container, _tools(folder / "wheels"), "/tmp")
+        await engine.containers.start(container)
+        if await engine.containers.wait(container):
+            said = (await engine.containers.logs(container)).decode(errors="replace").strip().splitlines()
             error = next((line for line in reversed(said) if "ERROR" in line), said[-1] if said else "it said nothing")
             raise ContainerizeError(f"The packages of the lock cannot be installed: {error.removeprefix('ERROR: ')}")
         changes = [
@@ -242,7 +242,7 @@ async def _install(
             f"ENTRYPOINT {json.dumps(about.get('Entrypoint') or [])}",
             f"CMD {json.dumps(about.get('Cmd') or [])}",
         ]
-        return await engine.commit(container, REPOSITORY, recipe[5:17], changes)
+        return await engine.containers.commit(container, REPOSITORY, recipe[5:17], changes)
 
 
 # pip is the host's own, as images have old ones or none. Its settings live in these processes only.

@@ -116,7 +116,7 @@ async def _start(request: RunRequest, job_id: str, owner: str) -> None:
         described = await describe(engine, request.image)
         values = _checked(request, described)
         file = request.params_file
-        entry = (await engine.image(described.image_id))["Config"]["Entrypoint"]
+        entry = (await engine.images.inspect(described.image_id))["Config"]["Entrypoint"]
         job = ImageJob(
             image=described.image_id,
             reference=request.image,

@@ -147,10 +147,10 @@ async def _compile_there(engine: Engine, environment: Environment, root: Path, f
         network="none",
     )
     async with images.throwaway_container(engine, spec) as container:
-        await engine.put_stream(container, _tree(root))
-        await engine.start(container)
-        await engine.wait(container)
-        compiled = await engine.get_stream(container, f"/{folder}")
+        await engine.containers.put_stream(container, _tree(root))
+        await engine.containers.start(container)
+        await engine.containers.wait(container)
+        compiled = await engine.containers.get_stream(container, f"/{folder}")
         await background.in_own_thread(_take_compiled, compiled, root / PurePosixPath(folder).parent)
 
 

@@ -29,7 +29,7 @@ async def of_image(engine: Engine, container: str, image_id: str) -> tuple[bytes
     found = []
     for path in ("/etc/passwd", "/etc/group"):
         try:
-            found.append(await engine.read_file(container, path))
+            found.append(await engine.containers.read_file(container, path))
         except NotFound:
             found.append(b"")
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs time

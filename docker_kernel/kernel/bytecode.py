@@ -66,10 +66,10 @@ async def make(engine: Engine, image_id: str, python: str) -> None:
         cap_drop=("ALL",),
     )
     async with throwaway_container(engine, spec) as container:
-        await engine.put(container, await asyncio.to_thread(guest_files.library))
-        await engine.start(container)
-        await engine.wait(container)
-        found = await engine.get(container, guest_files.LIB)
+        await engine.containers.put(container, await asyncio.to_thread(guest_files.library))
+        await engine.containers.start(container)
+        await engine.containers.wait(container)
+        found = await engine.containers.get(container, guest_files.LIB)
     await asyncio.to_thread(_keep, cached, found)
 
 

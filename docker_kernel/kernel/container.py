@@ -279,7 +279,7 @@ class KernelContainer:
         self.mounts = await asyncio.to_thread(kernel_mounts, config, launch.user_config, launch.root, launch.cwd)
         self.workspace = self.mounts[0].target if config.workspace else None
         try:
-            image = await self.engine.image(config.image)
+            image = await self.engine.images.inspect(config.image)
         except ImageMissing:
             raise ImageMissing(
                 f"The kernel image {config.image} is not on this engine: {how_to_bring(config.image)}, then start the "
@@ -304,12 +304,12 @@ class KernelContainer:
         """Create and start the container, whose supervisor finds `start`."""
         user = self.account
         await self._create(spec)
-        self._attached = await self.engine.attach(self.container_id, stdin=True)
+        self._attached = await self.engine.containers.attach(self.container_id, stdin=True)
         self._spawn(self._hear(self._attached))
         await self._make_account_files()
         # The engine takes longest to start the container, and as long as an interpreter's start to put files into it.
-        await self.engine.start(self.container_id)
-        await self.engine.put(
+        await self.engine.containers.start(self.container_id)
+        await self.engine.containers.put(
             self.container_id,
             [
                 *await asyncio.to_thread(self.guest_files),
@@ -354,7 +354,7 @@ class KernelContainer:
     async def _read_state(self) -> None:
         """Learn from the engine what it chose: volume and ports."""
         try:
-            state = await self.engine.inspect(self.container_id)
+            state = await self.engine.containers.inspect(self.container_id)
             code = None if state.running else state.exit_code
         except NotFound:
             code = await self._last_exit(self.container_id) or UNKNOWN_EXIT
@@ -392,7 +392,7 @@ class KernelContainer:
             await self._read_state()
             await self._open_link()
             await asyncio.wait_for(self._warm.wait(), LINK_SECONDS)
-            await self.engine.rename(self.container_id, labels.SPARE_NAME + self.kernel_id)
+            await self.engine.containers.rename(self.container_id, labels.SPARE_NAME + self.kernel_id)
         except BaseException as error:
             await self._discard()
             if isinstance(error, asyncio.TimeoutError):
@@ -434,7 +434,9 @@ class KernelContainer:
             raise
         try:
             self._take_over(other)
-            naming = self._spawn(self.engine.rename(self.container_id, f"{labels.KERNEL_NAME}{self.kernel_id}"))
+            naming = self._spawn(
+                self.engine.containers.rename(self.container_id, f"{labels.KERNEL_NAME}{self.kernel_id}")
+            )
             if self._link is None:
                 await self._open_link()
                 await self._make_account_files()
@@ -473,12 +475,12 @@ class KernelContainer:
             self._link.close()
 
     async def _claim(self, spare_id: str) -> None:
-        await self.engine.rename(labels.SPARE_NAME + spare_id, labels.CLAIMED_NAME + spare_id)
+        await self.engine.containers.rename(labels.SPARE_NAME + spare_id, labels.CLAIMED_NAME + spare_id)
         self.when_lost = None
 
     async def _create(self, spec: ContainerSpec) -> None:
         """Create the container; also when this is cancelled, the one that the engine is making is known afterwards."""
-        making = asyncio.ensure_future(self.engine.create(spec))
+        making = asyncio.ensure_future(self.engine.containers.create(spec))
         try:
             self.container_id = await asyncio.shield(making)
         except asyncio.CancelledError:
@@ -614,7 +616,7 @@ class KernelContainer:
         if self.exit_code is not None or self._removed:
             return True
         try:
-            return not (await self.engine.inspect(self.container_id)).running
+            return not (await self.engine.containers.inspect(self.container_id)).running
         except EngineError as error:
             return isinstance(error, NotFound)
 
@@ -687,7 +689,7 @@ class KernelContainer:
         self._link_ready.set()  # nobody waits for it any more
         try:
             if self.container_id:
-                await self.engine.remove(self.container_id)
+                await self.engine.containers.remove(self.container_id)
         except EngineError as error:
             log.error("kernel %s: its container could not be removed: %s", self.kernel_id, error)
         await asyncio.to_thread(claims.forget, self.container_id)
@@ -709,7 +711,7 @@ class KernelContainer:
     async def _open_link(self) -> None:
         command = [self.python, "-I", "-S", f"{guest_files.LIB}/docker_kernel/guest/link.py"]
         try:
-            stream = await self.engine.open_exec(self.container_id, command, user=self.user)
+            stream = await self.engine.containers.exec(self.container_id, command, user=self.user)
             self._link = HostLink(stream, self._on_message, self._on_request, self._on_closed)
             await self._link.send(greeting(attached=self._attached is not None))
             if self.published:
@@ -781,7 +783,7 @@ class KernelContainer:
     async def _end(self, container: str) -> tuple[int, str] | None:
         """A container's exit code and why it ended; None while it runs."""
         try:
-            state = await self.engine.inspect(container)
+            state = await self.engine.containers.inspect(container)
         except NotFound:
             code = await self._last_exit(container)
             return code or UNKNOWN_EXIT, self._why(code) or "its container is gone"
@@ -795,7 +797,7 @@ class KernelContainer:
     async def _last_exit(self, container: str) -> int | None:
         # That it has ended is known in any case.
         with contextlib.suppress(EngineError, KeyError, ValueError):
-            return await self.engine.last_exit(container)
+            return await self.engine.containers.last_exit(container)
         return None
 
     def _why(self, code: int | None) -> str:
@@ -811,7 +813,7 @@ class KernelContainer:
 
     async def _last_words(self) -> str:
         try:
-            said = await self.engine.logs(self.container_id, tail=5)
+            said = await self.engine.containers.logs(self.container_id, tail=5)
         except EngineError:
             said = b"".join(self._heard.splitlines(keepends=True)[-5:])
         for line in (STARTED_LINE, WANTED_LINE):

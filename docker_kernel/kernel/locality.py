@@ -41,7 +41,7 @@ async def _inside(engine: Engine) -> bool:
         names = own_ids(socket.gethostname(), "")
     for name in names:
         try:
-            state = await engine.inspect(name)
+            state = await engine.containers.inspect(name)
         except EngineError:
             continue
         if state.id.startswith(name):

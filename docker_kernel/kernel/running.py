@@ -68,7 +68,7 @@ def _since(moment: str) -> datetime.timedelta:
 async def kernels(engine: Engine) -> list[RunningKernel]:
     """This user's kernel containers, spares among them, the newest first."""
     filters = {labels.KIND: labels.KIND_KERNEL, labels.USER: str(os.getuid())}
-    found = [RunningKernel.of(state) for state in await engine.containers(filters)]
+    found = [RunningKernel.of(state) for state in await engine.containers.list(filters)]
     return sorted(found, key=lambda kernel: kernel.container.created, reverse=True)
 
 
@@ -101,7 +101,7 @@ async def find(engine: Engine, name: str | None) -> RunningKernel:
 
 async def stop(engine: Engine, kernel: RunningKernel) -> None:
     """End a kernel; its server sees that it died."""
-    await engine.remove(kernel.container.id)
+    await engine.containers.remove(kernel.container.id)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ async def leftovers(engine: Engine, needed: Collection[str] = (), over: Collecti
         over: ids of dispatches that have no job left to start.
     """
     user = str(os.getuid())
-    everyones = await engine.containers({labels.KIND: ""})
+    everyones = await engine.containers.list({labels.KIND: ""})
     found = [state for state in everyones if state.labels.get(labels.USER) == user or _is_of_a_build(state)]
     live = {RunningKernel.of(state).kernel_id for state in found if _is(state, labels.KIND_KERNEL) and state.running}
     containers = [state for state in found if _is_over(state, over) and not _is_needed(state, needed, live)]
@@ -128,7 +128,7 @@ async def leftovers(engine: Engine, needed: Collection[str] = (), over: Collecti
     used = {name for state in found if state.id not in gone for name in state.volumes.values()}
     volumes = [
         str(volume["Name"])
-        for volume in await engine.volumes(f"{labels.KIND}={labels.KIND_VOLUME}")
+        for volume in await engine.volumes.list(f"{labels.KIND}={labels.KIND_VOLUME}")
         if (volume.get("Labels") or {}).get(labels.USER) == user and volume["Name"] not in used
     ]
     return Leftovers(containers, volumes)
@@ -166,9 +166,9 @@ async def sweep(engine: Engine) -> None:
     """Remove what processes of this user made and never started, as they were killed; trouble is logged."""
     try:
         filters = {labels.MAKER: "", labels.USER: str(os.getuid())}
-        for state in await engine.containers(filters, status="created"):
+        for state in await engine.containers.list(filters, status="created"):
             if _never_starts(state):
-                await engine.remove_unstarted(state.id)
+                await engine.containers.remove_unstarted(state.id)
     except EngineError as error:
         log.debug("what killed starts left could not be removed: %s", error)
 
@@ -189,6 +189,6 @@ async def reap(engine: Engine, found: Leftovers) -> None:
     """Remove leftovers, and the folders of sockets that killed processes left; a volume that is in use stays."""
     await asyncio.to_thread(sockets.sweep)
     for state in found.containers:
-        await engine.remove(state.id)
+        await engine.containers.remove(state.id)
     for volume in found.volumes:
-        await engine.remove_volume(volume)
+        await engine.volumes.remove(volume)

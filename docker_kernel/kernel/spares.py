@@ -226,7 +226,7 @@ class Spares:
                 return own
         if kernel.sockets:
             return None  # the folder of another server's spare is not ours to mount
-        for state in await self._engine.containers(
+        for state in await self._engine.containers.list(
             {labels.SPARE: digest, labels.USER: str(os.getuid())}, stopped=False
         ):
             if state.name.startswith(labels.SPARE_NAME) and state.status == "running":

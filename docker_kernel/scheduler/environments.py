@@ -64,7 +64,7 @@ async def _notebook_images() -> list[tuple[str, str]]:
     """The notebook images that have a name: the name, and the notebook's."""
     engine = await Engine.connect()
     try:
-        found = await engine.images(f"{labels.KIND}={labels.KIND_NOTEBOOK_IMAGE}")
+        found = await engine.images.list(f"{labels.KIND}={labels.KIND_NOTEBOOK_IMAGE}")
     finally:
         engine.close()
     return sorted(

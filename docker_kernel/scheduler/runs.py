@@ -236,7 +236,7 @@ class Runs:
                 image, settings = await self._image(engine, job)
             folder = Path(self._paths(job)["input"]).parent / outputs.FOLDER
             mounts = await asyncio.to_thread(lambda: _extra_mounts(settings, config.load()))
-            entry = (await engine.image(image))["Config"]["Entrypoint"]
+            entry = (await engine.images.inspect(image))["Config"]["Entrypoint"]
             work = ImageJob(
                 image=image,
                 reference=job.name or job.input_filename,
@@ -295,7 +295,7 @@ class Runs:
         with contextlib.suppress(EngineError):
             engine = await Engine.connect()
             with contextlib.closing(engine):
-                await engine.remove_image(_own_image(job.job_id))
+                await engine.images.remove(_own_image(job.job_id))
 
 
 def record_id(job_id: str) -> str:

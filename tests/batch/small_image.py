@@ -23,8 +23,8 @@ def small_image(engine: Engine, reference: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "root.tar")
         root.write_bytes(_root())
-        run(engine.import_tar(root, repository, tag, changes))
-    return str(run(engine.image(reference))["Id"])
+        run(engine.images.import_tar(root, repository, tag, changes))
+    return str(run(engine.images.inspect(reference))["Id"])
 
 
 def _root() -> bytes:

@@ -53,7 +53,7 @@ def ask(notebook: Notebook, method: str, params: dict[str, Any]) -> str:
 
 def jobs_of(engine: Engine, notebook: Notebook) -> list[ContainerState]:
     filters = {labels.KIND: labels.KIND_JOB, labels.KERNEL_ID: notebook.container.kernel_id}
-    return run(engine.containers(filters))
+    return run(engine.containers.list(filters))
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,7 @@ def test_a_job_whose_container_is_removed_is_lost(engine: Engine, limited: Noteb
     limited.run("%%dispatch\nprint('on its way', flush=True)\nimport time; time.sleep(600)")
     limited.run("victim = _")
     (state,) = until(lambda: [one for one in jobs_of(engine, limited) if one.running])
-    run(engine.remove(state.id))
+    run(engine.containers.remove(state.id))
     limited.run(f"victim.wait({patient(20)})")
     assert limited.value("victim.state") in ("lost", "failed")
     assert limited.run("victim.result()").name == "JobFailed"
@@ -238,7 +238,7 @@ def test_a_job_on_the_live_workspace_goes_with_its_kernel(engine: Engine, start:
     assert until(lambda: jobs_of(engine, one))
     one.manager.shutdown_kernel(now=True)
     filters = {labels.KIND: labels.KIND_JOB, labels.KERNEL_ID: kernel_id}
-    assert until(lambda: not run(engine.containers(filters)))
+    assert until(lambda: not run(engine.containers.list(filters)))
 
 
 METHODS = [

@@ -36,7 +36,7 @@ def host() -> str:
 def without_kernel(engine: Engine, killed: Killed) -> None:
     """Wait until a killed host's kernel has gone, too."""
     marks = {labels.KIND: labels.KIND_KERNEL, labels.KERNEL_ID: killed.kernel_id}
-    until(lambda: not run(engine.containers(marks)), 60)
+    until(lambda: not run(engine.containers.list(marks)), 60)
 
 
 def concluded(killed: Killed) -> list[JobRecord]:
@@ -54,8 +54,8 @@ def concluded(killed: Killed) -> list[JobRecord]:
 
 def nothing_left(engine: Engine, killed: Killed) -> bool:
     def left() -> list[str]:
-        found = [state.name for state in run(engine.containers({labels.KERNEL_ID: killed.kernel_id}))]
-        return found + [volume["Name"] for volume in run(engine.volumes(f"{labels.KERNEL_ID}={killed.kernel_id}"))]
+        found = [state.name for state in run(engine.containers.list({labels.KERNEL_ID: killed.kernel_id}))]
+        return found + [volume["Name"] for volume in run(engine.volumes.list(f"{labels.KERNEL_ID}={killed.kernel_id}"))]
 
     until(lambda: not left(), 60, f"the end of {left()}")
     return True
@@ -187,11 +187,11 @@ def test_a_plugin_that_cannot_be_asked_starts_no_job_twice(
         assert until(lambda: count.seen["run"], 60) == 1
     finally:
         config.write_text(before)
-        for state in run(engine.containers({labels.KERNEL_ID: killed.kernel_id})):
-            run(engine.remove(state.id))
+        for state in run(engine.containers.list({labels.KERNEL_ID: killed.kernel_id})):
+            run(engine.containers.remove(state.id))
     run(_remove_volumes(engine, killed))
 
 
 async def _remove_volumes(engine: Engine, killed: Killed) -> None:
-    for volume in await engine.volumes(f"{labels.KERNEL_ID}={killed.kernel_id}"):
-        await engine.remove_volume(volume["Name"])
+    for volume in await engine.volumes.list(f"{labels.KERNEL_ID}={killed.kernel_id}"):
+        await engine.volumes.remove(volume["Name"])

@@ -19,7 +19,7 @@ from docker_kernel.batch.job_folder import JobFolder, root
 from docker_kernel.batch.ledger import Ledger
 from docker_kernel.batch.manager import manager
 from docker_kernel.batch.record import JobRecord
-from docker_kernel.engine import Engine
+from docker_kernel.engine import Containers, Engine
 from docker_kernel.errors import EngineUnavailable, JobError
 from tests.conftest import NotebookMaker, SpecMaker
 from tests.notebook import HOLD, KERNEL_IDS, Notebook, let_go
@@ -46,16 +46,18 @@ def wait(job: str, seconds: float = 60) -> JobRecord:
 
 
 def containers(engine: Engine, job: str) -> list[str]:
-    found = run(engine.containers({labels.KIND: labels.KIND_JOB, labels.JOB_ID: job}))
+    found = run(engine.containers.list({labels.KIND: labels.KIND_JOB, labels.JOB_ID: job}))
     return [state.id for state in found]
 
 
 def state_holders(engine: Engine, kernel: str) -> list[str]:
-    return [state.id for state in run(engine.containers({labels.KIND: labels.KIND_STATE, labels.KERNEL_ID: kernel}))]
+    return [
+        state.id for state in run(engine.containers.list({labels.KIND: labels.KIND_STATE, labels.KERNEL_ID: kernel}))
+    ]
 
 
 def volumes(engine: Engine, kernel: str) -> list[str]:
-    found = run(engine.volumes(f"{labels.KERNEL_ID}={kernel}"))
+    found = run(engine.volumes.list(f"{labels.KERNEL_ID}={kernel}"))
     return [volume["Name"] for volume in found]
 
 
@@ -183,7 +185,9 @@ def doomed(make_spec: SpecMaker, tmp_path: Path, engine: Engine) -> Iterator[Any
         until(lambda: ready(ids), what="what is to be before the server dies")
         process.kill()
         process.wait()
-        assert until(lambda: not run(engine.containers({labels.KIND: labels.KIND_KERNEL, labels.KERNEL_ID: kernel})))
+        assert until(
+            lambda: not run(engine.containers.list({labels.KIND: labels.KIND_KERNEL, labels.KERNEL_ID: kernel}))
+        )
         return ids
 
     yield make
@@ -210,7 +214,7 @@ def test_a_job_outlives_a_killed_server_and_its_result_is_brought_home(engine: E
 def test_a_job_that_ended_while_nobody_followed_it_is_concluded(engine: Engine, doomed: Any) -> None:
     (job,) = doomed(f"%%dispatch\nprint('begun', flush=True)\n{HOLD}raise KeyError('gone')", begun)
     let_go(job)
-    until(lambda: not any(one.running for one in run(engine.containers({labels.JOB_ID: job}))), what="its end")
+    until(lambda: not any(one.running for one in run(engine.containers.list({labels.JOB_ID: job}))), what="its end")
     record = wait(job)
     assert (record.state, record.error) == ("failed", "KeyError")
     assert record.reason == "its cell raised KeyError: 'gone'"
@@ -337,13 +341,13 @@ def test_a_start_whose_answer_is_lost_is_the_jobs_end_and_is_not_begun_again(
     engine: Engine, start: NotebookMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = start()
-    really_start = Engine.start
+    really_start = Containers.start
 
-    async def start_and_lose_the_answer(self: Engine, container: str) -> None:
+    async def start_and_lose_the_answer(self: Containers, container: str) -> None:
         await really_start(self, container)
         raise EngineUnavailable("The engine did not answer in time.")
 
-    monkeypatch.setattr(Engine, "start", start_and_lose_the_answer)
+    monkeypatch.setattr(Containers, "start", start_and_lose_the_answer)
     one.run("%%dispatch\nimport time; time.sleep(60)")
     one.run("sent = _; sent.wait(60)")
     assert one.value("sent.state") == "failed"

@@ -63,7 +63,7 @@ def quiet(text: str) -> None:
 
 
 def image_id(engine: Engine, reference: str) -> str:
-    return str(run(engine.image(reference))["Id"])
+    return str(run(engine.images.inspect(reference))["Id"])
 
 
 def printed(engine: Engine, image: str, command: list[str]) -> str:
@@ -71,13 +71,13 @@ def printed(engine: Engine, image: str, command: list[str]) -> str:
 
     async def go() -> str:
         spec = ContainerSpec(image, command, network="none", labels={labels.KIND: labels.KIND_BUILD})
-        container = await engine.create(spec)
+        container = await engine.containers.create(spec)
         try:
-            await engine.start(container)
-            await engine.wait(container)
-            return (await engine.logs(container)).decode()
+            await engine.containers.start(container)
+            await engine.containers.wait(container)
+            return (await engine.containers.logs(container)).decode()
         finally:
-            await engine.remove(container)
+            await engine.containers.remove(container)
 
     return str(run(go()))
 
@@ -87,7 +87,7 @@ def image(engine: Engine) -> Iterator[str]:
     """An environment's image, which both engines and the registry can get."""
     reference = f"docker-kernel-test/{os.urandom(6).hex()}:small"
     yield small_image(engine, reference)
-    run(engine.remove_image(reference))
+    run(engine.images.remove(reference))
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def line(own_registry: OwnRegistry) -> Iterator[tuple[Relay, Registry]]:
 
 
 def tags(engine: Engine, image: str) -> list[str]:
-    return list(run(engine.image(image))["RepoTags"])
+    return list(run(engine.images.inspect(image))["RepoTags"])
 
 
 # Through a registry
@@ -152,16 +152,16 @@ def test_what_was_pushed_runs_on_another_engine(
     registry = Registry(f"{own_registry.address}/runs")
     layers = [layer("a", b"from a\n"), layer("b", b"from b\n"), layer("a", b"over a\n")]
     pushed = run(push(engine, image, layers, registry, "jobs", quiet))
-    found = run(other.pull_digest(pushed.reference))
+    found = run(other.images.pull_digest(pushed.reference))
     try:
         assert printed(other, found, ["cat", "/state/a", "/state/b"]) == "over a\nfrom b\n"
-        made, base = run(other.image(found)), run(engine.image(image))
+        made, base = run(other.images.inspect(found)), run(engine.images.inspect(image))
         assert made["Config"]["Env"] == base["Config"]["Env"]
         assert made["RootFS"]["Layers"] == [*base["RootFS"]["Layers"], *(one.digest for one in layers)]
         assert set(made["Config"]["Labels"]) <= {labels.KIND, labels.PYTHON}
         assert made["Config"]["Labels"][labels.KIND] == labels.KIND_JOB_IMAGE
     finally:
-        run(other.remove_image(pushed.reference))
+        run(other.images.remove(pushed.reference))
 
 
 def test_several_pushes_at_once_send_each_blob_once(engine: Engine, image: str, line: tuple[Relay, Registry]) -> None:
@@ -274,24 +274,24 @@ def test_an_image_with_no_name_is_pushed_and_stays(engine: Engine, image: str, l
 
     async def go() -> Pushed:
         spec = ContainerSpec(image, ["sleep", "100"], network="none", labels={labels.KIND: labels.KIND_BUILD})
-        source = await engine.create(spec)
+        source = await engine.containers.create(spec)
         container = ""
         try:
-            await engine.put(source, [File("unnamed", os.urandom(8))])
-            made = await engine.commit(source, "docker-kernel-test/unnamed", "latest")
+            await engine.containers.put(source, [File("unnamed", os.urandom(8))])
+            made = await engine.containers.commit(source, "docker-kernel-test/unnamed", "latest")
             spec.image = made
-            container = await engine.create(spec)
-            await engine.start(container)
-            await engine.untag(made, "docker-kernel-test/unnamed", "latest")
-            assert not (await engine.image(made))["RepoTags"]
+            container = await engine.containers.create(spec)
+            await engine.containers.start(container)
+            await engine.images.untag(made, "docker-kernel-test/unnamed", "latest")
+            assert not (await engine.images.inspect(made))["RepoTags"]
             pushed = await push(engine, made, [layer("x", b"1")], registry, "jobs", quiet)
-            assert not (await engine.image(made))["RepoTags"]
-            await engine.remove(container)
-            await engine.remove_image(made)
+            assert not (await engine.images.inspect(made))["RepoTags"]
+            await engine.containers.remove(container)
+            await engine.images.remove(made)
             return pushed
         finally:
             for one in filter(None, (container, source)):
-                await engine.remove(one)
+                await engine.containers.remove(one)
 
     assert run(go()).sent > 0
 
@@ -305,7 +305,7 @@ def based(engine: Engine, image: str, other: Engine) -> Iterator[None]:
     name = f"docker-kernel-test/{os.urandom(6).hex()}:base"
     run(load(engine, image, [], other, name, quiet))
     yield
-    run(other.remove_image(name))
+    run(other.images.remove(name))
 
 
 @pytest.fixture
@@ -314,17 +314,17 @@ def name(other: Engine) -> Iterator[str]:
     made = f"docker-kernel-test/{os.urandom(6).hex()}:one"
     yield made
     for tag in ("one", "two"):
-        run(other.remove_image(made.replace(":one", f":{tag}")))
+        run(other.images.remove(made.replace(":one", f":{tag}")))
 
 
 def test_a_second_load_sends_what_changed(
     engine: Engine, image: str, wire: tuple[Relay, Engine], name: str, second_engine: SecondEngine
 ) -> None:
     relay, there = wire
-    for one in run(there.all_images()):
+    for one in run(there.images.ids()):
         second_engine.docker("image", "rm", "-f", one)
     large, small = layer("large", os.urandom(20 * MB)), layer("small", b"1\n")
-    size = run(engine.image(image))["Size"]
+    size = run(engine.images.inspect(image))["Size"]
     assert run(bytes_to_load(engine, image, [large, small], there)) > size + 20 * MB
     begun = time.monotonic()
     first = run(load(engine, image, [large, small], there, name, quiet))
@@ -359,7 +359,7 @@ def test_a_layer_that_cannot_be_read_leaves_nothing(
     engine: Engine, image: str, other: Engine, name: str, second_engine: SecondEngine
 ) -> None:
     run(load(engine, image, [], other, name, quiet))
-    before = run(other.all_images())
+    before = run(other.images.ids())
 
     def broken() -> Iterator[bytes]:
         yield bytes(MB)
@@ -368,7 +368,7 @@ def test_a_layer_that_cannot_be_read_leaves_nothing(
     with pytest.raises(JobError, match="the state was changed"):
         made = Layer(f"sha256:{'0' * 64}", 5 * MB, broken)
         run(load(engine, image, [made], other, name.replace(":one", ":two"), quiet))
-    assert run(other.all_images()) == before
+    assert run(other.images.ids()) == before
     until(lambda: not list((second_engine.folder / "data/tmp").iterdir()), 10, "the engine's own clean-up")
 
 
@@ -381,7 +381,7 @@ def test_a_layer_that_is_not_what_its_digest_says_is_refused(
     with pytest.raises(EngineError, match="did not take the image"):
         run(load(engine, image, [false], other, name, quiet))
     with pytest.raises(ImageMissing):
-        run(other.image(name))
+        run(other.images.inspect(name))
 
 
 @pytest.mark.usefixtures("based")
@@ -399,10 +399,10 @@ def test_a_load_that_is_cancelled_leaves_nothing(engine: Engine, image: str, wir
             await loading
         return time.monotonic() - begun
 
-    before = set(run(there.all_images()))
+    before = set(run(there.images.ids()))
     assert run(cancelled()) < seconds / 4
     assert at_rest(relay) < 20 * MB
-    assert set(run(there.all_images())) == before
+    assert set(run(there.images.ids())) == before
 
 
 @pytest.mark.usefixtures("based")
@@ -425,9 +425,9 @@ def test_an_engine_that_breaks_off_is_named(second_engine: SecondEngine, tmp_pat
 
     async def go() -> None:
         tar = archive([File("large", data)])
-        await there.import_tar(_written(tmp_path / "root.tar", tar), "docker-kernel-test/large", "latest")
-        container = await there.create(ContainerSpec("docker-kernel-test/large", ["none"], network="none"))
-        stream = iter(await there.get_stream(container, "/large"))
+        await there.images.import_tar(_written(tmp_path / "root.tar", tar), "docker-kernel-test/large", "latest")
+        container = await there.containers.create(ContainerSpec("docker-kernel-test/large", ["none"], network="none"))
+        stream = iter(await there.containers.get_stream(container, "/large"))
         await asyncio.to_thread(next, stream)
         await asyncio.to_thread(second_engine.kill)
         await asyncio.to_thread(lambda: [None for _ in stream])
@@ -459,7 +459,7 @@ def foreign(engine: Engine, image: str, tmp_path: Path, used_images: list[str]) 
     reference = f"docker-kernel-test/{os.urandom(6).hex()}:arm"
     tiny = f"docker-kernel-test/{os.urandom(6).hex()}:tiny"
     used_images += [tiny, reference]
-    run(engine.import_tar(_written(tmp_path / "root.tar", archive([File("x", b"x")])), *tiny.split(":")))
+    run(engine.images.import_tar(_written(tmp_path / "root.tar", archive([File("x", b"x")])), *tiny.split(":")))
     subprocess.run(["docker", "save", "-o", str(path), tiny], check=True, timeout=patient(60))
     edited = io.BytesIO()
     with tarfile.open(path) as source, tarfile.open(fileobj=edited, mode="w") as made:
@@ -474,7 +474,7 @@ def foreign(engine: Engine, image: str, tmp_path: Path, used_images: list[str]) 
                 continue
             member.size = len(data)
             made.addfile(member, io.BytesIO(data))
-    run(engine.load(iter([edited.getvalue()])))
+    run(engine.images.load(iter([edited.getvalue()])))
     return image_id(engine, reference)
 
 
@@ -483,7 +483,7 @@ def _file(tar: tarfile.TarFile, name: str) -> Any:
 
 
 def test_an_image_for_another_architecture_is_refused(engine: Engine, image: str, foreign: str) -> None:
-    machine = run(engine.architecture())
+    machine = run(engine.info()).architecture
     run(check_architecture(engine, image, machine, "there"))
     run(check_architecture(engine, foreign, "aarch64", "there"))
     run(check_architecture(engine, foreign, "", "there"))

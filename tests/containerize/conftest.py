@@ -66,7 +66,7 @@ def make(engine: Engine, python_image: str) -> Iterator[Containerize]:
     yield build
     for reference in made:
         with contextlib.suppress(EngineError):
-            background.run_blocking(engine.remove_image(reference))
+            background.run_blocking(engine.images.remove(reference))
 
 
 @pytest.fixture

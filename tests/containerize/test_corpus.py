@@ -79,7 +79,7 @@ class Bench:
         self._pool.shutdown(cancel_futures=True)
         for number in range(len(CASES)):
             try:
-                run(self._engine.remove_image(f"{REPOSITORY}:{number}"))
+                run(self._engine.images.remove(f"{REPOSITORY}:{number}"))
             except EngineError:
                 continue
 
@@ -179,15 +179,15 @@ def make_stack(engine: Engine, python_image: str, kernels: Path) -> None:
         bare = f"{tag}-bare"
         used = [run(images.build(engine, "python", packages=STACK, tag=bare))]
         try:
-            used = run(engine.image(bare))["RepoTags"]
+            used = run(engine.images.inspect(bare))["RepoTags"]
             bash = f"FROM {bare}\nUSER 0:0\nRUN python3 -m bash_kernel.install --prefix /usr/local\n"
             context = archive([File("Dockerfile", bash.encode())])
-            run(engine.build(context, tag, {}, {labels.KIND: labels.KIND_BUILD}, lambda event: None))
+            run(engine.images.build(context, tag, {}, {labels.KIND: labels.KIND_BUILD}, lambda event: None))
         finally:
             for reference in used:
-                run(engine.remove_image(reference))
+                run(engine.images.remove(reference))
 
-    tag = kept.image(engine, "stack", (run(engine.image(python_image))["Id"], *STACK), make)
+    tag = kept.image(engine, "stack", (run(engine.images.inspect(python_image))["Id"], *STACK), make)
     run(kernelspec.install(engine, kernels, {"image": tag}, all_kernels=True))
 
 

@@ -38,7 +38,7 @@ def from_kernel(engine: Engine, make_spec: SpecMaker) -> Iterator[NotebookImage]
         finally:
             one.close()
     yield image
-    background.run_blocking(engine.remove_image(image.reference))
+    background.run_blocking(engine.images.remove(image.reference))
 
 
 def ran(image: str, *arguments: str) -> str:

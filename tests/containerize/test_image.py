@@ -166,7 +166,7 @@ def test_what_an_image_s_python_compiles_is_for_that_image(
     async def code(image: str, version: tuple[int, ...]) -> Layer:
         notebook = write_notebook(tmp_path / "a.ipynb", "1")
         found = await environment(engine, {}, Request(notebook), silent)
-        about = await engine.image(image)
+        about = await engine.images.inspect(image)
         wanted = dataclasses.replace(found, image=about["Id"], python_version=version)
         return await code_layer(engine, wanted)
 

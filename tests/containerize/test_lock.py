@@ -47,7 +47,7 @@ def made(engine: Engine) -> Iterator[list[str]]:
     yield found
     for reference in reversed(found):
         with contextlib.suppress(EngineError):
-            run(engine.remove_image(reference))
+            run(engine.images.remove(reference))
 
 
 def environment(
@@ -65,7 +65,7 @@ def environment(
     ]  # fmt: skip
     made.append(tag)
     kind = {labels.KIND: labels.KIND_ENVIRONMENT}
-    run(engine.build(archive(context), tag, {}, kind, lambda event: None, network="host"))
+    run(engine.images.build(archive(context), tag, {}, kind, lambda event: None, network="host"))
     return tag
 
 
@@ -99,9 +99,11 @@ def changed(whole: Lock, name: str, **update: object) -> Lock:
 def test_a_lock_names_the_base_the_layers_and_each_package_by_hash(
     engine: Engine, locked: Lock, installed: str, python_image: str
 ) -> None:
-    base = run(engine.image(python_image))
+    base = run(engine.images.inspect(python_image))
     assert locked.base.layers == tuple(base["RootFS"]["Layers"]) and locked.base.reference == python_image
-    assert locked.environment == tuple(run(engine.image(installed))["RootFS"]["Layers"][len(locked.base.layers) :])
+    assert locked.environment == tuple(
+        run(engine.images.inspect(installed))["RootFS"]["Layers"][len(locked.base.layers) :]
+    )
     one = named(locked, "iniconfig")
     # The digest that PyPI has of this file, for ever.
     assert (one.version, one.source, one.wheel) == ("2.0.0", "index", "iniconfig-2.0.0-py3-none-any.whl")
@@ -144,34 +146,34 @@ def test_an_environment_is_made_anew_from_its_lock(
     engine: Engine, installed: str, locked: Lock, made: list[str], tmp_path: Path
 ) -> None:
     image = rebuild(engine, locked, made)
-    assert image != run(engine.image(installed))["Id"]
+    assert image != run(engine.images.inspect(installed))["Id"]
     assert run(lock.verify(engine, image, locked)) == []
     again = run(lock.make(engine, image))
     assert again.packages == locked.packages and again.base == locked.base
     assert rebuild(engine, locked, made) == image, "the same lock is built once"
-    about = run(engine.image(image))
+    about = run(engine.images.inspect(image))
     settings = host_settings()
     assert not [pair for pair in about["Config"]["Env"] if pair.startswith(("PIP_", "PYTHON", "SSL", "REQUESTS"))]
-    container = run(engine.create(ContainerSpec(image=image, command=["true"], network="none")))
+    container = run(engine.containers.create(ContainerSpec(image=image, command=["true"], network="none")))
     try:
-        new = {path for path, _ in run(engine.diff(container))}
+        new = {path for path, _ in run(engine.containers.diff(container))}
         assert not new
-        listing = run(engine.get(container, USER_BASE))
+        listing = run(engine.containers.get(container, USER_BASE))
         assert b"toml-0.10.1.dist-info" in listing
         assert not settings.ca or settings.ca[:200] not in listing
     finally:
-        run(engine.remove(container))
+        run(engine.containers.remove(container))
 
 
 def test_nothing_is_built_for_what_is_as_the_lock_says(engine: Engine, python_image: str) -> None:
     wanted = run(lock.make(engine, python_image))
-    assert run(rebuild_environment(engine, wanted, silent)) == run(engine.image(python_image))["Id"]
+    assert run(rebuild_environment(engine, wanted, silent)) == run(engine.images.inspect(python_image))["Id"]
 
 
 def test_other_versions_take_the_place_of_the_bases(
     engine: Engine, python_image: str, installed: str, locked: Lock, made: list[str]
 ) -> None:
-    about = run(engine.image(installed))
+    about = run(engine.images.inspect(installed))
     base = locked.base.model_copy(update={"id": about["Id"], "layers": tuple(about["RootFS"]["Layers"])})
     other = run(lock.make(engine, environment(engine, python_image, made, pinned="iniconfig==1.1.1")))
     assert named(other, "iniconfig").version == "1.1.1"
@@ -192,8 +194,8 @@ def test_a_changed_hash_is_refused_and_leaves_nothing(engine: Engine, locked: Lo
 
 def left(engine: Engine, wanted: Lock) -> list[str]:
     recipe = f"{labels.RECIPE}=lock-{wanted.digest.removeprefix('sha256:')}"
-    containers = run(engine.containers({labels.RECIPE: f"lock-{wanted.digest.removeprefix('sha256:')}"}))
-    return [one["Id"] for one in run(engine.images(recipe))] + [one.id for one in containers]
+    containers = run(engine.containers.list({labels.RECIPE: f"lock-{wanted.digest.removeprefix('sha256:')}"}))
+    return [one["Id"] for one in run(engine.images.list(recipe))] + [one.id for one in containers]
 
 
 def test_a_wheel_with_other_files_than_were_installed_is_refused(engine: Engine, locked: Lock) -> None:
@@ -223,7 +225,7 @@ def test_a_base_is_cut_out_of_an_image_that_was_built_on_it(
     engine: Engine, installed: str, locked: Lock, made: list[str]
 ) -> None:
     """The kernel's image is gone, and a notebook image that was made with the lock is there."""
-    own = run(engine.image(installed))["RootFS"]["Layers"]
+    own = run(engine.images.inspect(installed))["RootFS"]["Layers"]
     # A base that no image on the engine is, but for what was built on it: its layers and the first of the environment.
     base = locked.base.model_copy(
         update={"id": "sha256:" + "4" * 64, "layers": tuple(own[: len(locked.base.layers) + 1])}
@@ -232,8 +234,8 @@ def test_a_base_is_cut_out_of_an_image_that_was_built_on_it(
     image = rebuild(engine, wanted, made)
     made.append(f"docker-kernel/locked-base:{'4' * 12}")
     assert run(lock.verify(engine, image, wanted)) == []
-    assert tuple(run(engine.image(image))["RootFS"]["Layers"][: len(base.layers)]) == base.layers
-    assert run(engine.image(image))["Config"]["Env"] == list(base.env)
+    assert tuple(run(engine.images.inspect(image))["RootFS"]["Layers"][: len(base.layers)]) == base.layers
+    assert run(engine.images.inspect(image))["Config"]["Env"] == list(base.env)
 
 
 def shade(colour: str) -> bytes:
@@ -308,7 +310,7 @@ def test_an_image_without_python_has_no_lock(engine: Engine, made: list[str]) ->
     tag = f"docker-kernel-test/{uuid.uuid4().hex[:12]}:latest"
     made.append(tag)
     context = archive([File("Dockerfile", b"FROM scratch\nCOPY only.txt /\n"), File("only.txt", b"")])
-    run(engine.build(context, tag, {}, {labels.KIND: labels.KIND_BUILD}, lambda event: None))
+    run(engine.images.build(context, tag, {}, {labels.KIND: labels.KIND_BUILD}, lambda event: None))
     with pytest.raises(ContainerizeError, match="has no Python"):
         run(lock.make(engine, tag))
 
@@ -324,21 +326,21 @@ def test_a_base_is_pulled_by_its_digest(
     name = f"{own_registry.address}/team/kernel"
     context = [File("Dockerfile", f"FROM {python_image}\nRUN echo {uuid.uuid4()} > /etc/own\n".encode())]
     made.append(f"{name}:1")
-    run(engine.build(archive(context), f"{name}:1", {}, {labels.KIND: labels.KIND_BUILD}, lambda event: None))
-    run(engine.push(name, "1", lambda text: None))
+    run(engine.images.build(archive(context), f"{name}:1", {}, {labels.KIND: labels.KIND_BUILD}, lambda event: None))
+    run(engine.images.push(name, "1", lambda text: None))
     above = environment(engine, f"{name}:1", made)
     wanted = run(lock.make(engine, above))
     (digest,) = wanted.base.digests
     assert digest.startswith(f"{name}@sha256:") and wanted.base.reference == f"{name}:1"
-    image = run(engine.image(f"{name}:1"))["Id"]
+    image = run(engine.images.inspect(f"{name}:1"))["Id"]
     for reference in (above, f"{name}:1"):
-        run(engine.remove_image(reference))
-    others = [run(engine.image(one)) for one in run(engine.all_images())]
+        run(engine.images.remove(reference))
+    others = [run(engine.images.inspect(one)) for one in run(engine.images.ids())]
     for one in others:  # stages of the build: what keeps the base's layers on the engine
         if tuple(one["RootFS"]["Layers"][: len(wanted.base.layers)]) == wanted.base.layers:
-            run(engine.remove_image(one["Id"]))
-    assert image not in run(engine.all_images())
+            run(engine.images.remove(one["Id"]))
+    assert image not in run(engine.images.ids())
     made.append(digest)
     rebuilt = rebuild(engine, wanted, made)
     assert run(lock.verify(engine, rebuilt, wanted)) == []
-    assert run(engine.image(image))["RepoDigests"] == [digest]
+    assert run(engine.images.inspect(image))["RepoDigests"] == [digest]

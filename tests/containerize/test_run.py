@@ -36,7 +36,7 @@ def nothing_left(engine: Engine) -> Iterator[None]:
     yield
     for one in set(jobs()) - before:
         # A Swarm's node takes a moment.
-        until(lambda one=one: not background.run_blocking(engine.containers({labels.JOB_ID: one})))  # type: ignore[misc]
+        until(lambda one=one: not background.run_blocking(engine.containers.list({labels.JOB_ID: one})))  # type: ignore[misc]
 
 
 def jobs() -> dict[str, JobRecord]:

@@ -46,7 +46,7 @@ def image(engine: Engine, python_image: str, tmp_path_factory: pytest.TempPathFa
     cells = ["rows: int = 3\ntitle = 'plain'", "print(title, rows)"]
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]), path)
     yield run(containerize(Request(path, tag=IMAGE), engine=engine)).reference
-    run(engine.remove_image(IMAGE))
+    run(engine.images.remove(IMAGE))
 
 
 @pytest.fixture
@@ -320,7 +320,7 @@ def test_cron_itself_runs_a_line(printed: Any, debian_cron: Path, tmp_path: Path
         daemon.terminate()
         daemon.wait(patient(20))
         log.close()
-        run(engine.remove(f"docker-kernel-{NAME}"))
+        run(engine.containers.remove(f"docker-kernel-{NAME}"))
         Path("/run/crond.pid").unlink(missing_ok=True)
     assert printed_by(runs)[0] == f"{TRICKY} 3\n"
 

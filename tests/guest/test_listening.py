@@ -69,7 +69,7 @@ def test_a_container_that_replaces_another_listens_like_it(
     start: NotebookMaker, make_spec: SpecMaker, engine: Engine, transport: str
 ) -> None:
     one = start(make_spec(transport=transport))
-    background.run_blocking(engine.remove(one.container.container_id))
+    background.run_blocking(engine.containers.remove(one.container.container_id))
     background.run_blocking(one.container.wait())
     one.restart()
     assert one.value("sorted(__import__('json').load(open('/run/docker-kernel/listening.json')))")

@@ -54,7 +54,7 @@ class JobContainer:
             "source": self.source, "cwd": "/tmp", "python": "python3", "user_base": guest_files.USER_BASE,
             "env": {"HOME": "/home/test"}, **spec,
         }  # fmt: skip
-        self.container = await self.engine.create(
+        self.container = await self.engine.containers.create(
             ContainerSpec(
                 image=image,
                 command=["python3", "-I", "-S", f"{guest_files.LIB}/docker_kernel/guest/run_job.py"],
@@ -67,23 +67,23 @@ class JobContainer:
         files += [File(f"{base}/state/{name}", mode=0o700, uid=UID, gid=GID) for name in ("blobs", "manifests")]
         files += [File(f"{base}/state/{name}", data, uid=UID, gid=GID) for name, data in state.items()]
         files += [File(f"{base}/run/job.json", json.dumps(content).encode(), mode=0o600, uid=UID, gid=GID)]
-        await self.engine.put(self.container, files)
+        await self.engine.containers.put(self.container, files)
 
     def run(self, timeout: float = 60, term_at: bytes | None = None, interrupt_at: bytes | None = None) -> JobContainer:
         """Run the job to its end; with `term_at` or `interrupt_at`, send SIGTERM or SIGINT once it has printed that."""
 
         async def follow() -> None:
-            stream = await self.engine.attach(self.container)
-            await self.engine.start(self.container)
+            stream = await self.engine.containers.attach(self.container)
+            await self.engine.containers.start(self.container)
             log = JobLog(self.nonce)
             signals = [(signal.SIGINT, interrupt_at), (signal.SIGTERM, term_at)]
             waiting = [(number, at) for number, at in signals if at is not None]
             async for _, data in stream.frames():
                 self.parts += log.feed(data)
                 if waiting and waiting[0][1] in self.text:
-                    await self.engine.kill(self.container, waiting.pop(0)[0])
+                    await self.engine.containers.kill(self.container, waiting.pop(0)[0])
             self.parts.append(log.rest())
-            self.exit_code = await self.engine.wait(self.container)
+            self.exit_code = await self.engine.containers.wait(self.container)
 
         run(asyncio.wait_for(follow(), timeout))
         return self
@@ -104,7 +104,7 @@ class JobContainer:
 
     def state(self) -> dict[str, bytes]:
         """The files of its state folder, by their path in it."""
-        data = run(self.engine.get(self.container, guest_files.STATE))
+        data = run(self.engine.containers.get(self.container, guest_files.STATE))
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             return {
                 member.name.partition("/")[2]: tar.extractfile(member).read()  # type: ignore[union-attr]
@@ -121,7 +121,7 @@ class JobContainer:
         return sorted(name for pack in self.result()["packs"] for group in pack["groups"] for name in group)
 
     def remove(self) -> None:
-        run(self.engine.remove(self.container))
+        run(self.engine.containers.remove(self.container))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def image_id(engine: Engine, reference: str) -> str:
-    return str(background.run_blocking(engine.image(reference))["Id"])
+    return str(background.run_blocking(engine.images.inspect(reference))["Id"])
 
 
 def make(engine: Engine, image: str, python: str = "/usr/bin/python3") -> set[str]:

@@ -36,7 +36,7 @@ def calls() -> Iterator[Counter[str]]:
         path = re.sub(r"^/v[\d.]+", "", response.request.path_url.partition("?")[0])
         found[f"{response.request.method} {path}"] += 1
 
-    hooks = engine._client.hooks["response"]
+    hooks = engine.connection.client.hooks["response"]
     hooks.append(called)
     yield found
     hooks.remove(called)
@@ -63,8 +63,8 @@ def threads() -> int:
 
 def left(engine: Engine, kernels: set[str]) -> list[str]:
     """The names of what kernels have on the engine."""
-    containers = background.run_blocking(engine.containers({labels.KIND: labels.KIND_KERNEL}))
-    volumes = background.run_blocking(engine.volumes(f"{labels.KIND}={labels.KIND_VOLUME}"))
+    containers = background.run_blocking(engine.containers.list({labels.KIND: labels.KIND_KERNEL}))
+    volumes = background.run_blocking(engine.volumes.list(f"{labels.KIND}={labels.KIND_VOLUME}"))
     found = [one.name for one in containers if one.name.removeprefix(labels.KERNEL_NAME) in kernels]
     return found + [one["Name"] for one in volumes if one["Labels"].get(labels.KERNEL_ID) in kernels]
 

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from docker_kernel import background, labels
-from docker_kernel.engine import ContainerSpec, ContainerState, Engine
+from docker_kernel.engine import Containers, ContainerSpec, ContainerState, Engine
 from docker_kernel.guest.link import LEASE_EXIT
 from docker_kernel.kernel import makers, running
 from docker_kernel.kernel.container import KernelContainer
 from tests.conftest import SpecMaker
+from tests.inside import run_inside
 from tests.kernel.test_life import gone
 from tests.kernel.test_spares import of_spec, pattern, until, warm
 
@@ -51,13 +52,13 @@ for process in filter(str.isdigit, os.listdir('/proc')):
 def slow_links(monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.Event]:
     """Makes links wait, as under load, until the event is set."""
     ready = asyncio.Event()
-    real = Engine.open_exec
+    real = Containers.exec
 
     async def late(*args: Any, **options: Any) -> Any:
         await ready.wait()
         return await real(*args, **options)
 
-    monkeypatch.setattr(Engine, "open_exec", late)
+    monkeypatch.setattr(Containers, "exec", late)
     yield ready
     background.loop().call_soon_threadsafe(ready.set)
 
@@ -69,9 +70,9 @@ def answers(kernel: KernelContainer) -> bool:
     return bool(until(kernel._changed.is_set)) and kernel.exit_code is None
 
 
-def break_link(engine: Engine, kernel: KernelContainer) -> None:
+def break_link(kernel: KernelContainer) -> None:
     command = [kernel.python, "-c", BREAK_THE_LINK]
-    assert run(engine.exec_output(kernel.container_id, command, user=kernel.user)) == (0, "broken\n")
+    assert run_inside(kernel.container_id, command, kernel.user) == (0, "broken\n")
 
 
 def test_a_link_that_comes_late_costs_no_kernel(
@@ -81,7 +82,7 @@ def test_a_link_that_comes_late_costs_no_kernel(
     run(kernel.start())
     try:
         time.sleep(12)  # more than any lease that would have run from the start
-        assert run(engine.inspect(kernel.container_id)).running
+        assert run(engine.containers.inspect(kernel.container_id)).running
         background.loop().call_soon_threadsafe(slow_links.set)
         assert answers(kernel)
     finally:
@@ -97,9 +98,9 @@ def test_a_broken_link_costs_no_kernel_of_a_server_that_lives(
     try:
         assert answers(kernel)
         background.loop().call_soon_threadsafe(slow_links.clear)
-        break_link(engine, kernel)
+        break_link(kernel)
         time.sleep(2)
-        assert run(engine.inspect(kernel.container_id)).running
+        assert run(engine.containers.inspect(kernel.container_id)).running
         background.loop().call_soon_threadsafe(slow_links.set)
         assert answers(kernel)
     finally:
@@ -120,7 +121,7 @@ def test_an_end_by_lease_says_so(
             kernel._detach()
 
         run(leave())
-        break_link(engine, kernel)
+        break_link(kernel)
         assert gone(engine, kernel.container_id)
         background.loop().call_soon_threadsafe(slow_links.set)
         assert run(kernel.wait()) == LEASE_EXIT
@@ -137,19 +138,19 @@ def test_a_late_look_at_a_container_that_has_gone_ends_no_restarted_kernel(
     run(kernel.start())
     try:
         first = kernel.container_id
-        run(engine.remove(first))
+        run(engine.containers.remove(first))
         run(kernel.wait())
 
         async def replaced() -> None:
             restarted = asyncio.Event()
-            real = Engine.inspect
+            real = Containers.inspect
 
-            async def late(self: Engine, container: str) -> ContainerState:
+            async def late(self: Containers, container: str) -> ContainerState:
                 if container == first:
                     await restarted.wait()
                 return await real(self, container)
 
-            monkeypatch.setattr(Engine, "inspect", late)
+            monkeypatch.setattr(Containers, "inspect", late)
             look = asyncio.ensure_future(kernel._look())  # as each of the two ends of its link tells of the end
             await asyncio.sleep(0)
             await kernel.restart()
@@ -168,7 +169,7 @@ def test_a_kernels_processes_have_an_empty_standard_input(engine: Engine, make_s
     run(kernel.start())
     try:
         assert answers(kernel)
-        code, said = run(engine.exec_output(kernel.container_id, [kernel.python, "-c", INPUTS], user=kernel.user))
+        code, said = run_inside(kernel.container_id, [kernel.python, "-c", INPUTS], kernel.user)
         assert (code, said.split()) == (0, ["/dev/null"])
     finally:
         run(kernel.remove())
@@ -178,7 +179,7 @@ HOST = """
 import os, signal, sys, threading, time
 sys.path.insert(0, os.getcwd())
 from docker_kernel import background
-from docker_kernel.engine import Engine
+from docker_kernel.engine import Containers, Engine
 from docker_kernel.kernel import container
 from tests.kernel.test_spares import pattern
 
@@ -186,7 +187,7 @@ container.LINK_DELAY = 0.5
 spec, moment, step = sys.argv[1:]
 kernel = container.KernelContainer(background.run_blocking(Engine.connect()), pattern(spec))
 print(kernel.kernel_id, flush=True)
-real = getattr(Engine, step)
+real = getattr(Containers, step)
 
 def end():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -199,7 +200,7 @@ async def last(*args, **options):
     await real(*args, **options)
     end()
 
-setattr(Engine, step, last)
+setattr(Containers, step, last)
 background.run_blocking(kernel.start())
 time.sleep(60)
 """
@@ -208,7 +209,7 @@ time.sleep(60)
 @pytest.mark.parametrize(
     "moment",
     ["during create", "after create", "before start", "during start", "after start", "during put", "after put",
-     "before open_exec", "after open_exec"],
+     "before exec", "after exec"],
 )  # fmt: skip
 def test_a_host_killed_at_any_moment_of_a_start_leaves_nothing(
     engine: Engine, make_spec: SpecMaker, moment: str
@@ -222,7 +223,7 @@ def test_a_host_killed_at_any_moment_of_a_start_leaves_nothing(
 
     def nothing() -> bool:
         run(running.sweep(engine))
-        volumes = run(engine.volumes(f"{labels.KIND}={labels.KIND_VOLUME}"))
+        volumes = run(engine.volumes.list(f"{labels.KIND}={labels.KIND_VOLUME}"))
         return not of_spec(engine, spec) and kernel_id not in [one["Labels"].get(labels.KERNEL_ID) for one in volumes]
 
     def nothing_any_more() -> bool:
@@ -249,17 +250,17 @@ def test_what_never_started_is_removed_when_its_maker_has_gone(engine: Engine, p
         for maker in (own, gone_maker, elsewhere, ""):
             marks = {labels.KIND: kind, labels.USER: str(os.getuid()), labels.MAKER: maker}
             name = f"docker-kernel-test-{uuid.uuid4().hex[:8]}"
-            made[maker] = run(engine.create(ContainerSpec(python_image, ["true"], name=name, labels=marks)))
+            made[maker] = run(engine.containers.create(ContainerSpec(python_image, ["true"], name=name, labels=marks)))
         over = {state.id for state in run(running.leftovers(engine)).containers}
-        left = {state.id for state in run(engine.containers({labels.KIND: kind}))}
+        left = {state.id for state in run(engine.containers.list({labels.KIND: kind}))}
         # A server of another test may have been first.
         assert [maker for maker, container in made.items() if container in left - over] == [own, elsewhere, ""]
         run(running.sweep(engine))
-        left = {state.id for state in run(engine.containers({labels.KIND: kind}))}
+        left = {state.id for state in run(engine.containers.list({labels.KIND: kind}))}
         assert [maker for maker, container in made.items() if container in left] == [own, elsewhere, ""]
     finally:
         for container in made.values():
-            run(engine.remove(container))
+            run(engine.containers.remove(container))
 
 
 SERVER = """

@@ -41,7 +41,7 @@ def gone(engine: Engine, container: str) -> bool:
 
     def look() -> bool:
         try:
-            background.run_blocking(engine.inspect(container))
+            background.run_blocking(engine.containers.inspect(container))
         except NotFound:
             return True
         return False
@@ -101,7 +101,7 @@ def test_a_kernel_that_nothing_reaches_is_shut_down_all_the_same(
 
 def test_an_interrupt_of_a_kernel_that_has_ended_is_no_error(start: NotebookMaker, engine: Engine) -> None:
     one = start()
-    background.run_blocking(engine.remove(one.container.container_id))
+    background.run_blocking(engine.containers.remove(one.container.container_id))
     one.manager.interrupt_kernel()
 
 
@@ -156,7 +156,7 @@ def test_out_of_memory_is_told_in_the_cells_output(start: NotebookMaker, make_sp
 def test_a_container_that_is_gone_is_replaced_on_the_same_ports(start: NotebookMaker, engine: Engine) -> None:
     one = start()
     container, ports = one.container.container_id, one.manager.ports
-    background.run_blocking(engine.remove(container))
+    background.run_blocking(engine.containers.remove(container))
     background.run_blocking(one.container.wait())
     assert not one.manager.is_alive()
     one.restart()
@@ -167,13 +167,13 @@ def test_a_container_that_is_gone_is_replaced_on_the_same_ports(start: NotebookM
 def test_a_restart_that_cannot_work_ends_dead_and_leaves_nothing(start: NotebookMaker, engine: Engine) -> None:
     one = start()
     container, port = one.container.container_id, one.manager.shell_port
-    background.run_blocking(engine.remove(container))
+    background.run_blocking(engine.containers.remove(container))
     background.run_blocking(one.container.wait())
     with socket.create_server(("127.0.0.1", port)):
         one.manager.restart_kernel()
         assert one.manager.has_kernel and not one.manager.is_alive()
         assert "port" in one.container.reason
-    mine = background.run_blocking(engine.containers({labels.KERNEL_ID: one.manager.kernel_id}))
+    mine = background.run_blocking(engine.containers.list({labels.KERNEL_ID: one.manager.kernel_id}))
     assert mine == []
 
 
@@ -182,7 +182,7 @@ def test_a_shutdown_removes_container_and_volume(start: NotebookMaker, engine: E
     container, volume = one.container.container_id, one.container.volume
     one.manager.shutdown_kernel()
     assert gone(engine, container)
-    assert volume not in [found["Name"] for found in background.run_blocking(engine.volumes(labels.KIND))]
+    assert volume not in [found["Name"] for found in background.run_blocking(engine.volumes.list(labels.KIND))]
 
 
 # Connection
@@ -197,7 +197,7 @@ def test_a_client_that_shuts_down_as_it_exits_leaves_nothing_and_says_nothing(
     command = [sys.executable, "-m", "jupyter_client.runapp", "--kernel", spec, "script.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=patient(60), check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "42\n", "")
-    assert not background.run_blocking(engine.containers({labels.SPEC: spec}))
+    assert not background.run_blocking(engine.containers.list({labels.SPEC: spec}))
 
 
 def test_the_connection_is_private_encrypted_and_local(notebook: Notebook, engine: Engine) -> None:
@@ -253,7 +253,7 @@ def test_a_kernel_without_ports(
 ) -> None:
     one = start(make_spec(**settings), **({} if settings else {"transport": "ipc"}))
     assert one.manager.transport == "ipc"
-    assert background.run_blocking(engine.inspect(one.container.container_id)).ports == {}
+    assert background.run_blocking(engine.containers.inspect(one.container.container_id)).ports == {}
     assert one.value("6 * 7") == 42
     folder = Path(one.manager.ip).parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -435,9 +435,9 @@ def test_a_killed_server_leaves_no_kernel_after_the_grace(make_spec: SpecMaker, 
         assert server.stdout is not None
         container, volume = server.stdout.readline().split()
         server.send_signal(signal.SIGKILL)
-    assert background.run_blocking(engine.inspect(container)).running
+    assert background.run_blocking(engine.containers.inspect(container)).running
     assert gone(engine, container)
-    assert volume not in [found["Name"] for found in background.run_blocking(engine.volumes(labels.KIND))]
+    assert volume not in [found["Name"] for found in background.run_blocking(engine.volumes.list(labels.KIND))]
 
 
 class Launched:
@@ -486,7 +486,7 @@ class Launched:
 
 def launched_container(engine: Engine, cwd: Path) -> str:
     file = str(cwd / "connection.json")
-    (found,) = background.run_blocking(engine.containers({labels.CONNECTION_FILE: file}))
+    (found,) = background.run_blocking(engine.containers.list({labels.CONNECTION_FILE: file}))
     return found.id
 
 
@@ -552,7 +552,7 @@ def test_a_kernel_that_cannot_start_says_why_and_leaves_nothing(
     with pytest.raises(DockerKernelError) as error:
         start(name)
     assert sentence in " ".join(str(error.value).split())
-    assert background.run_blocking(engine.containers({labels.SPEC: name})) == []
+    assert background.run_blocking(engine.containers.list({labels.SPEC: name})) == []
 
 
 def test_no_engine_and_a_remote_engine_are_refused_in_a_sentence(

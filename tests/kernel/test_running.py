@@ -55,10 +55,10 @@ def test_reap_removes_what_ended_and_leaves_what_runs(notebook: Notebook, engine
             VolumeMount(None, "/mnt", {labels.KIND: labels.KIND_VOLUME, labels.USER: str(os.getuid())}),
         ],
     )
-    container = background.run_blocking(engine.create(ended))
+    container = background.run_blocking(engine.containers.create(ended))
     try:
-        background.run_blocking(engine.start(container))
-        background.run_blocking(engine.wait(container))
+        background.run_blocking(engine.containers.start(container))
+        background.run_blocking(engine.containers.wait(container))
         found = background.run_blocking(running.leftovers(engine))
         assert container in [state.id for state in found.containers]
         assert notebook.container.container_id not in [state.id for state in found.containers]
@@ -66,9 +66,9 @@ def test_reap_removes_what_ended_and_leaves_what_runs(notebook: Notebook, engine
         mine = running.Leftovers([state for state in found.containers if state.id == container], [])
         background.run_blocking(running.reap(engine, mine))
         with pytest.raises(NotFound):
-            background.run_blocking(engine.inspect(container))
+            background.run_blocking(engine.containers.inspect(container))
     finally:
-        background.run_blocking(engine.remove(container))
+        background.run_blocking(engine.containers.remove(container))
     assert notebook.value("1 + 1") == 2
 
 

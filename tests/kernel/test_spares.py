@@ -22,7 +22,7 @@ from jupyter_client.multikernelmanager import MultiKernelManager
 
 from docker_kernel import background, config, labels
 from docker_kernel.cli import main
-from docker_kernel.engine import ContainerState, Engine
+from docker_kernel.engine import Containers, ContainerState, Engine
 from docker_kernel.errors import KernelStartError
 from docker_kernel.kernel import container, provisioner, running, spares
 from docker_kernel.kernel.connection import Keys
@@ -38,7 +38,7 @@ run = background.run_blocking
 
 def of_spec(engine: Engine, spec: str) -> list[running.RunningKernel]:
     """The containers of a kernelspec."""
-    found = run(engine.containers({labels.SPEC: spec}))
+    found = run(engine.containers.list({labels.SPEC: spec}))
     return [running.RunningKernel.of(state) for state in found]
 
 
@@ -52,7 +52,7 @@ def no_spare_is_left(engine: Engine) -> Iterator[None]:
     yield
     run(provisioner.shared_spares(run(provisioner.shared_engine())).close())
     specs = {path.name for path in (Path(os.environ["JUPYTER_DATA_DIR"]) / "kernels").iterdir()}
-    found = run(engine.containers({labels.SPARE: "", labels.USER: str(os.getuid())}))
+    found = run(engine.containers.list({labels.SPARE: "", labels.USER: str(os.getuid())}))
     left = [state.name for state in found if state.labels[labels.SPARE] and state.labels[labels.SPEC] in specs]
     assert not left, left
 
@@ -149,7 +149,9 @@ def test_a_claimed_spare_lives_like_any_kernel(
     assert [one.manager.kernel_id[:8], warm_spec, "sales.ipynb", "running"] in [row[:4] for row in rows]
     assert any("spare" in row and warm_spec in row for row in rows)
     one.close()
-    assert one.container is None and not any(state.id == found.container.id for state in run(engine.containers({})))
+    assert one.container is None and not any(
+        state.id == found.container.id for state in run(engine.containers.list({}))
+    )
 
 
 @pytest.mark.parametrize("name", ["PYTHONHASHSEED", "OMP_NUM_THREADS", "LD_BIND_NOW", "OPENSSL_CONF"])
@@ -203,7 +205,7 @@ def test_a_folder_that_was_made_again_or_has_more_mounts_takes_no_spare(
         (folder / "fresh.txt").write_text("fresh")
         kernels.append(run(kept.start(pattern(spec, str(folder)), keep=True)))
         assert kernels[1].container_id != stale.id
-        assert run(engine.read_file(kernels[1].container_id, f"{folder}/fresh.txt")) == b"fresh"
+        assert run(engine.containers.read_file(kernels[1].container_id, f"{folder}/fresh.txt")) == b"fresh"
 
         (plain,) = until(lambda: [one for one in warm(engine, spec) if one.id != stale.id])
         if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder / "below"], check=False).returncode:
@@ -295,7 +297,7 @@ SERVER = """
 import asyncio, os, signal, sys
 sys.path.insert(0, os.getcwd())
 from docker_kernel import background
-from docker_kernel.engine import Engine
+from docker_kernel.engine import Containers, Engine
 from docker_kernel.kernel.container import KernelContainer
 from docker_kernel.kernel.spares import Spares
 from tests.kernel.test_spares import pattern
@@ -309,7 +311,7 @@ print("warm", flush=True)
 if step == "wait":
     signal.pause()
 begin, _, step = step.rpartition(" ")
-owner = Engine if hasattr(Engine, step) else KernelContainer
+owner = Containers if hasattr(Containers, step) else KernelContainer
 real = getattr(owner, step)
 
 async def last(*args, **kwargs):
@@ -351,7 +353,7 @@ def test_a_spare_that_somebody_has_paused_is_replaced(
     kernels = [run(kept.start(pattern(spec), keep=True))]
     try:
         (spare,) = until(lambda: warm(engine, spec))
-        run(engine._call(engine._client.pause, spare.id))
+        run(engine.connection.call(engine.connection.client.pause, spare.id))
         kernels.append(run(Spares(engine).start(pattern(spec), keep=False)))
         kernels.append(run(kept.start(pattern(spec), keep=False)))
         assert spare.id not in {one.container_id for one in kernels}
@@ -390,21 +392,21 @@ def test_a_spare_killed_at_any_step_of_its_claim_costs_only_time(
     try:
         (spare,) = until(lambda: warm(engine, spec))
         if step == "before":
-            run(engine.kill(spare.id))
+            run(engine.containers.kill(spare.id))
         else:
-            owner: Any = Engine if hasattr(Engine, step) else KernelContainer
+            owner: Any = Containers if hasattr(Containers, step) else KernelContainer
             real = getattr(owner, step)
 
             async def then_killed(self: Any, *arguments: Any, **options: Any) -> Any:
                 result = await real(self, *arguments, **options)
                 if step != "_send" or self.container_id == spare.id:
-                    await engine.kill(spare.id)
+                    await engine.containers.kill(spare.id)
                 return result
 
             monkeypatch.setattr(owner, step, then_killed)
         second = run(kept.start(pattern(spec), keep=False))
         assert second.container_id != spare.id and second.exit_code is None
-        assert run(engine.inspect(second.container_id)).running
+        assert run(engine.containers.inspect(second.container_id)).running
     finally:
         monkeypatch.undo()
         run(kept.close())
@@ -476,15 +478,15 @@ def test_a_claim_that_is_cut_off_holds_no_container(
     spec = make_spec(warm_spares=1, workspace=False)
     kept = Spares(engine)
     first = run(kept.start(pattern(spec), keep=True))
-    real = Engine.rename
+    real = Containers.rename
     try:
         assert until(lambda: warm(engine, spec))
 
-        async def cut_off(self: Engine, container: str, name: str) -> None:
+        async def cut_off(self: Containers, container: str, name: str) -> None:
             await real(self, container, name)
             raise asyncio.CancelledError
 
-        monkeypatch.setattr(Engine, "rename", cut_off)
+        monkeypatch.setattr(Containers, "rename", cut_off)
         with pytest.raises(CancelledError):
             run(kept.start(pattern(spec), keep=False))
         assert until(lambda: [one.container.id for one in of_spec(engine, spec)] == [first.container_id], 10)
@@ -507,7 +509,9 @@ def test_another_server_may_claim_and_the_owner_makes_a_new_one(engine: Engine, 
         (new,) = until(lambda: warm(engine, spec))
         assert new.id != spare.id
         run(owner.close())
-        assert run(engine.inspect(spare.id)).running, "the owner's end took a kernel that is no longer its own"
+        assert run(engine.containers.inspect(spare.id)).running, (
+            "the owner's end took a kernel that is no longer its own"
+        )
     finally:
         run(owner.close())
         for one in kernels:

@@ -87,7 +87,9 @@ def test_a_kernel_lives_without_ports(
 def test_ports_that_the_notebook_opens_are_published_all_the_same(start: NotebookMaker, make_spec: SpecMaker) -> None:
     one = start(make_spec(transport="ipc", publish=[8050]))
     assert one.value("list(__import__('docker_kernel').ports)") == [8050]
-    assert list(background.run_blocking(one.container.engine.inspect(one.container.container_id)).ports) == [8050]
+    assert list(background.run_blocking(one.container.engine.containers.inspect(one.container.container_id)).ports) == [
+        8050
+    ]
 
 
 def test_a_container_that_is_gone_is_replaced_on_the_same_sockets(
@@ -95,7 +97,7 @@ def test_a_container_that_is_gone_is_replaced_on_the_same_sockets(
 ) -> None:
     one = start(make_spec(transport="ipc"))
     container, prefix = one.container.container_id, one.manager.ip
-    background.run_blocking(engine.remove(container))
+    background.run_blocking(engine.containers.remove(container))
     background.run_blocking(one.container.wait())
     one.restart()
     assert one.container.container_id != container and one.manager.ip == prefix
@@ -143,7 +145,7 @@ def test_what_a_killed_server_leaves_goes_when_its_kernel_has_gone(
         (folder,) = place.iterdir()
         server.send_signal(signal.SIGKILL)
     sockets.sweep()
-    assert folder.exists() and background.run_blocking(engine.inspect(container)).running
+    assert folder.exists() and background.run_blocking(engine.containers.inspect(container)).running
     assert gone(engine, container)
     background.run_blocking(running.reap(engine, running.Leftovers([], [])))
     assert not folder.exists()

@@ -28,7 +28,7 @@ class Images:
 
     def close(self) -> None:
         for tag in reversed(self._used):
-            background.run_blocking(self._engine.remove_image(tag))
+            background.run_blocking(self._engine.images.remove(tag))
 
     def make(self, cells: Sequence[Any], files: Mapping[str, bytes] | None = None) -> str:
         """An image of a notebook.
@@ -50,17 +50,17 @@ class Images:
     def with_kernel(self, image: str, argv: Sequence[str]) -> str:
         """A copy of an image whose kernel starts otherwise."""
         tag = uuid.uuid4().hex[:12]
-        config = background.run_blocking(self._engine.image(image))["Config"]
+        config = background.run_blocking(self._engine.images.inspect(image))["Config"]
         spec = ContainerSpec(image=image, command=["true"], labels={labels.KIND: labels.KIND_BUILD})
-        container = background.run_blocking(self._engine.create(spec))
+        container = background.run_blocking(self._engine.containers.create(spec))
         try:
-            content = json.loads(background.run_blocking(self._engine.read_file(container, f"/{SPEC}")))
+            content = json.loads(background.run_blocking(self._engine.containers.read_file(container, f"/{SPEC}")))
             content["kernel"]["argv"] = list(argv)
-            background.run_blocking(self._engine.put(container, [File(SPEC, json.dumps(content).encode())]))
+            background.run_blocking(self._engine.containers.put(container, [File(SPEC, json.dumps(content).encode())]))
             changes = [f"ENTRYPOINT {json.dumps(config['Entrypoint'])}", "CMD []"]
-            background.run_blocking(self._engine.commit(container, REPOSITORY, tag, changes))
+            background.run_blocking(self._engine.containers.commit(container, REPOSITORY, tag, changes))
         finally:
-            background.run_blocking(self._engine.remove(container))
+            background.run_blocking(self._engine.containers.remove(container))
         self._used.append(f"{REPOSITORY}:{tag}")
         return f"{REPOSITORY}:{tag}"
 

@@ -82,14 +82,14 @@ def containers(engine: Engine, job_id: str) -> list[ContainerState]:
     """The containers of a job."""
     from docker_kernel.scheduler.runs import record_id
 
-    return run(engine.containers({labels.JOB_ID: record_id(job_id)}))
+    return run(engine.containers.list({labels.JOB_ID: record_id(job_id)}))
 
 
 @pytest.fixture(scope="module")
 def image(server: Server, engine: Engine) -> Iterator[str]:
     """An image of the report."""
     yield run(containerize(Request(server.root / "report.ipynb", tag=IMAGE), engine=engine)).reference
-    run(engine.remove_image(IMAGE))
+    run(engine.images.remove(IMAGE))
 
 
 def test_kernelspecs_images_and_the_host_are_environments(server: Server, image: str) -> None:
@@ -114,7 +114,7 @@ def test_a_job_runs_with_its_parameters_and_everything_can_be_downloaded(server:
     assert server.job(job_id)["downloaded"]
     until(lambda: not containers(engine, job_id), what="the end of its containers")
     with pytest.raises(EngineError):
-        run(engine.image(f"docker-kernel/scheduled:{job_id}"))
+        run(engine.images.inspect(f"docker-kernel/scheduled:{job_id}"))
 
 
 def test_an_image_runs_as_it_is(server: Server, image: str) -> None:
@@ -184,7 +184,7 @@ def running(server: Server, engine: Engine, notebook: str = "long.ipynb") -> tup
 
     def begun() -> list[ContainerState]:
         found = containers(engine, job_id)
-        return found if found and b"cell 1 of 1" in run(engine.logs(found[0].id)) else []
+        return found if found and b"cell 1 of 1" in run(engine.containers.logs(found[0].id)) else []
 
     return job_id, until(begun, 60, "the begin of its notebook")[0]
 
@@ -216,7 +216,7 @@ def test_deleting_a_running_job_removes_its_container(server: Server, engine: En
 
 def test_a_job_whose_container_is_gone_is_not_left_in_progress(server: Server, engine: Engine) -> None:
     job_id, container = running(server, engine)
-    run(engine.remove(container.id))
+    run(engine.containers.remove(container.id))
     job = server.until(job_id, "FAILED")
     assert job["status_message"] == "Its container was removed"
 
@@ -233,7 +233,7 @@ def test_a_servers_restart_loses_no_job(server: Server, engine: Engine, how: int
     ending, _ = running(server, engine, "waiting.ipynb")
     queued = server.create("report.ipynb", "Container: docker-python")
     server.end(how)
-    assert run(engine.inspect(container.id)).running
+    assert run(engine.containers.inspect(container.id)).running
     # One of them ends while no server is there.
     let_go(record_id(ending))
     until(lambda: not any(one.running for one in containers(engine, ending)), what="the end of its run")

@@ -121,4 +121,4 @@ def name(engine: Engine) -> Iterator[Callable[[], str]]:
     yield make
     for one in made:
         with contextlib.suppress(EngineError):
-            background.run_blocking(engine.remove_image(one))
+            background.run_blocking(engine.images.remove(one))

@@ -146,7 +146,7 @@ def test_a_build_is_cancelled(server: Server, engine: Engine, notebook: str, nam
     build = server.ended(begun["id"])
     assert (build["state"], build["image"]) == ("cancelled", None)
     with pytest.raises(ImageMissing):
-        background.run_blocking(engine.image(tag))
+        background.run_blocking(engine.images.inspect(tag))
     # Cancelling what has ended changes nothing.
     assert server.ask(f"docker-kernel/builds/{begun['id']}", method="DELETE").json() == build
     (large / "data.bin").unlink()
@@ -303,7 +303,7 @@ def test_builds_end_with_the_server(engine: Engine, tmp_path: Path, name: Name, 
     finally:
         one.close()
     with pytest.raises(ImageMissing):
-        background.run_blocking(engine.image(tag))
+        background.run_blocking(engine.images.inspect(tag))
     assert not list(Path("/var/tmp").glob("docker-kernel-*/data.bin"))
 
 

@@ -60,8 +60,8 @@ def waiting(
         await asyncio.gather(*(manager().wait(job.id) for job in jobs))
 
     def left(one: Killed) -> list[str]:
-        found = [state.name for state in run(engine.containers({labels.KERNEL_ID: one.kernel_id}))]
-        found += [volume["Name"] for volume in run(engine.volumes(f"{labels.KERNEL_ID}={one.kernel_id}"))]
+        found = [state.name for state in run(engine.containers.list({labels.KERNEL_ID: one.kernel_id}))]
+        found += [volume["Name"] for volume in run(engine.volumes.list(f"{labels.KERNEL_ID}={one.kernel_id}"))]
         return found + [thing for job in one.jobs[:4] for thing in place.left(job.id)]
 
     for one in sent:

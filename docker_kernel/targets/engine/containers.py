@@ -17,7 +17,7 @@ from docker_kernel.batch.layers import tar_content
 from docker_kernel.batch.manifest import MAX_MANIFEST
 from docker_kernel.batch.result_store import ResultFolder
 from docker_kernel.engine import BindMount, ContainerSpec, ContainerState, Engine, ExecStream, File, VolumeMount
-from docker_kernel.errors import EngineError, EngineUnavailable, JobError, NotFound
+from docker_kernel.errors import Conflict, EngineError, EngineUnavailable, JobError, NotFound
 from docker_kernel.guest.run_job import HEED_SECONDS
 from docker_kernel.kernel import guest_files
 from docker_kernel.targets.base import ConfigT, JobTask, Outcome, Target, partly_started, runner_script
@@ -76,15 +76,15 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
             await self._remove_earlier(engine, task)
         try:
             if task.replicas > 1:
-                made["network"] = await engine.create_network(task.label, {labels.JOB_ID: task.job_id})
+                made["network"] = await engine.networks.create(task.label, {labels.JOB_ID: task.job_id})
             for rank in range(task.replicas):
                 made["containers"].append(await self._create(engine, task, prepared, rank, made["network"]))
             for container in made["containers"]:
                 # Faster than its log, but what is attached to must be this machine's: TLS and ssh have no such socket.
                 if (await engine.info()).local:
-                    self._streams[container] = await engine.attach(container)
+                    self._streams[container] = await engine.containers.attach(container)
                 asked = True
-                await engine.start(container)
+                await engine.containers.start(container)
         except BaseException as error:
             with contextlib.suppress(EngineUnavailable):
                 await asyncio.shield(self.clean(made))
@@ -97,19 +97,19 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
     async def _remove_earlier(self, engine: Engine, task: JobTask) -> None:
         """Remove what earlier attempts left, as they do where their engine did not answer at their end."""
         having = {labels.JOB_ID: task.job_id}
-        for container in await engine.containers(having):
-            await engine.remove(container.id)
-        for network in await engine.networks(having):
-            await engine.remove_network(network)
+        for container in await engine.containers.list(having):
+            await engine.containers.remove(container.id)
+        for network in await engine.networks.list(having):
+            await engine.networks.remove(network)
 
     async def find(self, task: JobTask, prepared: PreparedT) -> EngineJob | None:
         engine = await self.engine()
         found: list[str] = []
         for name in task.names():
             with contextlib.suppress(NotFound):
-                if not await engine.remove_unstarted(name):
-                    found.append((await engine.inspect(name)).id)
-        known = {} if task.replicas == 1 else await engine.networks({labels.JOB_ID: task.job_id})
+                if not await engine.containers.remove_unstarted(name):
+                    found.append((await engine.containers.inspect(name)).id)
+        known = {} if task.replicas == 1 else await engine.networks.list({labels.JOB_ID: task.job_id})
         networks = [network for network, name in known.items() if name == task.label]
         made: EngineJob = {"containers": found, "network": networks[0] if networks else ""}
         if len(found) == task.replicas:
@@ -150,9 +150,9 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
         try:
             await self._fill(engine, container, prepared)
             file = File(path, json.dumps(content).encode(), mode=0o600, uid=int(uid), gid=int(gid))
-            await engine.put(container, [*await self._files(prepared), file])
+            await engine.containers.put(container, [*await self._files(prepared), file])
         except BaseException:
-            await asyncio.shield(engine.remove(container))
+            await asyncio.shield(engine.containers.remove(container))
             raise
         return container
 
@@ -200,7 +200,7 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
         while True:
             skip = given
             try:
-                stream = await self._patiently(lambda engine: engine.follow_logs(container))
+                stream = await self._patiently(lambda engine: engine.containers.follow_logs(container))
             except NotFound:
                 return
             try:
@@ -219,7 +219,7 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
         """Whether a container whose output has ended has, too; the engine may take a moment to see it."""
         for pause in (0, 0.05, 0.2, 0.5, None):
             try:
-                if not (await self._patiently(lambda engine: engine.inspect(container))).running:
+                if not (await self._patiently(lambda engine: engine.containers.inspect(container))).running:
                     return True
             except NotFound:
                 return True
@@ -251,7 +251,7 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
         engine = await self.engine()
 
         async def watch(container: str) -> None:
-            if await engine.wait(container):
+            if await engine.containers.wait(container):
                 if container in self._interrupted:
                     await asyncio.sleep(HEED_SECONDS)  # the others were, too, and are about to end
                 await self.cancel(job)
@@ -276,8 +276,8 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
         return Outcome(state.exit_code, state.oom_killed, reason=reason or state.error)
 
     async def _ended(self, container: str) -> ContainerState:
-        await self._patiently(lambda engine: engine.wait(container))
-        state = await self._patiently(lambda engine: engine.inspect(container))
+        await self._patiently(lambda engine: engine.containers.wait(container))
+        state = await self._patiently(lambda engine: engine.containers.inspect(container))
         if state.status in ("removing", "dead"):
             raise NotFound("somebody removes it just now")
         return state
@@ -285,7 +285,7 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
     async def interrupt(self, job: EngineJob) -> bool:
         engine = await self.engine()
         self._interrupted.update(job["containers"])
-        await asyncio.gather(*(engine.kill(container, signal.SIGINT) for container in job["containers"]))
+        await asyncio.gather(*(engine.containers.kill(container, signal.SIGINT) for container in job["containers"]))
         return True
 
     async def cancel(self, job: EngineJob) -> None:
@@ -293,15 +293,15 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
 
     async def _stop(self, container: str) -> None:
         engine = await self.engine()
-        ended = asyncio.ensure_future(engine.wait(container))
+        ended = asyncio.ensure_future(engine.containers.wait(container))
         try:
             # Again, as a main process has no ear for it before it has set its handlers (signal(7), pid_namespaces(7)).
             for pause in STOP_PAUSES:
-                await engine.kill(container, signal.SIGTERM)
+                await engine.containers.kill(container, signal.SIGTERM)
                 if (await asyncio.wait([ended], timeout=pause))[0]:
                     break
             else:
-                await engine.kill(container, signal.SIGKILL)
+                await engine.containers.kill(container, signal.SIGKILL)
         finally:
             ended.cancel()
             with contextlib.suppress(NotFound, asyncio.CancelledError):
@@ -322,9 +322,9 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
             stream = self._streams.pop(container, None)
             if stream is not None:
                 stream.close()
-            await engine.remove(container)
+            await engine.containers.remove(container)
         if job["network"]:
-            await engine.remove_network(job["network"])
+            await engine.networks.remove(job["network"])
 
 
 def content_of(task: JobTask) -> dict[str, object]:
@@ -338,12 +338,12 @@ async def _create_anew(engine: Engine, spec: ContainerSpec) -> str:
     end = asyncio.get_running_loop().time() + STOP_SECONDS
     while True:
         try:
-            return await engine.create(spec)
-        except EngineError as error:
+            return await engine.containers.create(spec)
+        except Conflict:
             # The engine may still be at that one's creation, or removal.
-            if "already in use" not in str(error) or asyncio.get_running_loop().time() > end:
+            if asyncio.get_running_loop().time() > end:
                 raise
-        if not await engine.remove_unstarted(spec.name) and not await _is_going(engine, spec.name):
+        if not await engine.containers.remove_unstarted(spec.name) and not await _is_going(engine, spec.name):
             raise JobError(f"The engine has a container {spec.name} that ran already: it is left alone.")
         await asyncio.sleep(BACK_PAUSE)
 
@@ -351,7 +351,7 @@ async def _create_anew(engine: Engine, spec: ContainerSpec) -> str:
 async def _is_going(engine: Engine, container: str) -> bool:
     """Whether a container's removal is under way, or over."""
     try:
-        return (await engine.inspect(container)).status in ("removing", "dead", "stopping")
+        return (await engine.containers.inspect(container)).status in ("removing", "dead", "stopping")
     except NotFound:
         return True
 
@@ -359,7 +359,7 @@ async def _is_going(engine: Engine, container: str) -> bool:
 async def _fetch(engine: Engine, container: str, kind: str, digest: str, result: ResultFolder) -> None:
     """Bring one file of a container's state folder; raises JobError where it is gone, or was changed."""
     try:
-        chunks = await engine.get_stream(container, f"{guest_files.STATE}/{kind}/{digest[7:]}")
+        chunks = await engine.containers.get_stream(container, f"{guest_files.STATE}/{kind}/{digest[7:]}")
     except NotFound:
         raise JobError("The result is gone: its container has it no more.") from None
     limit = MAX_MANIFEST if kind == "manifests" else None

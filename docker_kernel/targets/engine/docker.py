@@ -6,6 +6,7 @@ With a registry, images go through it by digest. Without one, the engine is sent
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import ClassVar
 
 from docker_kernel import background
@@ -22,7 +23,7 @@ from docker_kernel.batch.state_image import (
 )
 from docker_kernel.config import format_size
 from docker_kernel.engine import ContainerSpec, Engine, registry_credentials
-from docker_kernel.errors import DockerKernelError, EngineError
+from docker_kernel.errors import Conflict, DockerKernelError
 from docker_kernel.kernel.handle import KernelHandle
 from docker_kernel.targets.base import Check, JobTask, Package, Progress
 from docker_kernel.targets.engine.config import DockerConfig
@@ -60,7 +61,7 @@ class DockerTarget(EngineTarget[DockerConfig, DockerPrepared]):
             found = [Check("engine", f"{info.product} {info.version} at {engine.url}, {info.cpus} CPUs", True)]
         except DockerKernelError as error:
             return [Check("engine", "none", False, str(error))]
-        machine = await engine.architecture()
+        machine = (await engine.info()).architecture
         found.append(Check("architecture", ARCHITECTURES.get(machine, machine), True))
         found.append(Check("memory", format_size(info.memory), True))
         registry = await asyncio.to_thread(self._registry)
@@ -73,7 +74,7 @@ class DockerTarget(EngineTarget[DockerConfig, DockerPrepared]):
         except DockerKernelError as error:
             found.append(Check("registry", str(self.config.registry), False, str(error)))
             return found
-        why_not = await engine.why_not_pullable(f"{registry.host}/{registry.repository(NAME)}")
+        why_not = await engine.images.why_not_pullable(f"{registry.host}/{registry.repository(NAME)}")
         if why_not:
             fix = f"The engine at {engine.url} cannot pull from {registry.host} ({why_not.rstrip('.')})."
             found.append(Check("pull", "the engine does not reach the registry", False, fix))
@@ -83,7 +84,7 @@ class DockerTarget(EngineTarget[DockerConfig, DockerPrepared]):
 
     async def _layers(self, kernel: KernelHandle, package: Package) -> list[Layer]:
         engine = await self.engine()
-        await check_architecture(kernel.engine, package.image, await engine.architecture(), self.name)
+        await check_architecture(kernel.engine, package.image, (await engine.info()).architecture, self.name)
         return await job_layers(kernel, package)
 
     async def missing(self, kernel: KernelHandle, package: Package) -> int:
@@ -98,9 +99,11 @@ class DockerTarget(EngineTarget[DockerConfig, DockerPrepared]):
         if registry is not None:
             pushed = await push(kernel.engine, package.image, layers, registry, NAME, progress)
             try:
-                image = await stoppable(lambda progress: engine.pull_digest(pushed.reference, progress), progress)
+                image = await stoppable(
+                    lambda progress: engine.images.pull_digest(pushed.reference, progress), progress
+                )
             except asyncio.CancelledError:
-                await engine.remove_image(pushed.reference)  # it had all of it already
+                await engine.images.remove(pushed.reference)  # it had all of it already
                 raise
             sent = pushed.sent
         else:
@@ -149,9 +152,5 @@ class DockerTarget(EngineTarget[DockerConfig, DockerPrepared]):
 
     async def _remove_image(self, reference: str) -> None:
         engine = await self.engine()
-        try:
-            await engine.remove_image(reference)
-        except EngineError as error:
-            # Another dispatch of the same content, or a job that still runs, has it.
-            if "conflict" not in str(error).lower() and "being used" not in str(error):
-                raise
+        with contextlib.suppress(Conflict):  # another dispatch of the same content, or a job that still runs, has it
+            await engine.images.remove(reference)

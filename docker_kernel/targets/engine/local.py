@@ -131,7 +131,7 @@ class LocalTarget(EngineTarget[LocalConfig, LocalPrepared]):
         except OSError:
             raise JobError("The copy of the workspace is gone: run the cell again.") from None
         with file:
-            await engine.put_stream(container, iter(lambda: file.read(1 << 20), b""))
+            await engine.containers.put_stream(container, iter(lambda: file.read(1 << 20), b""))
 
     # Spares
 
@@ -177,13 +177,14 @@ class LocalTarget(EngineTarget[LocalConfig, LocalPrepared]):
         marks = {labels.MAKER: makers.this_process()}
         spec = dataclasses.replace(likely.spec, name=name, labels=marks, open_stdin=True, auto_remove=True)
         engine = await self.engine()
-        await engine.inspect(likely.prepared["container"])  # without the kernel's, there would be another volume
+        # Without the kernel's container, there would be another volume.
+        await engine.containers.inspect(likely.prepared["container"])
         container = await self._make(engine, spec, likely.prepared, {"likely": likely.worker})
         try:
-            stream = await engine.attach(container, stdin=True)
-            await engine.start(container)
+            stream = await engine.containers.attach(container, stdin=True)
+            await engine.containers.start(container)
         except BaseException:
-            await asyncio.shield(engine.remove(container))
+            await asyncio.shield(engine.containers.remove(container))
             raise
         return SpareJob(engine, container, spec, stream)
 
@@ -191,7 +192,7 @@ class LocalTarget(EngineTarget[LocalConfig, LocalPrepared]):
         """Wait for the end of a removal that the engine had begun itself: until then the kernel volume is in use."""
         for pause in GONE_PAUSES:
             try:
-                await (await self.engine()).inspect(container)
+                await (await self.engine()).containers.inspect(container)
             except EngineError:
                 return
             await asyncio.sleep(pause)

@@ -75,7 +75,7 @@ class SpareJob:
         Raises:
             JobError: nobody knows whether it runs the job. It is to be removed.
         """
-        naming = asyncio.ensure_future(self._engine.rename(self.container, name))
+        naming = asyncio.ensure_future(self._engine.containers.rename(self.container, name))
         try:
             await asyncio.wait_for(self._hand_over(content), ANSWER_SECONDS)
             await naming
@@ -116,9 +116,9 @@ class SpareJob:
     async def remove(self) -> None:
         """Remove the container, and a kernel volume that only it still has."""
         try:
-            await self._engine.remove(self.container)
+            await self._engine.containers.remove(self.container)
             for volume in self._volumes:
-                await self._engine.remove_volume(volume)
+                await self._engine.volumes.remove(volume)
         except DockerKernelError as error:
             log.error("the spare job container %s could not be removed: %s", self.container[:12], error)
         self.close()

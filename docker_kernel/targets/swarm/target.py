@@ -8,6 +8,7 @@ services keeps its last gigabyte at least, whatever the node's own settings, and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from docker_kernel.engine import (
     TaskSpec,
     VolumeMount,
 )
-from docker_kernel.errors import DockerKernelError, EngineError, JobError
+from docker_kernel.errors import Conflict, DockerKernelError, JobError
 from docker_kernel.kernel.handle import KernelHandle
 from docker_kernel.targets.base import Check, JobTask, Outcome, Package, Progress, Target, partly_started, runner_script
 from docker_kernel.targets.cluster.images import JobImages
@@ -54,9 +55,6 @@ NODES_SECONDS = 5.0
 STOP_SECONDS = 10
 """Between SIGTERM and SIGKILL."""
 
-NAME_TAKEN = ("already exists", "name conflicts with an existing object")
-"""What a manager says of a network, a secret or a service whose name another one has."""
-
 MASTER_PORT = 29500
 
 
@@ -80,12 +78,12 @@ class SwarmTarget(Target[SwarmConfig, SwarmPrepared, SwarmJob]):
         async with self._connecting:
             if self._engine is None:
                 engine = await Engine.connect(self.config.engine, tls=self.config.tls)
-                await engine.swarm().manager()
+                await engine.swarm.manager()
                 self._engine = engine
         return self._engine
 
     async def _swarm(self) -> Swarm:
-        return (await self._connected()).swarm()
+        return (await self._connected()).swarm
 
     async def _usable_nodes(self) -> list[SwarmNode]:
         usable = await self._poller.usable_nodes(NODES_SECONDS)
@@ -114,7 +112,7 @@ class SwarmTarget(Target[SwarmConfig, SwarmPrepared, SwarmJob]):
                 f"This kernel may have no network, and a Swarm gives every job one: {self.name} is not for it. Send "
                 "the job elsewhere, or start a kernel whose `network` is not 'none'."
             )
-        own = str((await kernel.engine.image(package.image)).get("Architecture", ""))
+        own = str((await kernel.engine.images.inspect(package.image)).get("Architecture", ""))
         there, constraints = nodes.architecture(own, await self._usable_nodes())
         await check_architecture(kernel.engine, package.image, there, self.name)
         return await job_layers(kernel, package), constraints
@@ -143,23 +141,16 @@ class SwarmTarget(Target[SwarmConfig, SwarmPrepared, SwarmJob]):
     async def release(self, prepared: SwarmPrepared) -> None:
         """Remove the image from the manager's node; other nodes, and the registry, have collectors of their own."""
         engine = await self._connected()
-        try:
-            await engine.remove_image(prepared["image"])
-        except EngineError as error:
-            # A job that still runs has it.
-            if "conflict" not in str(error).lower() and "being used" not in str(error):
-                raise
+        with contextlib.suppress(Conflict):  # a job that still runs has it
+            await engine.images.remove(prepared["image"])
 
     # A job's start
 
     async def start(self, task: JobTask, prepared: SwarmPrepared) -> SwarmJob:
         if task.attempt > 1:
             await self._remove_earlier(task)
-        try:
+        with contextlib.suppress(Conflict):
             return await self._create(task, prepared)
-        except EngineError as error:
-            if not any(what in str(error) for what in NAME_TAKEN):
-                raise
         # What a killed process had asked for comes late: a manager that is busy was still at it when it was looked for.
         found = await self.find(task, prepared)
         return found if found is not None else await self._create(task, prepared)

@@ -120,7 +120,7 @@ def small(engine: Engine) -> Iterator[str]:
     """The id of an image that is sent in no time, in place of the kernel's where nothing is to run."""
     reference = f"docker-kernel-test/{secrets.token_hex(6)}:small"
     yield small_image(engine, reference)
-    run(engine.remove_image(reference))
+    run(engine.images.remove(reference))
 
 
 def on(image: str, package: Package) -> Package:
@@ -241,8 +241,8 @@ def _foreign(image: str) -> str:
             layers = [f"{number}/layer.tar" for number in range(len(json.loads(config)["rootfs"]["diff_ids"]))]
             listing = [{"Config": "config.json", "RepoTags": [name], "Layers": layers}]
             files = [File("config.json", config), File("manifest.json", json.dumps(listing).encode())]
-            await engine.load(iter([archive(files)]))
-            return str((await engine.image(name))["Id"])
+            await engine.images.load(iter([archive(files)]))
+            return str((await engine.images.inspect(name))["Id"])
         finally:
             engine.close()
 

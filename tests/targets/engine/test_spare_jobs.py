@@ -14,7 +14,7 @@ import pytest
 
 from docker_kernel import labels
 from docker_kernel.background import run_blocking as run
-from docker_kernel.engine import ContainerState, Engine
+from docker_kernel.engine import Containers, ContainerState, Engine
 from docker_kernel.kernel import spares as spares_of_kernels
 from docker_kernel.targets.engine import spare_jobs
 from tests.conftest import NotebookMaker, SpecMaker
@@ -45,7 +45,7 @@ del os, pathlib, resource, socket, sys, folders, mask
 
 
 def containers(engine: Engine, kernel_id: str) -> list[ContainerState]:
-    return run(engine.containers({labels.KIND: labels.KIND_JOB, labels.KERNEL_ID: kernel_id}))
+    return run(engine.containers.list({labels.KIND: labels.KIND_JOB, labels.KERNEL_ID: kernel_id}))
 
 
 def spares(engine: Engine, kernel_id: str) -> list[ContainerState]:
@@ -234,13 +234,13 @@ def test_a_job_whose_container_is_killed_is_lost(engine: Engine, warm: Notebook)
     waiting = spare(engine, warm)
     # Not before its cell runs: a job that is not taken yet is given to another container.
     cell = "%%local\nprint('here')\nimport time; time.sleep(600)"
-    reply = warm.run(cell, on_text=lambda: run(engine.kill(waiting.id)))
+    reply = warm.run(cell, on_text=lambda: run(engine.containers.kill(waiting.id)))
     assert "its container was removed" in reply.value
 
 
 def test_a_spare_that_was_killed_costs_only_time(engine: Engine, warm: Notebook) -> None:
     waiting = spare(engine, warm)
-    run(engine.kill(waiting.id))
+    run(engine.containers.kill(waiting.id))
     assert not waiting.id.startswith(local(warm))
     # One that is killed while it is given its job: its runner is stopped before, and so has not taken it.
     waiting = spare(engine, warm)
@@ -248,7 +248,7 @@ def test_a_spare_that_was_killed_costs_only_time(engine: Engine, warm: Notebook)
     request = warm.client.execute(WHERE)
     claimed = lambda: waiting.id not in [one.id for one in spares(engine, warm.container.kernel_id)]  # noqa: E731
     until(claimed, what="its claim")
-    run(engine.kill(waiting.id))
+    run(engine.containers.kill(waiting.id))
     assert warm.reply(request)["status"] == "ok"
     assert not waiting.id.startswith(str(warm.value("where")))
 
@@ -259,9 +259,9 @@ def test_a_job_whose_spare_answers_too_late_runs_once(
     one = start(cwd=tmp_path)
     local(one)
     waiting = spare(engine, one)
-    runner, remove = pid_of(waiting.id), Engine.remove
+    runner, remove = pid_of(waiting.id), Containers.remove
 
-    async def remove_late(self: Engine, container: str) -> None:
+    async def remove_late(self: Containers, container: str) -> None:
         if container == waiting.id:
             os.kill(runner, signal.SIGCONT)
             await asyncio.sleep(1)
@@ -269,7 +269,7 @@ def test_a_job_whose_spare_answers_too_late_runs_once(
 
     os.kill(runner, signal.SIGSTOP)
     monkeypatch.setattr(spare_jobs, "ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr(Engine, "remove", remove_late)
+    monkeypatch.setattr(Containers, "remove", remove_late)
     where = local(one, f"{WHERE}\nprint(where, file=open('ran', 'a'))")
     assert not waiting.id.startswith(where)
     assert (tmp_path / "ran").read_text().split() == [where]
@@ -296,21 +296,21 @@ def test_a_restart_keeps_one_and_a_shutdown_none(engine: Engine, start: Notebook
     until(lambda: not containers(engine, kernel_id), what="the end of its jobs' containers")
     time.sleep(1)
     assert containers(engine, kernel_id) == [], "none came later"
-    volumes = run(engine.volumes(f"{labels.KERNEL_ID}={kernel_id}"))
+    volumes = run(engine.volumes.list(f"{labels.KERNEL_ID}={kernel_id}"))
     assert volumes == []
 
 
 def test_a_host_that_is_killed_leaves_no_spare(engine: Engine, make_spec: SpecMaker, tmp_path: Path) -> None:
     with Launched(make_spec(warm_spares=1, grace=patient(3)), tmp_path) as one:
         assert one.run(WHERE) == "ok"
-        state = run(engine.inspect(launched_container(engine, tmp_path)))
+        state = run(engine.containers.inspect(launched_container(engine, tmp_path)))
         kernel_id = state.labels[labels.KERNEL_ID]
         assert until(lambda: spares(engine, kernel_id))
         os.killpg(one.process.pid, signal.SIGKILL)
         assert until(lambda: not containers(engine, kernel_id))
-        assert run(engine.inspect(state.id)).running, "long before its kernel's container goes"
+        assert run(engine.containers.inspect(state.id)).running, "long before its kernel's container goes"
         volumes = set(state.volumes.values())
-        assert until(lambda: volumes.isdisjoint(found["Name"] for found in run(engine.volumes(labels.KIND))))
+        assert until(lambda: volumes.isdisjoint(found["Name"] for found in run(engine.volumes.list(labels.KIND))))
 
 
 def test_short_of_memory_none_is_kept(engine: Engine, warm: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:

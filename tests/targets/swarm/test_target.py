@@ -187,11 +187,11 @@ def _left(nodes: TwoNodes) -> list[str]:
 async def running_on_all(job: SwarmJob, count: int, seconds: float = 240) -> list[str]:
     """Wait until so many tasks of a job run or have run; the names of their nodes."""
     engine = await Engine.connect()
-    nodes = {node.id: node.name for node in await engine.swarm().nodes()}
+    nodes = {node.id: node.name for node in await engine.swarm.nodes()}
     end = time.monotonic() + patient(seconds)
     try:
         while time.monotonic() < end:
-            tasks = await engine.swarm().tasks({labels.JOB_ID: job["job"]})
+            tasks = await engine.swarm.tasks({labels.JOB_ID: job["job"]})
             begun = [task for task in tasks if task.state in ("running", "complete")]
             if len(begun) == count:
                 return [nodes[task.node] for task in begun]
@@ -538,7 +538,7 @@ def torch_folder(engine: Engine, python_image: str) -> Path:
         code = "import sys; sys.path.append('/torch'); import torch.distributed"
         subprocess.run([*docker, python_image, "python3", "-c", code], check=True, timeout=patient(120))
 
-    return kept.folder("torch", (torch, background.run_blocking(engine.image(python_image))["Id"]), make)
+    return kept.folder("torch", (torch, background.run_blocking(engine.images.inspect(python_image))["Id"]), make)
 
 
 def test_torch_reduces_across_both_nodes(cluster: Cluster, torch_folder: Path) -> None:
