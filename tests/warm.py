@@ -56,9 +56,15 @@ request = marshal.dumps({{
 request = len(request).to_bytes(8, "big") + request
 numbers = b"".join(one.to_bytes(4, sys.byteorder) for one in descriptors)
 sent = connection.sendmsg([request], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)])
-connection.sendall(request[sent:])
+if sent < len(request):
+    connection.sendall(request[sent:])
+def forward(number, frame):
+    try:
+        connection.send(bytes([number]))
+    except OSError:
+        pass  # the process has ended, and what it ended with is there to be read
 for number in (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM, _signal.SIGUSR1, _signal.SIGUSR2):
-    _signal.signal(number, lambda number, frame: connection.send(bytes([number])))
+    _signal.signal(number, forward)
 # What it passed on is the process's alone: a pipe ends when that closes it.
 nowhere = posix.open("/dev/null", posix.O_RDWR)
 for one in descriptors:
