@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from docker_kernel import background, labels
-from docker_kernel.engine import ContainerSpec, Engine, File, Swarm, TaskSpec, VolumeMount, archive
+from docker_kernel.engine import ContainerSpec, Engine, VolumeMount
 from docker_kernel.errors import Conflict, EngineError, ImageMissing, NotFound, ProgramMissing, RetryableError
 from tests.conftest import ImageMaker
-from tests.engines import SecondEngine
 
 run = background.run_blocking
 
@@ -87,36 +85,3 @@ def test_the_reason_of_a_failed_pull_is_short(engine: Engine) -> None:
         run(engine.images.pull("127.0.0.1:1/none:1", lambda event: None))
     assert caught.value.reason == "connection refused"
     assert "refused" in run(engine.images.why_not_pullable("127.0.0.1:1/none"))
-
-
-@pytest.fixture
-def swarm(second_engine: SecondEngine, tmp_path: Path) -> Iterator[Swarm]:
-    """A Swarm of one node, whose only image is `tiny:1`."""
-    second_engine.docker("swarm", "init", "--advertise-addr", second_engine.address)
-    there = run(Engine.connect(second_engine.url))
-    (tmp_path / "root.tar").write_bytes(archive([File("x", b"x")]))
-    run(there.images.import_tar(tmp_path / "root.tar", "tiny", "1"))
-    try:
-        yield there.swarm
-    finally:
-        second_engine.docker("swarm", "leave", "--force")
-        there.close()
-
-
-def test_a_swarms_refusals_are_known_by_their_kind(swarm: Swarm) -> None:
-    network = run(swarm.create_network("net", {}))
-    spec = TaskSpec(name="one", image="tiny:1", command=["/none"], labels={}, network=network)
-    service = run(swarm.create(spec))
-    secret = run(swarm.create_secret("secret", b"x", {}))
-    for taken in (swarm.create(spec), swarm.create_secret("secret", b"y", {}), swarm.create_network("net", {})):
-        with pytest.raises(Conflict):
-            run(taken)
-    assert run(swarm.remove_network(network)) is False, "a service has it"
-    run(swarm.stop(service))
-    for _ in range(2):
-        run(swarm.remove(service))
-        run(swarm.remove_secret(secret))
-    assert run(swarm.has_service(service)) is False
-    while not run(swarm.remove_network(network)):
-        pass
-    assert run(swarm.remove_network(network)) and run(swarm.remove_network("net"))
