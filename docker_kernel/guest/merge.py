@@ -34,10 +34,6 @@ from docker_kernel.guest import (
 )
 from docker_kernel.guest.names import by_name
 
-DEPTH = 6000
-"""To which Python may recurse while a result is pickled."""
-
-
 LIST, DICT, SET, OTHER = range(4)
 """The kinds of references: the last two bits of their numbers. The upper ones are an object's key."""
 
@@ -132,13 +128,7 @@ class ReturnPickler(snapshot._Pickler):
         return self._references.setdefault(id(shell.cell), _Reference(_number(key, OTHER), shell))
 
     def dump(self, values: Any) -> None:
-        # A reference takes several times the depth of what it stands for.
-        limit = sys.getrecursionlimit()
-        sys.setrecursionlimit(max(limit, DEPTH))
-        try:
-            super().dump(_Result(values, self._contents))
-        finally:
-            sys.setrecursionlimit(limit)
+        super().dump(_Result(values, self._contents))
 
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)

@@ -11,6 +11,7 @@ a digest and as sure: a blob's name is trusted for this, as `restore` checks it 
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import datetime
 import dis
@@ -37,8 +38,10 @@ from docker_kernel.guest import (
     children,
     classes,
     closed_files,
+    deep,
     functools_objects,
     generators,
+    mocks,
     module_objects,
     sources,
     widget_values,
@@ -224,6 +227,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._storages: dict[int, Any] = {}
         """Storages of tensors by their address."""
         self._generators = generators.kinds()
+        self._mocks = mocks.kinds()
         self._families: dict[type, Any] = {}
         self._makers: dict[type, Any] = {}
         self._refusals = refusals
@@ -231,6 +235,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.exceptions = Exceptions(None if refusals is None else self._refusal)
 
     def reducer_override(self, value: Any) -> Any:
+        if self._mocks and issubclass(type(value), self._mocks):
+            return mocks.reduce(value)
         if isinstance(value, types.FunctionType) and value.__globals__ is self._namespace:
             return self._reduce_function(value)
         if isinstance(value, (type, types.FunctionType)):
@@ -598,21 +604,52 @@ def run_pickler(
     views: frozenset[int] = frozenset(),
     make: MakePickler = _Pickler,
 ) -> _Pickler:
-    """Pickle variables, and return what did: if need be without the results that cached functions keep, and without
-    the attributes of exceptions that cannot be pickled."""
+    """Pickle variables, and return what did: if need be with more room on the stack, without the results that cached
+    functions keep, and without the attributes of exceptions that cannot be pickled."""
+    try:
+        return _run_pickler(values, namespace, blobs, views, make)
+    except Exception as error:
+        if not deep.is_too_deep(error):
+            raise
+    try:
+        with deep.room():
+            return _run_pickler(values, namespace, blobs, views, make)
+    except Exception as error:
+        if not deep.is_too_deep(error):
+            raise
+    return _run_pickler(values, namespace, blobs, views, make, to_the_end=True)
+
+
+def _run_pickler(
+    values: dict[str, Any],
+    namespace: dict[str, Any],
+    blobs: Blobs | None,
+    views: frozenset[int],
+    make: MakePickler,
+    to_the_end: bool = False,
+) -> _Pickler:
+    """The same with the room that there is.
+
+    Args:
+        to_the_end: leave out parts also where they are nested too deeply.
+    """
     classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
     pickler = make(namespace, blobs, views, classes)
     try:
         pickler.dump(values)
+        return pickler
     except SnapshotError:
         raise
-    except Exception:
+    except Exception as error:
         kinds = set(map(type, pickler.objects))
         failed = any(issubclass(kind, BaseException) for kind in kinds)
-        if not failed and caches.CACHED not in kinds:
+        if (not failed and caches.CACHED not in kinds) or (deep.is_too_deep(error) and not to_the_end):
             raise
-        pickler = make(namespace, blobs, views, classes, refusals={} if failed else None, with_results=False)
-        pickler.dump(values)
+    pickler = make(namespace, blobs, views, classes, refusals={} if failed else None, with_results=False)
+    pickler.dump(values)
+    too_deep = [one.reason for one in pickler.exceptions.dropped if deep.is_too_deep(one.reason)]
+    if too_deep and not to_the_end:
+        raise too_deep[0]
     return pickler
 
 
@@ -843,8 +880,12 @@ def objects_in(value: Any, namespace: dict[str, Any]) -> list[Any]:
     pickler = _Pickler(namespace)
     try:
         pickler.dump(value)
-    except Exception:
-        pass  # It does not travel; what was seen until then may be used all the same.
+    except Exception as error:
+        # It does not travel; what was seen until then may be used all the same.
+        if deep.is_too_deep(error):
+            pickler = _Pickler(namespace)
+            with deep.room(), contextlib.suppress(Exception):
+                pickler.dump(value)
     return pickler.objects
 
 
@@ -855,8 +896,9 @@ def code_in(value: Any, namespace: dict[str, Any]) -> list[types.CodeType]:
 
 def _why(name: str, value: Any, error: Exception) -> LeftOut:
     kind = type(value).__qualname__
-    if isinstance(error, RecursionError):
-        return LeftOut(name, kind, "it is nested too deeply to be pickled", "keep it flatter, or create it in the cell")
+    if deep.is_too_deep(error):
+        reason = "it is nested too deeply to be pickled, or makes new objects without end when it is"
+        return LeftOut(name, kind, reason, "keep it flatter, or create it in the cell")
     reason = str(error).split("\n")[0] or type(error).__name__
     text = ("%s %s" % (kind, reason)).lower()
     hint = next((hint for word, hint in HINTS.items() if word in text), "create it in the cell")

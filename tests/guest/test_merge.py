@@ -157,6 +157,16 @@ class Kernel(Notebook):
             assert not bound.troubles, bound.troubles
         return values
 
+    def does_the_same(self, before: str, cell: str, expected: str, **files: str) -> bool:
+        """Whether what is expected of a cell holds when it ran here, and when it ran in a job."""
+        self.files(**files)
+        self.restart()
+        self.run(before).run(cell)
+        assert eval(expected, self.namespace), "this is not what it does here"
+        self.restart()
+        self.run(before).local(cell)
+        return bool(eval(expected, self.namespace))
+
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
