@@ -12,7 +12,6 @@ a digest and as sure: a blob's name is trusted for this, as `restore` checks it 
 from __future__ import annotations
 
 import contextlib
-import copyreg
 import datetime
 import dis
 import enum
@@ -35,12 +34,14 @@ from docker_kernel.guest import (
     arrays,
     blob_files,
     caches,
-    children,
     classes,
     closed_files,
     deep,
+    enums,
+    frames,
     functools_objects,
     generators,
+    instances,
     mocks,
     module_objects,
     sources,
@@ -227,9 +228,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._storages: dict[int, Any] = {}
         """Storages of tensors by their address."""
         self._generators = generators.kinds()
-        self._mocks = mocks.kinds()
-        self._families: dict[type, Any] = {}
-        self._makers: dict[type, Any] = {}
+        self._mocks, self._frames = mocks.kinds(), frames.kinds()
+        self._instances = instances.Instances(namespace, lambda content: scan({"": content}, namespace) is not None)
         self._refusals = refusals
         self._with_results = with_results
         self.exceptions = Exceptions(None if refusals is None else self._refusal)
@@ -288,47 +288,18 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         module = type(value).__module__.partition(".")[0]
         if module == "torch" and type(value).__module__ == "torch.storage":
             return self._reduce_storage(value)
+        if self._frames and issubclass(type(value), self._frames):
+            return frames.reduce(value)
         if module == "pandas":
             reduced = self._reduce_pandas(value)
+            if isinstance(value, getattr(sys.modules.get("pandas"), "Index", ())):
+                reduced = instances.with_added(value, reduced)
             if reduced is not None:
                 return reduced
-        kind = type(value)
-        family = self._families[kind] if kind in self._families else self._family(kind)
-        if family is not None:
-            return children.reduce_child(value, family)
-        if kind is classes.NEW_TYPE and value.__module__ == "__main__":
+        if type(value) is classes.NEW_TYPE and value.__module__ == "__main__":
             return classes.make_new_type, (value.__name__, value.__supertype__)
-        base = self._makers[kind] if kind in self._makers else self._maker(kind)
-        if base is not None:
-            make, arguments, *more = value.__reduce_ex__(5)
-            if make is copyreg.__newobj__:  # type: ignore[attr-defined]
-                return (children.make_by_base, (base, *arguments), *more)
-        return super().reducer_override(value)
-
-    def _family(self, kind: type) -> Any:
-        """Of what built-in container a class is a child, or `object` where its `__getattr__` may answer for methods
-        that pickle asks for; None where objects are pickled as usual."""
-        family = children.container(kind)
-        if family is object:
-            asks = (vars(base).get(name) for base in kind.__mro__ for name in ("__getattr__", "__getattribute__"))
-            if not any(getattr(one, "__globals__", None) is self._namespace for one in asks):
-                family = None
-        self._families[kind] = family
-        return family
-
-    def _maker(self, kind: Any) -> Any:
-        """The class above one of the notebook's that makes its objects without the `__new__` of the notebook, which may
-        do more than that, or want arguments; None where there is none such, or the class says what it wants."""
-
-        def is_own(name: str, of: Any) -> bool:
-            part = next((vars(base)[name] for base in of.__mro__ if name in vars(base)), None)
-            return getattr(getattr(part, "__func__", part), "__globals__", None) is self._namespace
-
-        base = None
-        if is_own("__new__", kind) and not any(is_own(name, kind) for name in children.SAYS_HOW_IT_IS_MADE):
-            base = next(one for one in kind.__mro__ if not is_own("__new__", one))
-        self._makers[kind] = base
-        return base
+        reduced = self._instances.reduce(value)
+        return super().reducer_override(value) if reduced is None else reduced
 
     def _refusal(self, value: Any) -> Exception | None:
         """Why a value cannot travel; None where it can."""
@@ -362,7 +333,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if is_file and array.mode in ("r+", "w+") and array._mmap is not None:
             raise pickle.PicklingError("it is an open file, which it writes to")
         if not arrays.is_plain_array(type(array)):
-            return super().reducer_override(array)
+            return instances.with_added(array, super().reducer_override(array))
         attributes = None if is_file else dict(vars(array))
         return arrays.make_array, (array.view(numpy.ndarray), type(array)), attributes, None, None, arrays.fill_array
 
@@ -446,6 +417,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.classes.append(cls)
         for name, part in list(vars(cls).items()):
             if isinstance(part, property):
+                self.ignored.add(id(part))
                 for function in (part.fget, part.fset, part.fdel):
                     self._ignore(function)
             elif isinstance(part, (classmethod, staticmethod, types.FunctionType)):
@@ -459,7 +431,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         state[0].pop("__slotnames__", None)
         if issubclass(cls, enum.Enum):
             # cloudpickle leaves out second names of members.
-            members = {name: member.value for name, member in cls.__members__.items()}
+            members = enums.members(cls)
             arguments = (*arguments[:3], members, *arguments[4:])
             for name in members:
                 state[0].pop(name, None)
@@ -1019,7 +991,11 @@ def restore(
         if len(again) == len(before):
             break
     for (_, _, names_here, *_), reason in zip(again, filter(None, reasons)):
-        hint = HINTS["cuda"] if "cuda" in reason.lower() else "is its package installed there?"
+        hint = HINTS["cuda"] if "cuda" in reason.lower() else "create it in the cell"
+        if reason.startswith(
+            ("ModuleNotFoundError", "ImportError", "AttributeError: Can't get", "AttributeError: module")
+        ):
+            hint = "is its package installed there?"
         failed += [LeftOut(name, "", reason, hint) for name in names_here]
     shown.end()
     sources.restore(found.pop(sources.NAME, {}))
