@@ -347,7 +347,7 @@ class Session:
         if options.needed:
             wanted &= self._reached(source)
         self._report_stale(source, wanted)
-        return self.modules.travelling(wanted, [variables[name] for name in options.exclude], constants=True)
+        return self.modules.travelling(wanted, [variables[name] for name in options.exclude], True, chosen.values())
 
     def _reached(self, source: str) -> set[str]:
         """The user's modules that a cell can reach."""

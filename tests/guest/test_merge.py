@@ -118,7 +118,7 @@ class Kernel(Notebook):
 
     def send(self) -> tuple[snapshot.Snapshot, dict[str, Any]]:
         """Take a snapshot of variables and modules; returns it, and what it was taken of."""
-        values, spare, sent = self.modules.travelling(constants=True)
+        values, spare, sent = self.modules.travelling(constants=True, beside=self.variables.values())
         variables = {**values, **self.variables, **({MODULES: sent} if sent else {})}
         return snapshot.capture(variables, self.namespace, self.state, spare=spare), variables
 
