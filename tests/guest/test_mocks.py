@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from unittest.mock import MagicMock
+
 import pytest
 
+from docker_kernel.guest import temporary_files
 from tests.guest.test_merge import Kernel, kernel
 
 __all__ = ["kernel"]
@@ -37,3 +40,8 @@ def test_mocks_do_in_a_job_what_they_do_here(kernel: Kernel, kind: str) -> None:
     before, cell, expected = CELLS[kind]
     names = "AsyncMock, MagicMock, Mock, NonCallableMock, PropertyMock, call, create_autospec"
     assert kernel.does_the_same(f"import os\nfrom unittest.mock import {names}\n{before}", cell, expected)
+
+
+def test_looking_for_the_paths_that_values_are_is_no_call_of_a_mock() -> None:
+    asked = MagicMock()
+    assert temporary_files.named_by([asked, [asked]]) == [] and asked.mock_calls == []
