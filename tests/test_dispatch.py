@@ -38,6 +38,40 @@ def test_aliases_and_classes_of_the_notebook_survive_the_round_trip(notebook: No
     ]  # fmt: skip
 
 
+def test_what_is_nested_deeply_mocks_members_and_what_has_a_name_come_home(notebook: Notebook) -> None:
+    notebook.run(
+        """
+        import enum
+        from unittest.mock import MagicMock
+        class Node:
+            def __init__(self, of): self.next = of
+        nodes = None
+        for _ in range(3000): nodes = Node(nodes)
+        class Color(str, enum.Enum):
+            RED = "red"
+        color = Color.RED
+        class Missing:
+            def __reduce__(self): return "MISSING"
+        MISSING = Missing(); holder = {"none": MISSING}
+        asked = MagicMock(return_value=3)
+        def length(n):
+            count = 0
+            while n: count, n = count + 1, n.next
+            return count
+    """.replace("\n        ", "\n")
+    )
+    cell = (
+        "nodes = Node(nodes)\nnodes.next.v = color\nasked(1)\nholder['same'] = holder['none'] is MISSING\nMISSING.n = 1"
+    )
+    reply = notebook.run("%%local\n" + cell)
+    assert (reply.status, reply.text) == ("ok", ""), reply.traceback
+    found = "[length(nodes), nodes.next.v is color is Color.RED, asked.call_args.args, holder['same'], MISSING.n]"
+    assert notebook.value(found) == [3001, True, [1], True, 1]
+    notebook.run("class Endless:\n    def __reduce__(self): return Endless.again, (Endless(),)\nendless = Endless()")
+    assert "endless, which cannot travel" in notebook.run("%%local\nendless").value
+    notebook.run("del endless, nodes, asked, holder, MISSING, color")
+
+
 def test_what_a_cell_changes_in_place_comes_back(notebook: Notebook) -> None:
     notebook.run("scores = {}")
     assert notebook.run("%%local\nscores['a'] = 1").status == "ok"

@@ -60,6 +60,15 @@ def reduce_child(value: Any, family: Any) -> Any:
     return make_child, (type(value), family, limit), (state, items, pairs, family, factory), None, None, fill_child
 
 
+def reduce_made(value: Any, base: Any) -> Any:
+    """The same for one that a class above its own makes, from what Python's own class wants to be given."""
+    kind = type(value)
+    family = next(one for one in _CONTAINERS if issubclass(kind, one))
+    arguments = kind.__getnewargs__(value) if hasattr(kind, "__getnewargs__") else ()
+    _, _, *more = reduce_child(value, family)
+    return (make_by_base, (base, kind, *arguments), *more)
+
+
 def make_child(kind: Any, family: Any, limit: int | None) -> Any:
     made = family.__new__(kind)
     if limit is not None:

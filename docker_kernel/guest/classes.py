@@ -12,6 +12,8 @@ from typing import Any
 
 import cloudpickle
 
+from docker_kernel.guest import enums
+
 NEW_TYPE: Any = typing.NewType
 
 
@@ -29,6 +31,8 @@ def make_class(make: Any, arguments: tuple[Any, ...]) -> Any:
     known = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(arguments[-2])
     if known is not None:
         return known
+    if make is cloudpickle.cloudpickle._make_skeleton_enum:
+        return enums.make(*arguments)
     if make is not cloudpickle.cloudpickle._make_skeleton_class:
         return make(*arguments)
     meta, name, bases, attributes, tracker, _ = arguments

@@ -56,19 +56,41 @@ def reduce(value: Any, namespace: dict[str, Any], with_results: bool) -> Any:
             state["keywords"] = dict(state["keywords"])  # its own, by which it would link what has the class
         return _make_descriptor, (type(value),), state, None, None, _fill_descriptor
     if type(value) is CACHED:
-        named = is_importable(value)
-        if named and not is_own(getattr(sys.modules[value.__module__], "__file__", None)):
-            return None
-        parameters = _parameters(value)
-        arguments = value.__wrapped__, parameters["maxsize"], parameters["typed"]
-        found = caches.contents(value) if with_results and caches.can_fill(value) else None
-        if named:
-            own = (value.__module__, value.__qualname__)
-            return None if found is None else (by_name, own, tuple(found), None, None, _fill_cached)
-        if found is None or not (found.hits or found.misses):
-            return make_cached, arguments
-        return make_cached, arguments, tuple(found), None, None, _fill_cached
+        return _with_attributes(value, _reduce_cached(value, with_results))
     return None
+
+
+def _reduce_cached(value: Any, with_results: bool) -> Any:
+    named = is_importable(value)
+    if named and not is_own(getattr(sys.modules[value.__module__], "__file__", None)):
+        return None
+    parameters = _parameters(value)
+    arguments = value.__wrapped__, parameters["maxsize"], parameters["typed"]
+    found = caches.contents(value) if with_results and caches.can_fill(value) else None
+    if named:
+        own = (value.__module__, value.__qualname__)
+        return None if found is None else (by_name, own, tuple(found), None, None, _fill_cached)
+    if found is None or not (found.hits or found.misses):
+        return make_cached, arguments
+    return make_cached, arguments, tuple(found), None, None, _fill_cached
+
+
+def _with_attributes(cached: Any, reduced: Any) -> Any:
+    """With what was set on a cached function beside what functools did."""
+    if reduced is None:
+        return None
+    own = {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "cache_parameters"}
+    attributes = {name: part for name, part in vars(cached).items() if name not in own}
+    if not attributes:
+        return reduced
+    make, arguments, *more = reduced
+    return make, arguments, (more[0] if more else None, attributes), None, None, _fill_with_attributes
+
+
+def _fill_with_attributes(cached: Any, state: tuple[Any, dict[str, Any]]) -> None:
+    if state[0] is not None:
+        _fill_cached(cached, state[0])
+    vars(cached).update(state[1])
 
 
 def reduce_dispatching(function: Any, namespace: dict[str, Any]) -> Any:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import pickle
 import random
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
+
+from docker_kernel.guest import instances
 
 if TYPE_CHECKING:
     Key = tuple[int | str, ...]
@@ -53,6 +56,10 @@ def reduce(generator: Any) -> Any:
     if isinstance(generator, random.SystemRandom):
         return type(generator), ()
     reduced = generator.__reduce_ex__(5)
+    if isinstance(generator, random.Random):
+        reduced = instances.with_attributes(generator, reduced)
+    elif type(generator).__module__.partition(".")[0] not in ("numpy", "torch"):
+        raise pickle.PicklingError("it would be of the class above its own")
     if _noted:
         _noted[-1].append(generator)
     return (_restored, reduced[:2], *reduced[2:])

@@ -15,6 +15,7 @@ import copyreg
 import functools
 import io
 import pickle
+import random
 import sys
 import types
 import weakref
@@ -28,15 +29,12 @@ from docker_kernel.guest import (
     children,
     functools_objects,
     generators,
+    instances,
     module_objects,
     snapshot,
     widget_values,
 )
 from docker_kernel.guest.names import by_name
-
-DEPTH = 6000
-"""To which Python may recurse while a result is pickled."""
-
 
 LIST, DICT, SET, OTHER = range(4)
 """The kinds of references: the last two bits of their numbers. The upper ones are an object's key."""
@@ -132,13 +130,7 @@ class ReturnPickler(snapshot._Pickler):
         return self._references.setdefault(id(shell.cell), _Reference(_number(key, OTHER), shell))
 
     def dump(self, values: Any) -> None:
-        # A reference takes several times the depth of what it stands for.
-        limit = sys.getrecursionlimit()
-        sys.setrecursionlimit(max(limit, DEPTH))
-        try:
-            super().dump(_Result(values, self._contents))
-        finally:
-            sys.setrecursionlimit(limit)
+        super().dump(_Result(values, self._contents))
 
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
@@ -168,6 +160,9 @@ class ReturnPickler(snapshot._Pickler):
             return by_name, (pickle.whichmodule(one, reduced), reduced)  # type: ignore[attr-defined]
         make, arguments, *rest = reduced
         state, items, pairs, setter = [*rest, None, None, None, None][:4]
+        if make is instances.find:
+            # Where the kernel has changed its own, it keeps that.
+            make, arguments = children.make_child, (kind, object, None)
         if setter is children.fill_child:
             content = state
         elif setter is not None or not _is_plain(make, arguments):
@@ -276,7 +271,6 @@ class Load:
 
     def apply(self) -> list[str]:
         """Give all objects their content; returns what could not be done, a sentence each."""
-        failed = []
         contents = iter(self.contents)
         objects: list[tuple[Any, Any]] = []
         containers: list[tuple[Any, Any]] = []
@@ -287,13 +281,18 @@ class Load:
         fills: list[Callable[[], None]] = [
             functools.partial(_refill, own, content) for own, content in [*objects, *containers]
         ]
-        for fill in [*fills, *self.updates]:
-            try:
-                fill()
-            except Exception as error:  # of the type's own code
-                failed.append(_NOT_UPDATED % error)
+        waiting = [*fills, *self.updates]
         self.contents, self.updates = [], []
-        return failed
+        while True:
+            failed: list[tuple[Callable[[], None], Exception]] = []
+            for fill in waiting:
+                try:
+                    fill()
+                except Exception as error:  # of the type's own code
+                    failed.append((fill, error))
+            if len(failed) in (0, len(waiting)):
+                return [_NOT_UPDATED % error for _, error in failed]
+            waiting = [fill for fill, _ in failed]  # It may have needed others that came later.
 
 
 _NOT_UPDATED = "An object that the job changed could not be updated here: %s"
@@ -444,7 +443,8 @@ def _set(own: Any, state: Any, items: Any, pairs: Any, *form: Any) -> None:
         return
     setter = getattr(own, "__setstate__", None)
     if setter is not None:
-        setter(state)
+        # It may take parts out, and be called again.
+        setter(dict(state) if type(state) is dict else state)
         return
     slots = None
     if isinstance(state, tuple) and len(state) == 2:
@@ -477,7 +477,21 @@ def _own_like(number: int, fresh: Any) -> Any:
 
 
 def _updater(own: Any, fresh: Any) -> Callable[[], None] | None:
-    """What gives an object the content of another of its type; None where nothing can."""
+    """What gives an object the content of another of its type, and its attributes; None where nothing can."""
+    update = _content_updater(own, fresh)
+    if update is None or not hasattr(own, "__dict__"):
+        return update
+    update_content = update
+
+    def update_all() -> None:
+        update_content()
+        own.__dict__.clear()
+        own.__dict__.update(fresh.__dict__)
+
+    return update_all
+
+
+def _content_updater(own: Any, fresh: Any) -> Callable[[], None] | None:
     if type(own) is caches.CACHED:
         found = caches.contents(fresh)
         return (lambda: caches.fill(own, found)) if found is not None and caches.can_fill(own) else None
@@ -488,9 +502,6 @@ def _updater(own: Any, fresh: Any) -> Callable[[], None] | None:
         def replace() -> None:
             own.clear()
             own.extend(fresh) if isinstance(own, collections.deque) else own.update(fresh)
-            if hasattr(own, "__dict__"):
-                own.__dict__.clear()
-                own.__dict__.update(fresh.__dict__)
             if isinstance(own, collections.defaultdict):
                 own.default_factory = fresh.default_factory
 
@@ -505,9 +516,6 @@ def _updater(own: Any, fresh: Any) -> Callable[[], None] | None:
 
         def assign() -> None:
             numpy.asarray(own)[...] = numpy.asarray(fresh)
-            if type(own) is not numpy.ndarray:
-                own.__dict__.clear()
-                own.__dict__.update(fresh.__dict__)
             own.flags.writeable = fresh.flags.writeable
 
         return assign
@@ -519,9 +527,9 @@ def _updater(own: Any, fresh: Any) -> Callable[[], None] | None:
             return lambda: own.set_state(fresh.get_state(legacy=False))
         if hasattr(own, "random_raw"):
             return lambda: own.__setstate__(fresh.__reduce__()[2])
-    if module == "random" and hasattr(own, "setstate"):
+    if isinstance(own, random.Random):
         return lambda: own.setstate(fresh.getstate())
-    if type(own) in (io.StringIO, io.BytesIO):
+    if isinstance(own, (io.StringIO, io.BytesIO)):
 
         def rewrite() -> None:
             own.seek(0)

@@ -26,12 +26,21 @@ class Attribute(NamedTuple):
     inner: bool
 
 
-def attributes(module: types.ModuleType) -> Iterator[Attribute]:
-    """All that a module has, but for its submodules and what has a name with two underscores before and behind."""
-    yield from _of(module, module.__name__, module.__name__, set())
+Owner = Any
+"""A module, or a class or function of one."""
 
 
-def _of(owner: Any, path: str, module: str, seen: set[int]) -> Iterator[Attribute]:
+def attributes(module: types.ModuleType, owners: list[Owner] | None = None) -> Iterator[Attribute]:
+    """All that a module has, but for its submodules and what has a name with two underscores before and behind.
+
+    Args:
+        owners: gets what has the attributes.
+    """
+    yield from _of(module, module.__name__, module.__name__, set(), [] if owners is None else owners)
+
+
+def _of(owner: Owner, path: str, module: str, seen: set[int], owners: list[Owner]) -> Iterator[Attribute]:
+    owners.append(owner)
     for name, value in _items(owner):
         is_submodule = issubclass(type(value), types.ModuleType) and value.__name__.startswith(module + ".")
         if is_submodule or name == "_abc_impl":
@@ -40,7 +49,7 @@ def _of(owner: Any, path: str, module: str, seen: set[int]) -> Iterator[Attribut
         yield Attribute(inner, value, not issubclass(type(owner), types.ModuleType))
         if is_made_by(value, module) and is_owner(value) and id(value) not in seen:
             seen.add(id(value))
-            yield from _of(value, inner, module, seen)
+            yield from _of(value, inner, module, seen, owners)
 
 
 def _items(owner: Any) -> Iterator[tuple[str, Any]]:
@@ -51,6 +60,13 @@ def _items(owner: Any) -> Iterator[tuple[str, Any]]:
         value = get(owner, name)
         if value is not ABSENT:
             yield name, value
+
+
+def looks_of(owner: Owner) -> Any:
+    """What tells whether an owner's attributes are others, while those that it had live."""
+    names = vars(owner)
+    cells = owner.__closure__ if type(owner) is types.FunctionType else None
+    return [*names], [*map(id, names.values())], cells and [get(owner, name) for name in _cells(owner)]
 
 
 def is_owner(value: Any) -> bool:

@@ -371,7 +371,7 @@ class Session:
         if options.needed:
             wanted &= self._reached(code)
         self._report_stale(code, wanted)
-        return self.modules.travelling(wanted, [variables[name] for name in options.exclude], constants=True)
+        return self.modules.travelling(wanted, [variables[name] for name in options.exclude], True, chosen.values())
 
     def _reached(self, code: str) -> set[str]:
         """The user's modules that a cell can reach."""

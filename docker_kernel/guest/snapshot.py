@@ -11,7 +11,7 @@ a digest and as sure: a blob's name is trusted for this, as `restore` checks it 
 
 from __future__ import annotations
 
-import copyreg
+import contextlib
 import datetime
 import dis
 import enum
@@ -34,11 +34,15 @@ from docker_kernel.guest import (
     arrays,
     blob_files,
     caches,
-    children,
     classes,
     closed_files,
+    deep,
+    enums,
+    frames,
     functools_objects,
     generators,
+    instances,
+    mocks,
     module_objects,
     sources,
     widget_values,
@@ -224,13 +228,15 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._storages: dict[int, Any] = {}
         """Storages of tensors by their address."""
         self._generators = generators.kinds()
-        self._families: dict[type, Any] = {}
-        self._makers: dict[type, Any] = {}
+        self._mocks, self._frames = mocks.kinds(), frames.kinds()
+        self._instances = instances.Instances(namespace, lambda content: scan({"": content}, namespace) is not None)
         self._refusals = refusals
         self._with_results = with_results
         self.exceptions = Exceptions(None if refusals is None else self._refusal)
 
     def reducer_override(self, value: Any) -> Any:
+        if self._mocks and issubclass(type(value), self._mocks):
+            return mocks.reduce(value)
         if isinstance(value, types.FunctionType) and value.__globals__ is self._namespace:
             return self._reduce_function(value)
         if isinstance(value, (type, types.FunctionType)):
@@ -282,47 +288,18 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         module = type(value).__module__.partition(".")[0]
         if module == "torch" and type(value).__module__ == "torch.storage":
             return self._reduce_storage(value)
+        if self._frames and issubclass(type(value), self._frames):
+            return frames.reduce(value)
         if module == "pandas":
             reduced = self._reduce_pandas(value)
+            if isinstance(value, getattr(sys.modules.get("pandas"), "Index", ())):
+                reduced = instances.with_added(value, reduced)
             if reduced is not None:
                 return reduced
-        kind = type(value)
-        family = self._families[kind] if kind in self._families else self._family(kind)
-        if family is not None:
-            return children.reduce_child(value, family)
-        if kind is classes.NEW_TYPE and value.__module__ == "__main__":
+        if type(value) is classes.NEW_TYPE and value.__module__ == "__main__":
             return classes.make_new_type, (value.__name__, value.__supertype__)
-        base = self._makers[kind] if kind in self._makers else self._maker(kind)
-        if base is not None:
-            make, arguments, *more = value.__reduce_ex__(5)
-            if make is copyreg.__newobj__:  # type: ignore[attr-defined]
-                return (children.make_by_base, (base, *arguments), *more)
-        return super().reducer_override(value)
-
-    def _family(self, kind: type) -> Any:
-        """Of what built-in container a class is a child, or `object` where its `__getattr__` may answer for methods
-        that pickle asks for; None where objects are pickled as usual."""
-        family = children.container(kind)
-        if family is object:
-            asks = (vars(base).get(name) for base in kind.__mro__ for name in ("__getattr__", "__getattribute__"))
-            if not any(getattr(one, "__globals__", None) is self._namespace for one in asks):
-                family = None
-        self._families[kind] = family
-        return family
-
-    def _maker(self, kind: Any) -> Any:
-        """The class above one of the notebook's that makes its objects without the `__new__` of the notebook, which may
-        do more than that, or want arguments; None where there is none such, or the class says what it wants."""
-
-        def is_own(name: str, of: Any) -> bool:
-            part = next((vars(base)[name] for base in of.__mro__ if name in vars(base)), None)
-            return getattr(getattr(part, "__func__", part), "__globals__", None) is self._namespace
-
-        base = None
-        if is_own("__new__", kind) and not any(is_own(name, kind) for name in children.SAYS_HOW_IT_IS_MADE):
-            base = next(one for one in kind.__mro__ if not is_own("__new__", one))
-        self._makers[kind] = base
-        return base
+        reduced = self._instances.reduce(value)
+        return super().reducer_override(value) if reduced is None else reduced
 
     def _refusal(self, value: Any) -> Exception | None:
         """Why a value cannot travel; None where it can."""
@@ -356,7 +333,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if is_file and array.mode in ("r+", "w+") and array._mmap is not None:
             raise pickle.PicklingError("it is an open file, which it writes to")
         if not arrays.is_plain_array(type(array)):
-            return super().reducer_override(array)
+            return instances.with_added(array, super().reducer_override(array))
         attributes = None if is_file else dict(vars(array))
         return arrays.make_array, (array.view(numpy.ndarray), type(array)), attributes, None, None, arrays.fill_array
 
@@ -440,6 +417,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.classes.append(cls)
         for name, part in list(vars(cls).items()):
             if isinstance(part, property):
+                self.ignored.add(id(part))
                 for function in (part.fget, part.fset, part.fdel):
                     self._ignore(function)
             elif isinstance(part, (classmethod, staticmethod, types.FunctionType)):
@@ -453,7 +431,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         state[0].pop("__slotnames__", None)
         if issubclass(cls, enum.Enum):
             # cloudpickle leaves out second names of members.
-            members = {name: member.value for name, member in cls.__members__.items()}
+            members = enums.members(cls)
             arguments = (*arguments[:3], members, *arguments[4:])
             for name in members:
                 state[0].pop(name, None)
@@ -598,21 +576,52 @@ def run_pickler(
     views: frozenset[int] = frozenset(),
     make: MakePickler = _Pickler,
 ) -> _Pickler:
-    """Pickle variables, and return what did: if need be without the results that cached functions keep, and without
-    the attributes of exceptions that cannot be pickled."""
+    """Pickle variables, and return what did: if need be with more room on the stack, without the results that cached
+    functions keep, and without the attributes of exceptions that cannot be pickled."""
+    try:
+        return _run_pickler(values, namespace, blobs, views, make)
+    except Exception as error:
+        if not deep.is_too_deep(error):
+            raise
+    try:
+        with deep.room():
+            return _run_pickler(values, namespace, blobs, views, make)
+    except Exception as error:
+        if not deep.is_too_deep(error):
+            raise
+    return _run_pickler(values, namespace, blobs, views, make, to_the_end=True)
+
+
+def _run_pickler(
+    values: dict[str, Any],
+    namespace: dict[str, Any],
+    blobs: Blobs | None,
+    views: frozenset[int],
+    make: MakePickler,
+    to_the_end: bool = False,
+) -> _Pickler:
+    """The same with the room that there is.
+
+    Args:
+        to_the_end: leave out parts also where they are nested too deeply.
+    """
     classes = frozenset(id(value) for value in values.values() if isinstance(value, type))
     pickler = make(namespace, blobs, views, classes)
     try:
         pickler.dump(values)
+        return pickler
     except SnapshotError:
         raise
-    except Exception:
+    except Exception as error:
         kinds = set(map(type, pickler.objects))
         failed = any(issubclass(kind, BaseException) for kind in kinds)
-        if not failed and caches.CACHED not in kinds:
+        if (not failed and caches.CACHED not in kinds) or (deep.is_too_deep(error) and not to_the_end):
             raise
-        pickler = make(namespace, blobs, views, classes, refusals={} if failed else None, with_results=False)
-        pickler.dump(values)
+    pickler = make(namespace, blobs, views, classes, refusals={} if failed else None, with_results=False)
+    pickler.dump(values)
+    too_deep = [one.reason for one in pickler.exceptions.dropped if deep.is_too_deep(one.reason)]
+    if too_deep and not to_the_end:
+        raise too_deep[0]
     return pickler
 
 
@@ -843,8 +852,12 @@ def objects_in(value: Any, namespace: dict[str, Any]) -> list[Any]:
     pickler = _Pickler(namespace)
     try:
         pickler.dump(value)
-    except Exception:
-        pass  # It does not travel; what was seen until then may be used all the same.
+    except Exception as error:
+        # It does not travel; what was seen until then may be used all the same.
+        if deep.is_too_deep(error):
+            pickler = _Pickler(namespace)
+            with deep.room(), contextlib.suppress(Exception):
+                pickler.dump(value)
     return pickler.objects
 
 
@@ -855,8 +868,9 @@ def code_in(value: Any, namespace: dict[str, Any]) -> list[types.CodeType]:
 
 def _why(name: str, value: Any, error: Exception) -> LeftOut:
     kind = type(value).__qualname__
-    if isinstance(error, RecursionError):
-        return LeftOut(name, kind, "it is nested too deeply to be pickled", "keep it flatter, or create it in the cell")
+    if deep.is_too_deep(error):
+        reason = "it is nested too deeply to be pickled, or makes new objects without end when it is"
+        return LeftOut(name, kind, reason, "keep it flatter, or create it in the cell")
     reason = str(error).split("\n")[0] or type(error).__name__
     text = ("%s %s" % (kind, reason)).lower()
     hint = next((hint for word, hint in HINTS.items() if word in text), "create it in the cell")
@@ -977,7 +991,11 @@ def restore(
         if len(again) == len(before):
             break
     for (_, _, names_here, *_), reason in zip(again, filter(None, reasons)):
-        hint = HINTS["cuda"] if "cuda" in reason.lower() else "is its package installed there?"
+        hint = HINTS["cuda"] if "cuda" in reason.lower() else "create it in the cell"
+        if reason.startswith(
+            ("ModuleNotFoundError", "ImportError", "AttributeError: Can't get", "AttributeError: module")
+        ):
+            hint = "is its package installed there?"
         failed += [LeftOut(name, "", reason, hint) for name in names_here]
     shown.end()
     sources.restore(found.pop(sources.NAME, {}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 import os
+import pathlib
 import re
 import tempfile
 import types
@@ -98,9 +99,9 @@ def _in_values(values: list[Any]) -> Iterator[str]:
             if len(value) <= MAX_TEXT and any(folder in value for folder in FOLDERS):
                 yield value
                 yield from _PATH.findall(value)
-        elif isinstance(value, os.PathLike):
-            path = os.fspath(value)
-            yield path if isinstance(path, str) else os.fsdecode(path)
+        elif issubclass(type(value), (pathlib.PurePath, os.DirEntry)):
+            # What else may be a path is asked by code of its own, which may take note of that, as mocks do.
+            yield os.fsdecode(value)
         elif isinstance(value, tempfile.TemporaryDirectory):
             yield str(value.name)
         elif issubclass(type(value), types.ModuleType):

@@ -21,10 +21,10 @@ import uuid
 from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from docker_kernel.guest import module_attributes, module_objects, module_reach, snapshot
+from docker_kernel.guest import large_packages, module_attributes, module_objects, module_reach, snapshot
 from docker_kernel.guest.imports import when_any_imported
 from docker_kernel.guest.merge import Restored
-from docker_kernel.guest.module_attributes import ABSENT, attributes, is_made_by, is_owner
+from docker_kernel.guest.module_attributes import ABSENT, Attribute, attributes, is_made_by, is_owner
 from docker_kernel.guest.module_links import replace
 from docker_kernel.guest.module_marks import (
     MAX_OBJECTS,
@@ -93,6 +93,13 @@ class WorkspaceModules:
         self._marks: dict[str, dict[str, Mark]] = {}
         self._stamps: dict[str, Any] = {}
         self._mentions: dict[str, set[str]] = {}
+        self._objects = large_packages.Objects()
+        self._walks: dict[str, large_packages.Walk] = {}
+        """Of the modules of large packages."""
+        self._noted: dict[str, list[Attribute]] = {}
+        """What these have, as long as nothing was set there since they were looked at."""
+        self._inside: dict[str, list[types.ModuleType]] = collections.defaultdict(list)
+        """Modules of large packages whose own import has not ended."""
         self._waiting: dict[str, dict[str, Any]] = {}
         self._placed: dict[str, list[str]] = {}
         """The full names of what came with the state, by their modules, where these are imported."""
@@ -110,13 +117,27 @@ class WorkspaceModules:
                 self._note(module)
         when_any_imported(lambda spec: is_own(spec.origin), self._note)
 
-    def _note(self, module: types.ModuleType) -> None:
+    def _note(self, module: types.ModuleType, waits: bool = True) -> None:
+        """Look at a module whose import has ended.
+
+        Args:
+            waits: for the end of its package's import, where that is a large one, whose modules change each other.
+        """
         name = module.__name__
         if sys.modules.get(name) is not module or name == "__main__":
             return
+        package = name.partition(".")[0]
+        is_large = large_packages.is_part(module)
+        if is_large and waits and name != package and _is_being_imported(package):
+            self._inside[package].append(module)
+            return
+        for one in self._inside.pop(name, ()):
+            self._note(one, waits=False)
+        if is_large:
+            self._walks[name] = large_packages.Walk(module)
         if name not in self._marks:
             self._take_constants(name, module)
-        found = list(attributes(module))
+        self._noted[name] = found = self._attributes(name, module)
         if name in self._marks:
             # What its file does not make was there when it was loaded again.
             makes = _names_in_code(module)
@@ -129,7 +150,7 @@ class WorkspaceModules:
         for path, value, inner in found:
             # What comes with the state takes the place of what the file made.
             looks = may_change(value, inner) and path not in self._coming
-            marks[path] = Mark(value, self._contents.of(value, self._mentions[name]) if looks else None)
+            marks[path] = Mark(value, self._content(name, value) if looks else None)
         if name in self._placed:
             # It is loaded again, here: what its file makes now is this process's doing.
             for path in self._placed[name]:
@@ -138,6 +159,15 @@ class WorkspaceModules:
         if waiting is not None:
             self._put(name, waiting, self._sent, as_came=True)
         self._find_spare()
+
+    def _attributes(self, name: str, module: types.ModuleType) -> list[Attribute]:
+        return self._walks[name].attributes() if name in self._walks else list(attributes(module))
+
+    def _content(self, name: str, value: Any) -> Any:
+        """The content of a value of a module."""
+        if name in self._walks and not large_packages.is_hidden(value):
+            return self._objects.shape(value)
+        return self._contents.of(value, self._mentions[name])
 
     def _take_constants(self, name: str, module: types.ModuleType) -> list[str]:
         """Give a module the constants that it has on the other side; returns the names of those that were others."""
@@ -163,7 +193,8 @@ class WorkspaceModules:
     def values(self) -> dict[str, Any]:
         """All that the modules have, by full names."""
         found = {path: value for values in self._waiting.values() for path, value in values.items()}
-        found.update({path: value for _, module in self._modules() for path, value, _ in attributes(module)})
+        for name, module in self._modules():
+            found.update({path: value for path, value, _ in self._attributes(name, module)})
         return found
 
     def files(self) -> dict[str, str]:
@@ -171,16 +202,23 @@ class WorkspaceModules:
         return {name: str(module.__file__) for name, module in self._modules()}
 
     def travelling(
-        self, wanted: Container[str] | None = None, without: Iterable[Any] = (), constants: bool = False
+        self,
+        wanted: Container[str] | None = None,
+        without: Iterable[Any] = (),
+        constants: bool = False,
+        beside: Iterable[Any] = (),
     ) -> Travelling:
         """What may travel.
 
         Args:
+            beside: the variables that travel, too.
             constants: those of the files, too.
             wanted: the modules whose values; None for all.
             without: values that stay here.
         """
         excluded = {id(value) for value in without}
+        held = {id(value) for value in beside}
+        look = self._objects.look()
         values: dict[str, Any] = {}
         spare: set[str] = set()
         sent = Sent({}, {}, frozenset(), {}, {})
@@ -188,9 +226,10 @@ class WorkspaceModules:
         for name, module in self._modules():
             if wanted is not None and name not in wanted:
                 continue
-            found = list(attributes(module))
+            found = self._attributes(name, module)
             here: dict[str, Any] = {}
-            for path, value, inner in found:
+            is_as_noted = name in self._walks and found is self._noted[name]
+            for path, value, inner in found if not is_as_noted else self._changeable(name, found, constants):
                 if id(value) in excluded and not issubclass(type(value), (*SIMPLE, types.ModuleType)):
                     continue
                 mark = self._marks[name].get(path)
@@ -202,32 +241,48 @@ class WorkspaceModules:
                     here[path] = value
                     rebound.add(path)
                 elif mark.content is not None and mark.content is not OF_GROUP:
-                    content = self._contents.of(value, self._mentions[name])
-                    if content == mark.content and type(content) is Parts:
-                        continue  # the file makes another one on the other side
+                    if type(mark.content) is large_packages.Shape:
+                        is_same, needless = look.is_as_it_was(value, mark.content), id(value) not in held
+                    else:
+                        content = self._content(name, value)
+                        # Of what cannot be pickled, the file makes another one on the other side.
+                        is_same, needless = content == mark.content, type(content) is Parts
+                    if is_same and needless:
+                        continue
                     here[path] = value
-                    if content == mark.content:
+                    if is_same:
                         spare.add(path)
-            gone = self._gone(name, {path: value for path, value, _ in found})
+            gone = [] if is_as_noted else self._gone(name, {path: value for path, value, _ in found})
             if here:
                 sent.values[name] = list(here)
             if gone:
                 sent.gone[name] = gone
             values.update(here)
-            sent.uses[name] = sorted(self._uses(name, module))
+            if here or gone or name not in self._walks:
+                sent.uses[name] = sorted(self._uses(name, module))
         sent = sent._replace(rebound=frozenset(rebound))
         return Travelling(values, frozenset(spare), sent if sent.values or sent.gone or sent.constants else None)
+
+    def _changeable(self, name: str, found: list[Attribute], constants: bool) -> Iterator[Attribute]:
+        """Of what a module has as it was noted, that which can have changed, and its constants if they are wanted."""
+        marks = self._marks[name]
+        for one in found:
+            mark = marks.get(one.path)
+            if mark is None or mark.content is not None or (constants and not one.inner and _is_constant(one.value)):
+                yield one
 
     def differs(self, path: str) -> bool:
         """Whether a value is not as its module's file made it."""
         module, _, _ = self.place(path)
         if module is None:
             return False
-        found = {one: value for one, value, _ in attributes(sys.modules[module])}
+        found = {one: value for one, value, _ in self._attributes(module, sys.modules[module])}
         mark = self._marks[module].get(path)
         if path not in found or mark is None or not mark.is_of(found[path]):
             return True
-        return mark.content is not None and self._contents.of(found[path], self._mentions[module]) != mark.content
+        if type(mark.content) is large_packages.Shape:
+            return not self._objects.look().is_as_it_was(found[path], mark.content)
+        return mark.content is not None and self._content(module, found[path]) != mark.content
 
     def stale(self) -> dict[str, Any]:
         """The modules whose files were changed since they were imported, and what tells the files' changes apart."""
@@ -251,6 +306,8 @@ class WorkspaceModules:
         return [path for module in modules for path in self._sent.values.get(module, ())]
 
     def _uses(self, name: str, module: types.ModuleType) -> set[str]:
+        if name in self._walks:
+            return {module_reach.ANY}
         objects: list[Any] = []
         for _, value, _ in attributes(module):
             objects += [value, type(value), *_code(value)]
@@ -313,7 +370,7 @@ class WorkspaceModules:
             if self.has(name):
                 for attribute in self._take_constants(name, sys.modules[name]):
                     value, path = vars(sys.modules[name])[attribute], "%s.%s" % (name, attribute)
-                    content = self._contents.of(value, self._mentions[name]) if may_change(value, False) else None
+                    content = self._content(name, value) if may_change(value, False) else None
                     self._marks[name][path] = Mark(value, content)
         for name in {**self._sent.values, **self._sent.gone}:
             paths = self._sent.values.get(name, [])
@@ -410,6 +467,10 @@ class WorkspaceModules:
 _CONSTANTS = (datetime.date, datetime.time, datetime.timedelta, uuid.UUID, decimal.Decimal, pathlib.PurePath)
 _MAX_CONSTANT = 1000
 """Characters or bytes."""
+
+
+def _is_being_imported(name: str) -> bool:
+    return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))
 
 
 def _is_constant(value: Any) -> bool:

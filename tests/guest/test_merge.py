@@ -118,7 +118,7 @@ class Kernel(Notebook):
 
     def send(self) -> tuple[snapshot.Snapshot, dict[str, Any]]:
         """Take a snapshot of variables and modules; returns it, and what it was taken of."""
-        values, spare, sent = self.modules.travelling(constants=True)
+        values, spare, sent = self.modules.travelling(constants=True, beside=self.variables.values())
         variables = {**values, **self.variables, **({MODULES: sent} if sent else {})}
         return snapshot.capture(variables, self.namespace, self.state, spare=spare), variables
 
@@ -146,7 +146,8 @@ class Kernel(Notebook):
         with merge.loading(None if fresh else originals) as load:
             values, failed = snapshot.restore(self.state, manifest, self.namespace)
         assert not failed, failed
-        assert not load.apply()
+        troubles = load.apply()
+        assert not troubles, troubles
         sent = values.pop(MODULES, None)
         if not fresh:
             bound = Bindings(self.namespace, self.modules)
@@ -156,6 +157,16 @@ class Kernel(Notebook):
                 del bound[name]
             assert not bound.troubles, bound.troubles
         return values
+
+    def does_the_same(self, before: str, cell: str, expected: str, **files: str) -> bool:
+        """Whether what is expected of a cell holds when it ran here, and when it ran in a job."""
+        self.files(**files)
+        self.restart()
+        self.run(before).run(cell)
+        assert eval(expected, self.namespace), "this is not what it does here"
+        self.restart()
+        self.run(before).local(cell)
+        return bool(eval(expected, self.namespace))
 
 
 @pytest.fixture(scope="module")
@@ -471,6 +482,13 @@ ARRAYS = {
         "(list(a), a.info, b[1], m.tolist(), big[5]) == ([5, 0, 0], {'k': 1, 'z': 2}, 3, [[9, 0]], 1) "
         "and box[0] is a and box[1] is m and box[2] is w and type(a) is type(v) is A and np.shares_memory(b, v)",
     ),
+    "what was set on arrays": (
+        "r = np.rec.array([(1, 2.0)], names='a,b'); m = np.ma.array([1, 2], mask=[0, 1]); x = np.matrix([[1]])\n"
+        "class F(np.float64): pass\nall_ = [r, m, x, F(2)]\n"
+        "for one in all_: one.note = [1]",
+        "for one in all_: one.note.append(2)\nr.a[0] = m[0] = x[0, 0] = 5",
+        "all(one.note == [1, 2] for one in all_) and (r.a[0], m[0], x[0, 0], all_[3]) == (5, 5, 5, 2)",
+    ),
     "a generator": (
         "r = np.random.default_rng(1); box = [r]",
         "r.random()",
@@ -497,6 +515,24 @@ FRAMES = {
         "i = pd.Index([3, 1]); s = pd.Series(i); r = pd.Series([1, 2], index=i); t = r + 1",
         "s.iloc[0] = 9; r.iloc[0] = 5",
         "(list(i), list(s), list(r.index), list(r), list(t)) == ([3, 1], [9, 1], [3, 1], [5, 2], [2, 3])",
+    ),
+    "what was set on an index": (
+        "i, d, r = pd.Index([1, 2]), pd.date_range('2020', periods=2), pd.RangeIndex(3)\n"
+        "for one in (i, d, r): one.note = [1]\nbox = [i, d, r]",
+        "for one in (i, d, r): one.note.append(2)",
+        "all(one.note == [1, 2] for one in box) and box[0] is i and box[1] is d and (list(i), len(d)) == ([1, 2], 2)",
+    ),
+    "what was set on frames": (
+        "import warnings\nwarnings.simplefilter('ignore')\nclass D(pd.DataFrame):\n    _metadata = ['unit']\n"
+        "    @property\n    def _constructor(self): return D\n"
+        "df = pd.DataFrame({'a': [1, 2]}); df.note = 'x'; df.tags = [1]; df.attrs['u'] = [1]; s = df.a.copy(); "
+        "s.note = {'k': 1}; d = D({'a': [1]}); d.unit = ['m']; d.other = 5; box = [df, s, d]",
+        "y = df.note, s.note['k'], d.unit, d.other; df['b'] = 1; df.tags.append(2); df.attrs['u'].append(2); "
+        "s.note['k'] = 2; d.unit.append('s'); d.other += 1; df.new = df.tags",
+        "y == ('x', 1, ['m', 's'], 5) and (df.note, df.tags, df.attrs) == ('x', [1, 2], {'u': [1, 2]}) "
+        "and df.new is df.tags and list(df) == ['a', 'b'] and s.note == {'k': 2} "
+        "and (d.unit, d.other) == (['m', 's'], 6) and type(d) is D "
+        "and all(one is other for one, other in zip(box, (df, s, d)))",
     ),
     "values that are missing": (
         "s = pd.Series(['a', None], dtype='string'); d = {'na': pd.NA, 'nat': pd.NaT}; box = [s]",
@@ -542,6 +578,14 @@ def test_frames_are_filled_in_place(kernel: Kernel) -> None:
     kernel.local("df['b'] = df.a * 2; df.loc[0, 'a'] = 9")
     assert kernel["box"]["df"] is kernel["df"] is kernel["out"][0]
     assert kernel["df"].to_dict("list") == {"a": [9, 2], "b": [2, 4]}
+
+
+def test_a_figures_parts_need_one_another_to_be_filled(kernel: Kernel) -> None:
+    pytest.importorskip("matplotlib")
+    before = "from matplotlib.figure import Figure\nf = Figure(); ax = f.subplots(); ax.note = [1]; box = [f, ax]"
+    cell = "ax.plot([1, 2]); ax.note.append(2); f.note = 'f'"
+    expected = "(ax.note, f.note, len(ax.lines)) == ([1, 2], 'f', 1) and f.axes[0] is ax is box[1] and box[0] is f"
+    assert kernel.does_the_same(before, cell, expected)
 
 
 def test_a_fitted_pipeline_holds_its_parts(kernel: Kernel) -> None:
