@@ -544,12 +544,14 @@ class Restored(NamedTuple):
         values: by name, as they were restored, whatever the names are bound to later.
         memo: of its pickle.
         buffers: the digest and the size of each part that was stored apart from the pickle.
+        place: of its pickle; None where it has none.
     """
 
     number: int
     values: dict[str, Any]
     memo: Any
     buffers: list[tuple[str, int]]
+    place: snapshot.Place | None = None
 
     def known(self, namespace: dict[str, Any]) -> Iterator[tuple[Any, tuple[int, int]]]:
         """Its objects, each with its key."""

@@ -48,7 +48,8 @@ def run(state, digest, source):
     modules.expect(snapshot.read_manifest(state, digest))
     modules.begin()
     on_group = lambda *group: groups.append(Restored(*group))
-    found, failed = snapshot.restore(state, snapshot.read_manifest(state, digest), namespace, on_group=on_group)
+    manifest = snapshot.read_manifest(state, digest)
+    found, failed = snapshot.restore(state, manifest, namespace, on_group=on_group, mapped=True)
     assert not failed, failed
     modules.receive(found)
     namespace.update(found)
