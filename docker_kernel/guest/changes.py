@@ -8,12 +8,15 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from docker_kernel.guest import blob_files, classes, mapped_files, snapshot
-from docker_kernel.guest.merge import Restored, ReturnPickler, owners
+from docker_kernel.guest.merge import Bases, Restored, ReturnPickler, owners
 from docker_kernel.guest.module_reach import reached
-from docker_kernel.guest.plain import are_plain
+from docker_kernel.guest.plain import are_plain, unchanged
 from docker_kernel.guest.reach import cell_code, read_names, runs_text
 from docker_kernel.guest.workspace_modules import NAME as MODULES
 from docker_kernel.guest.workspace_modules import NO_MODULES, WorkspaceModules
+
+AS_BASE = snapshot.OUT_OF_BAND
+"""Bytes of a pickle from which it is worth while to send only what has changed in it."""
 
 
 class _Fingerprint(NamedTuple):
@@ -74,6 +77,7 @@ class Changes:
         self._groups = {group.number: group for group in groups}
         self.reached: dict[int, _Fingerprint] = {}
         self._classes: dict[type, tuple[int, Any]] = {}
+        self._sent: dict[int, dict[int, Any]] = {}
         self._reach(source)
         if modules is not None:
             modules.watch_groups(self._add)
@@ -154,20 +158,27 @@ class Changes:
 
     def _differs(self, number: int, before: _Fingerprint) -> bool:
         pickler = snapshot.scan(self._groups[number].values, self._namespace)
-        if pickler is None or (pickler.digest() != before.data and not self._is_pickled_so(pickler.digest(), before)):
+        if pickler is None or (
+            pickler.digest() != before.data and not self._is_pickled_so(pickler.digest(), number, before)
+        ):
             return True
         if [one.size for one in pickler.buffers] != before.sizes:
             return True
         return not all(self._has(one, was) for one, was in zip(pickler.buffers, before.digests))
 
-    def _is_pickled_so(self, digest: str, before: _Fingerprint) -> bool:
+    def _is_pickled_so(self, digest: str, number: int, before: _Fingerprint) -> bool:
         """Whether a group of plain values has a digest when nothing has changed: equal texts may have become one."""
         if before.plain is None:
             return False
         try:
-            pickler = snapshot.scan(snapshot.read_again(before.plain), self._namespace)
+            values, memo = snapshot.read_again(before.plain)
         except blob_files.SnapshotError:
             return False
+        if before.plain.size >= AS_BASE and not before.plain.buffers:
+            self._sent[number] = memo
+        if _lengths(memo) != _lengths(self._groups[number].memo.copy()):
+            return False
+        pickler = snapshot.scan(values, self._namespace)
         return pickler is not None and pickler.digest() == digest
 
     def _has(self, content: blob_files.Content, digest: str) -> bool:
@@ -193,7 +204,20 @@ class Changes:
             id(cls): number if not _are_same(before, _attributes(cls)) else False
             for cls, (number, before) in self._classes.items()
         }
-        return functools.partial(ReturnPickler, keys, owners(found), updates)
+        bases: dict[int, snapshot.Place] = {}
+        same: set[int] = set()
+        for number, sent in self._sent.items():
+            place = self.reached[number].plain
+            if place is not None:
+                bases[number] = place
+                same |= unchanged(self._groups[number].memo.copy(), sent)
+        self._sent.clear()
+        return functools.partial(ReturnPickler, keys, owners(found), updates, Bases(bases, same))
+
+
+def _lengths(memo: dict[int, Any]) -> list[int]:
+    """Of a memo's lists and dicts."""
+    return [len(one) for one in memo.values() if type(one) in (list, dict)]
 
 
 def _has_them_in_a_set(pickler: snapshot._Pickler) -> bool:

@@ -884,10 +884,7 @@ def read_manifest(state: str, digest: str) -> dict[str, Any]:
 
 
 class _Unpickler(pickle.Unpickler):
-    def persistent_load(self, number: Any) -> Any:
-        from docker_kernel.guest.merge import referred
-
-        return referred(number)
+    """One whose `persistent_load` can be set."""
 
 
 class _Shown:
@@ -957,7 +954,9 @@ def restore(
                 found[name] = importlib.import_module(module)
             except Exception as error:
                 failed.append(LeftOut(name, "module", str(error), "install it where the job runs"))
-    _target[0] = namespace
+    from docker_kernel.guest.merge import resolver
+
+    _target[0], resolve = namespace, resolver()
     shown = _Shown(namespace)
     shown.add(found)
     again: list[tuple[int, memoryview, list[str], Any, Place]] = []
@@ -966,6 +965,7 @@ def restore(
         """Read a group; returns why it cannot be."""
         try:
             unpickler = _Unpickler(io.BytesIO(group), buffers=buffers)
+            unpickler.persistent_load = resolve  # type: ignore[method-assign]
             values = unpickler.load()
             found.update(values)
             shown.add(values)
@@ -1011,12 +1011,23 @@ def restore(
     return {name: found[name] for name in order if name in found}, failed
 
 
-def read_again(place: Place) -> dict[str, Any]:
-    """The variables of a group of plain values, anew, with nothing in their large buffers.
+def read_pickle(place: Place) -> memoryview:
+    """The pickle of a group.
 
     Raises:
         SnapshotError: the blob is missing or was changed.
     """
-    data = memoryview(blob_files.read(place.state, "blobs", place.blob))[place.start : place.start + place.size]
-    values: dict[str, Any] = pickle.loads(data, buffers=[mmap.mmap(-1, size) for _, size in place.buffers])
-    return values
+    return memoryview(blob_files.read(place.state, "blobs", place.blob))[place.start : place.start + place.size]
+
+
+def read_again(place: Place) -> tuple[dict[str, Any], dict[int, Any]]:
+    """The variables of a group of plain values, anew, with nothing in their large buffers, and its pickle's memo.
+
+    Raises:
+        SnapshotError: the blob is missing or was changed.
+    """
+    unpickler = pickle.Unpickler(
+        io.BytesIO(read_pickle(place)), buffers=[mmap.mmap(-1, size) for _, size in place.buffers]
+    )
+    values: dict[str, Any] = unpickler.load()
+    return values, unpickler.memo.copy()
