@@ -7,7 +7,7 @@ import types
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from docker_kernel.guest import blob_files, classes, mapped_files, snapshot
+from docker_kernel.guest import blob_files, classes, collector, mapped_files, snapshot
 from docker_kernel.guest.merge import Bases, Restored, ReturnPickler, owners
 from docker_kernel.guest.module_reach import reached
 from docker_kernel.guest.plain import are_plain, unchanged
@@ -77,7 +77,7 @@ class Changes:
         self._groups = {group.number: group for group in groups}
         self.reached: dict[int, _Fingerprint] = {}
         self._classes: dict[type, tuple[int, Any]] = {}
-        self._sent: dict[int, dict[int, Any]] = {}
+        self._memos: dict[int, tuple[dict[int, Any], dict[int, Any]]] = {}
         self._reach(source)
         if modules is not None:
             modules.watch_groups(self._add)
@@ -154,7 +154,8 @@ class Changes:
 
     def changed(self) -> list[Restored]:
         """The groups that are not as they were."""
-        return [self._groups[number] for number, before in self.reached.items() if self._differs(number, before)]
+        with collector.paused():
+            return [self._groups[number] for number, before in self.reached.items() if self._differs(number, before)]
 
     def _differs(self, number: int, before: _Fingerprint) -> bool:
         pickler = snapshot.scan(self._groups[number].values, self._namespace)
@@ -174,9 +175,10 @@ class Changes:
             values, memo = snapshot.read_again(before.plain)
         except blob_files.SnapshotError:
             return False
+        now = self._groups[number].memo.copy()
         if before.plain.size >= AS_BASE and not before.plain.buffers:
-            self._sent[number] = memo
-        if _lengths(memo) != _lengths(self._groups[number].memo.copy()):
+            self._memos[number] = now, memo
+        if _lengths(now) != _lengths(memo):
             return False
         pickler = snapshot.scan(values, self._namespace)
         return pickler is not None and pickler.digest() == digest
@@ -193,26 +195,30 @@ class Changes:
         """What pickles the cell's result, with references to what the kernel has."""
         if _PLAIN.issuperset(map(type, result.values())):
             return snapshot._Pickler  # nothing in there is the kernel's
+        with collector.paused():
+            return self._return_pickler()
+
+    def _return_pickler(self) -> snapshot.MakePickler:
         keys: dict[int, tuple[int, int]] = {}
         found: list[Any] = []
         for number in self.reached:
-            for one, key in self._groups[number].known(self._namespace):
-                if keys.setdefault(id(one), key) is key:
-                    found.append(one)
+            own, shown = self._groups[number].known(self._namespace)
+            if not own.keys().isdisjoint(keys):
+                own = {one: key for one, key in own.items() if one not in keys}
+            keys.update(own)
+            found += shown
         # Only a class that the cell changed is brought up to date there: the kernel may have changed it meanwhile.
         updates = {
             id(cls): number if not _are_same(before, _attributes(cls)) else False
             for cls, (number, before) in self._classes.items()
         }
-        bases: dict[int, snapshot.Place] = {}
-        same: set[int] = set()
-        for number, sent in self._sent.items():
+        bases = Bases()
+        for number, (now, sent) in self._memos.items():
             place = self.reached[number].plain
-            if place is not None:
-                bases[number] = place
-                same |= unchanged(self._groups[number].memo.copy(), sent)
-        self._sent.clear()
-        return functools.partial(ReturnPickler, keys, owners(found), updates, Bases(bases, same))
+            assert place is not None
+            bases.add(number, place, {own: now[own] for own in unchanged(now, sent)})
+        self._memos.clear()
+        return functools.partial(ReturnPickler, keys, owners(found), updates, bases)
 
 
 def _lengths(memo: dict[int, Any]) -> list[int]:

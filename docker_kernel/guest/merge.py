@@ -13,13 +13,12 @@ import collections
 import contextlib
 import copyreg
 import functools
-import gc
 import io
 import pickle
 import sys
 import types
 import weakref
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple
 
@@ -27,6 +26,7 @@ from docker_kernel.guest import (
     arrays,
     caches,
     children,
+    collector,
     functools_objects,
     generators,
     module_objects,
@@ -86,14 +86,24 @@ class Bases:
 
     The kernel does without, unless the group is no more what it was.
 
-    Args:
+    Attributes:
         places: of their pickles, by their numbers.
-        unchanged: the ids of lists and dicts that hold no objects that matter, and are as they were.
+        unchanged: by the ids of lists and dicts that hold no objects that matter, and are as they were, the references
+            for them.
     """
 
-    def __init__(self, places: Mapping[int, snapshot.Place], unchanged: Container[int]) -> None:
-        self.places, self.unchanged = places, unchanged
+    def __init__(self) -> None:
+        self.places: dict[int, snapshot.Place] = {}
+        self.unchanged: dict[int, int] = {}
         self._read: dict[int, memoryview] = {}
+
+    def add(self, number: int, place: snapshot.Place, unchanged: Mapping[int, Any]) -> None:
+        """Add a group, and what is unchanged in it, by its numbers there."""
+        self.places[number] = place
+        first = _number((number, 0), 0)
+        self.unchanged.update(
+            {id(one): first | own << 2 | (LIST if type(one) is list else DICT) for own, one in unchanged.items()}
+        )
 
     def data(self, number: int) -> memoryview:
         if number not in self._read:
@@ -136,12 +146,17 @@ class ReturnPickler(snapshot._Pickler):
         self._contents: list[Any] = [None, None]
         self._references: dict[int, Any] = {}
         self._bases = bases
-        self._used = used = set[int]()
-        unchanged = bases.unchanged
+        self._used: set[int] = set()
+        unchanged = bases.unchanged.get
+        used = self._used
         append, references, get, content = self.objects.append, self._references, known.get, self._contents.append
 
         def reference(value: Any) -> Any:
             append(value)
+            number = unchanged(id(value))
+            if number is not None:
+                used.add(number >> 42)
+                return number
             key = get(id(value))
             if key is None:
                 return None if type(value) is not snapshot._Cell else self._cell_reference(value)
@@ -151,8 +166,6 @@ class ReturnPickler(snapshot._Pickler):
                 found = _number(key, kind)
                 if kind == OTHER:
                     found = _Reference(found, value)
-                elif id(value) in unchanged:
-                    used.add(key[0])
                 else:
                     content(found)
                     content([*value, *value.values()] if kind == DICT else [*value])
@@ -629,16 +642,23 @@ class Restored(NamedTuple):
     buffers: list[tuple[str, int]]
     place: snapshot.Place | None = None
 
-    def known(self, namespace: dict[str, Any]) -> Iterator[tuple[Any, tuple[int, int]]]:
-        """Its objects, each with its key."""
+    def known(self, namespace: dict[str, Any]) -> tuple[dict[int, tuple[int, int]], list[Any]]:
+        """The keys of its objects by their ids, and those that are arrays."""
         memo = self.memo.copy()
         # Most kinds are tracked as a whole or not at all.
         kinds = {kind: _is_tracked_kind(kind) for kind in set(map(type, memo.values()))}
-        own = self.number
-        for number, value in memo.items():
-            tracked = kinds[type(value)]
-            if tracked or (tracked is None and is_tracked(value, namespace)):
-                yield value, (own, number)
+        own, some = self.number, {kind for kind, is_tracked_kind in kinds.items() if is_tracked_kind is None}
+        if some:
+            untracked = [
+                number for number, value in memo.items() if type(value) in some and not is_tracked(value, namespace)
+            ]
+            for number in untracked:
+                del memo[number]
+        tracked = {kind for kind, is_tracked_kind in kinds.items() if is_tracked_kind is not False}
+        # Of one that is there twice, the first number.
+        keys = {id(value): (own, number) for number, value in reversed(memo.items()) if type(value) in tracked}
+        shown = {kind for kind in tracked if kind.__name__ == "ndarray"}
+        return keys, [value for value in memo.values() if type(value) in shown] if shown else []
 
 
 def owners(values: Iterable[Any]) -> dict[int, Any]:
@@ -781,7 +801,7 @@ class Originals:
         if not self.still and [content.own_digest() for content in pickler.buffers] != group.buffers:
             return None
         objects = _numbered(pickler)
-        if snapshot._Cell in set(map(type, objects.values())):
+        if pickler._cells:
             objects.update({number: one.cell for number, one in objects.items() if type(one) is snapshot._Cell})
         return objects
 
@@ -794,13 +814,8 @@ class Originals:
 
 def _numbered(pickler: snapshot._Pickler) -> dict[int, Any]:
     """What was pickled, by its number in the memo."""
-    was_enabled = gc.isenabled()
-    gc.disable()  # There is a tuple for each object, and none is garbage.
-    try:
+    with collector.paused():
         return dict(pickler.memo.copy().values())
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _held(value: Any) -> Callable[[], Any]:

@@ -9,6 +9,7 @@ import marshal
 import sys
 import types
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from docker_kernel.guest import snapshot
@@ -51,27 +52,34 @@ _AT_ONCE = 1000
 """How many lists and dicts are compared at once."""
 
 
-def unchanged(now: Mapping[int, Any], before: Mapping[int, Any]) -> set[int]:
-    """The ids of those lists and dicts that hold nothing but atoms, and the very same as before.
+def unchanged(now: Mapping[int, Any], before: Mapping[int, Any]) -> list[int]:
+    """The numbers of those lists and dicts that hold nothing but atoms, and the very same as before.
 
     Args:
         now, before: the objects of a pickle by their numbers, and those of the same one read again.
     """
-    numbers = [number for number, one in now.items() if _is_flat(one) and _is_flat(before[number])]
-    found: set[int] = set()
-    for start in range(0, len(numbers), _AT_ONCE):
-        some = numbers[start : start + _AT_ONCE]
-        # Most are unchanged, mostly.
-        if _written([now[number] for number in some]) != _written([before[number] for number in some]):
-            some = [number for number in some if _written(now[number]) == _written(before[number])]
-        found.update(id(now[number]) for number in some)
+    found: list[int] = []
+    for kind in (list, dict):
+        numbers = [number for number, one in now.items() if type(one) is kind]
+        for start in range(0, len(numbers), _AT_ONCE):
+            some = numbers[start : start + _AT_ONCE]
+            # Most are unchanged, mostly.
+            if not _are_same([now[number] for number in some], [before[number] for number in some]):
+                some = [number for number in some if _are_same([now[number]], [before[number]])]
+            found += some
     return found
 
 
-def _is_flat(one: Any) -> bool:
-    if type(one) is list:
-        return _ATOMS.issuperset(map(type, one))
-    return type(one) is dict and _ATOMS.issuperset(map(type, one)) and _ATOMS.issuperset(map(type, one.values()))
+def _are_same(some: list[Any], others: list[Any]) -> bool:
+    # What is nested would be compared again for each level.
+    return _are_flat(some) and _are_flat(others) and _written(some) == _written(others)
+
+
+def _are_flat(some: list[Any]) -> bool:
+    parts = chain.from_iterable(some)
+    if type(some[0]) is dict:
+        parts = chain(parts, chain.from_iterable(map(dict.values, some)))
+    return _ATOMS.issuperset(map(type, parts))
 
 
 def _written(value: Any) -> bytes:
