@@ -77,7 +77,7 @@ class Changes:
         self._groups = {group.number: group for group in groups}
         self.reached: dict[int, _Fingerprint] = {}
         self._classes: dict[type, tuple[int, Any]] = {}
-        self._memos: dict[int, tuple[dict[int, Any], dict[int, Any]]] = {}
+        self._containers: dict[int, tuple[dict[int, Any], dict[int, Any]]] = {}
         self._reach(source)
         if modules is not None:
             modules.watch_groups(self._add)
@@ -175,10 +175,10 @@ class Changes:
             values, memo = snapshot.read_again(before.plain)
         except blob_files.SnapshotError:
             return False
-        now = self._groups[number].memo.copy()
+        now, sent = _containers(self._groups[number].memo.copy()), _containers(memo)
         if before.plain.size >= AS_BASE and not before.plain.buffers:
-            self._memos[number] = now, memo
-        if _lengths(now) != _lengths(memo):
+            self._containers[number] = now, sent
+        if [*map(len, now.values())] != [*map(len, sent.values())]:
             return False
         pickler = snapshot.scan(values, self._namespace)
         return pickler is not None and pickler.digest() == digest
@@ -213,17 +213,17 @@ class Changes:
             for cls, (number, before) in self._classes.items()
         }
         bases = Bases()
-        for number, (now, sent) in self._memos.items():
+        for number, (now, sent) in self._containers.items():
             place = self.reached[number].plain
             assert place is not None
             bases.add(number, place, {own: now[own] for own in unchanged(now, sent)})
-        self._memos.clear()
+        self._containers.clear()
         return functools.partial(ReturnPickler, keys, owners(found), updates, bases)
 
 
-def _lengths(memo: dict[int, Any]) -> list[int]:
-    """Of a memo's lists and dicts."""
-    return [len(one) for one in memo.values() if type(one) in (list, dict)]
+def _containers(memo: dict[int, Any]) -> dict[int, Any]:
+    """A memo's lists and dicts."""
+    return {number: one for number, one in memo.items() if type(one) is dict or type(one) is list}
 
 
 def _has_them_in_a_set(pickler: snapshot._Pickler) -> bool:

@@ -56,7 +56,7 @@ def unchanged(now: Mapping[int, Any], before: Mapping[int, Any]) -> list[int]:
     """The numbers of those lists and dicts that hold nothing but atoms, and the very same as before.
 
     Args:
-        now, before: the objects of a pickle by their numbers, and those of the same one read again.
+        now, before: those of a pickle by their numbers, and those of the same one read again.
     """
     found: list[int] = []
     for kind in (list, dict):
