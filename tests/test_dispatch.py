@@ -78,6 +78,30 @@ def test_what_a_cell_changes_in_place_comes_back(notebook: Notebook) -> None:
     assert notebook.value("scores") == {"a": 1}
 
 
+def test_what_is_changed_in_a_long_list_comes_back_whatever_ran_the_cell(notebook: Notebook) -> None:
+    notebook.run("many = [{'number': number, 'text': str(number)} for number in range(20_000)]; held = many[5]")
+    notebook.run("from docker_kernel import jobs")
+    for magic, number in (("%%local", 5), ("%%dispatch --wait", 6), ("%%dispatch --wait", 5)):
+        reply = notebook.run(f"{magic}\nmany[{number}]['number'] = -1; many[{number}]['last'] = many[-1]")
+        assert reply.status == "ok", reply.traceback
+        found = f"[many[{number}]['number'], many[{number}]['last'] is many[-1], held is many[5], len(many)]"
+        assert notebook.value(found) == [-1, True, True, 20_000]
+        assert notebook.value("jobs[-1].variables['many'] == many is not jobs[-1].variables['many']") is True
+        notebook.run(f"many[{number}] = {{'number': 0}}; held = many[5]")
+
+
+def test_large_content_is_in_a_job_what_it_is_here(notebook: Notebook) -> None:
+    notebook.run("text, changing, same = bytes(range(256)) * 40_000, bytearray(9_000_000), bytearray(8_000_000)")
+    notebook.run("held = [changing, same]")
+    cell = "changing[4_000_000:4_000_002] = b'ab'; found = [len(text), text[-1], type(text), type(same), any(same)]"
+    for magic in ("%%local", "%%dispatch --wait"):
+        reply = notebook.run(f"{magic}\n{cell}")
+        assert reply.status == "ok", reply.traceback
+        assert notebook.value("found == [10_240_000, 255, bytes, bytearray, False]") is True
+        assert notebook.value("held[0] is changing and held[1] is same and changing.strip(b'\\0') == b'ab'") is True
+        notebook.run("changing[:] = bytes(9_000_000)")
+
+
 def test_an_unpicklable_variable_is_named_and_costs_only_itself(notebook: Notebook) -> None:
     notebook.run("import threading\nguard = threading.Lock()\nhandle = open('/etc/hostname')\nfine = 1")
     reply = notebook.run("%%local\nprint(fine, 'guard' in globals(), 'handle' in globals())")

@@ -144,7 +144,9 @@ def test_all_kernels_of_an_image_are_installed_and_run(
     engine: Engine, python_image: str, data_dir: Path, tmp_path: Path
 ) -> None:
     text = TSLAB.format(base=python_image)
-    image = kept.image(engine, "tslab", (run(engine.images.inspect(python_image))["Id"], text), partial(build, engine, text))
+    image = kept.image(
+        engine, "tslab", (run(engine.images.inspect(python_image))["Id"], text), partial(build, engine, text)
+    )
     made = run(kernelspec.install(engine, kernelspec.kernels_folder(), {"image": image}, all_kernels=True))
     assert [path.name for path in made] == ["docker-jslab", "docker-python3", "docker-tslab"]
     javascript, python = read(made[0]), read(made[1])

@@ -226,11 +226,20 @@ def write(folder: str, raw: memoryview, new: bool = False) -> str:
     return digests[0]
 
 
-def read(state: str, folder: str, digest: str) -> bytearray:
-    """Read what was stored under a digest, and make sure that it is still that."""
+def path_of(state: str, folder: str, digest: str) -> str:
+    """Where content of a digest is in a state folder."""
     if not re.fullmatch("sha256:[0-9a-f]{64}", digest):
         raise SnapshotError("%r is no digest." % digest)
-    path = os.path.join(state, folder, digest[7:])
+    return os.path.join(state, folder, digest[7:])
+
+
+def changed_since(digest: str) -> SnapshotError:
+    return SnapshotError("The state's %s was changed after it was written; it is not used." % digest[:19])
+
+
+def read(state: str, folder: str, digest: str) -> bytearray:
+    """Read what was stored under a digest, and make sure that it is still that."""
+    path = path_of(state, folder, digest)
     try:
         with open(path, "rb") as file:
             data = bytearray(os.fstat(file.fileno()).st_size)
@@ -238,5 +247,5 @@ def read(state: str, folder: str, digest: str) -> bytearray:
     except OSError as error:
         raise SnapshotError("The state's %s cannot be read: %s." % (digest[:19], error.strerror)) from None
     if hashlib.sha256(data).hexdigest() != digest[7:]:
-        raise SnapshotError("The state's %s was changed after it was written; it is not used." % digest[:19])
+        raise changed_since(digest)
     return data

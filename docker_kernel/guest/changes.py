@@ -7,20 +7,29 @@ import types
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from docker_kernel.guest import blob_files, classes, snapshot
-from docker_kernel.guest.merge import Restored, ReturnPickler, owners
+from docker_kernel.guest import blob_files, classes, collector, mapped_files, snapshot
+from docker_kernel.guest.merge import Bases, Restored, ReturnPickler, owners
 from docker_kernel.guest.module_reach import reached
+from docker_kernel.guest.plain import are_plain, unchanged
 from docker_kernel.guest.reach import cell_code, read_names, runs_text
 from docker_kernel.guest.workspace_modules import NAME as MODULES
 from docker_kernel.guest.workspace_modules import NO_MODULES, WorkspaceModules
 
+AS_BASE = snapshot.OUT_OF_BAND
+"""Bytes of a pickle from which it is worth while to send only what has changed in it."""
+
 
 class _Fingerprint(NamedTuple):
-    """Of a group: the digest of its pickle, and the sizes and digests of its buffers."""
+    """Of a group: the digest of its pickle, and the sizes and digests of its buffers.
+
+    Attributes:
+        plain: where its pickle can be read again, as it may be pickled otherwise than it was sent.
+    """
 
     data: str
     sizes: list[int]
     digests: list[str]
+    plain: snapshot.Place | None = None
 
 
 class Outcome(NamedTuple):
@@ -68,6 +77,7 @@ class Changes:
         self._groups = {group.number: group for group in groups}
         self.reached: dict[int, _Fingerprint] = {}
         self._classes: dict[type, tuple[int, Any]] = {}
+        self._containers: dict[int, tuple[dict[int, Any], dict[int, Any]]] = {}
         self._reach(source)
         if modules is not None:
             modules.watch_groups(self._add)
@@ -105,12 +115,17 @@ class Changes:
         self._look(group)
 
     def _look(self, group: Restored) -> list[Any]:
+        sent = [digest for digest, _ in group.buffers]
+        if group.place is not None and are_plain(group.memo.copy().values()):
+            sizes = [size for _, size in group.buffers]
+            self.reached[group.number] = _Fingerprint(group.place.digest, sizes, sent, group.place)
+            return []
         pickler = snapshot.scan(group.values, self._namespace)
         if pickler is None:
             # It was restored, and cannot be pickled: there is no telling whether it changes.
             return []
-        sizes, digests = [content.size for content in pickler.buffers], [digest for digest, _ in group.buffers]
-        if sizes != [size for _, size in group.buffers]:
+        sizes, digests = [content.size for content in pickler.buffers], sent
+        if sizes != [size for _, size in group.buffers] or _has_them_in_a_set(pickler):
             digests = [content.own_digest() for content in pickler.buffers]
         self.reached[group.number] = _Fingerprint(pickler.digest(), sizes, digests)
         for cls in pickler.classes:
@@ -139,33 +154,83 @@ class Changes:
 
     def changed(self) -> list[Restored]:
         """The groups that are not as they were."""
-        return [self._groups[number] for number, before in self.reached.items() if self._differs(number, before)]
+        with collector.paused():
+            return [self._groups[number] for number, before in self.reached.items() if self._differs(number, before)]
 
     def _differs(self, number: int, before: _Fingerprint) -> bool:
         pickler = snapshot.scan(self._groups[number].values, self._namespace)
-        if pickler is None or pickler.digest() != before.data:
+        if pickler is None or (
+            pickler.digest() != before.data and not self._is_pickled_so(pickler.digest(), number, before)
+        ):
             return True
         if [one.size for one in pickler.buffers] != before.sizes:
             return True
-        contents = zip(pickler.buffers, before.digests)
-        return not all(blob_files.is_stored(self._state, was, one) or one.own_digest() == was for one, was in contents)
+        return not all(self._has(one, was) for one, was in zip(pickler.buffers, before.digests))
+
+    def _is_pickled_so(self, digest: str, number: int, before: _Fingerprint) -> bool:
+        """Whether a group of plain values has a digest when nothing has changed: equal texts may have become one."""
+        if before.plain is None:
+            return False
+        try:
+            values, memo = snapshot.read_again(before.plain)
+        except blob_files.SnapshotError:
+            return False
+        now, sent = _containers(self._groups[number].memo.copy()), _containers(memo)
+        if before.plain.size >= AS_BASE and not before.plain.buffers:
+            self._containers[number] = now, sent
+        if [*map(len, now.values())] != [*map(len, sent.values())]:
+            return False
+        pickler = snapshot.scan(values, self._namespace)
+        return pickler is not None and pickler.digest() == digest
+
+    def _has(self, content: blob_files.Content, digest: str) -> bool:
+        """Whether content is that of a digest, by what is quickest to tell."""
+        return (
+            mapped_files.is_untouched(digest, content.raw)
+            or blob_files.is_stored(self._state, digest, content)
+            or content.own_digest() == digest
+        )
 
     def pickler(self, result: dict[str, Any]) -> snapshot.MakePickler:
         """What pickles the cell's result, with references to what the kernel has."""
         if _PLAIN.issuperset(map(type, result.values())):
             return snapshot._Pickler  # nothing in there is the kernel's
+        with collector.paused():
+            return self._return_pickler()
+
+    def _return_pickler(self) -> snapshot.MakePickler:
         keys: dict[int, tuple[int, int]] = {}
         found: list[Any] = []
         for number in self.reached:
-            for one, key in self._groups[number].known(self._namespace):
-                if keys.setdefault(id(one), key) is key:
-                    found.append(one)
+            own, shown = self._groups[number].known(self._namespace)
+            if not own.keys().isdisjoint(keys):
+                own = {one: key for one, key in own.items() if one not in keys}
+            keys.update(own)
+            found += shown
         # Only a class that the cell changed is brought up to date there: the kernel may have changed it meanwhile.
         updates = {
             id(cls): number if not _are_same(before, _attributes(cls)) else False
             for cls, (number, before) in self._classes.items()
         }
-        return functools.partial(ReturnPickler, keys, owners(found), updates)
+        bases = Bases()
+        for number, (now, sent) in self._containers.items():
+            place = self.reached[number].plain
+            assert place is not None
+            bases.add(number, place, {own: now[own] for own in unchanged(now, sent)})
+        self._containers.clear()
+        return functools.partial(ReturnPickler, keys, owners(found), updates, bases)
+
+
+def _containers(memo: dict[int, Any]) -> dict[int, Any]:
+    """A memo's lists and dicts."""
+    return {number: one for number, one in memo.items() if type(one) is dict or type(one) is list}
+
+
+def _has_them_in_a_set(pickler: snapshot._Pickler) -> bool:
+    """Whether large content may be in another order here than where it came from: bytes in a set."""
+    return any(type(content.raw.obj) is bytes for content in pickler.buffers) and any(
+        issubclass(kind, (set, frozenset)) for kind in set(map(type, pickler.objects))
+    )
 
 
 def _attributes(cls: type) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from docker_kernel.guest import (
     arrays,
     caches,
     children,
+    collector,
     functools_objects,
     generators,
     instances,
@@ -39,6 +40,8 @@ from docker_kernel.guest.names import by_name
 LIST, DICT, SET, OTHER = range(4)
 """The kinds of references: the last two bits of their numbers. The upper ones are an object's key."""
 
+_NO_BASES: Mapping[int, Any] = types.MappingProxyType({})
+
 _EMPTY: dict[type, int] = {list: LIST, dict: DICT, set: SET}
 _MAKERS: tuple[Any, ...] = (list, dict, set)
 
@@ -47,9 +50,12 @@ def _number(key: tuple[int, int], kind: int) -> int:
     return (key[0] << 40 | key[1]) << 2 | kind
 
 
+_OWN = (1 << 40) - 1
+
+
 def _key(number: int) -> tuple[int, int]:
     number >>= 2
-    return number >> 40, number & (1 << 40) - 1
+    return number >> 40, number & _OWN
 
 
 class _Reference:
@@ -73,6 +79,40 @@ class _Result:
         self.values, self.contents = values, contents
 
 
+class Bases:
+    """Groups whose pickles go back as they came, for what has not changed in them.
+
+    The kernel does without, unless the group is no more what it was.
+
+    Attributes:
+        places: of their pickles, by their numbers.
+        unchanged: by the ids of lists and dicts that hold no objects that matter, and are as they were, the references
+            for them.
+    """
+
+    def __init__(self) -> None:
+        self.places: dict[int, snapshot.Place] = {}
+        self.unchanged: dict[int, int] = {}
+        self._read: dict[int, memoryview] = {}
+
+    def add(self, number: int, place: snapshot.Place, unchanged: Mapping[int, Any]) -> None:
+        """Add a group, and what is unchanged in it, by its numbers there."""
+        self.places[number] = place
+        first = _number((number, 0), 0)
+        self.unchanged.update(
+            {id(one): first | own << 2 | (LIST if type(one) is list else DICT) for own, one in unchanged.items()}
+        )
+
+    def data(self, number: int) -> memoryview:
+        if number not in self._read:
+            self._read[number] = snapshot.read_pickle(self.places[number])
+        return self._read[number]
+
+
+class _Used:
+    """Stands for the pickles of those groups that a result needs."""
+
+
 class ReturnPickler(snapshot._Pickler):
     """Pickles what goes back to the kernel, with a reference for each object that came from there.
 
@@ -85,6 +125,7 @@ class ReturnPickler(snapshot._Pickler):
             knows nothing of.
         known_classes: by the ids of those that came from there, the number of a group that has one which was changed,
             or False.
+        bases: what need not be pickled, as it is as it was sent.
     """
 
     def __init__(
@@ -92,6 +133,7 @@ class ReturnPickler(snapshot._Pickler):
         known: Mapping[int, tuple[int, int]],
         owners: Mapping[int, Any],
         known_classes: Mapping[int, int],
+        bases: Bases,
         *arguments: Any,
         **options: Any,
     ) -> None:
@@ -101,10 +143,18 @@ class ReturnPickler(snapshot._Pickler):
         # With less than two elements, a list is not asked again whether it has grown.
         self._contents: list[Any] = [None, None]
         self._references: dict[int, Any] = {}
+        self._bases = bases
+        self._used: set[int] = set()
+        unchanged = bases.unchanged.get
+        used = self._used
         append, references, get, content = self.objects.append, self._references, known.get, self._contents.append
 
         def reference(value: Any) -> Any:
             append(value)
+            number = unchanged(id(value))
+            if number is not None:
+                used.add(number >> 42)
+                return number
             key = get(id(value))
             if key is None:
                 return None if type(value) is not snapshot._Cell else self._cell_reference(value)
@@ -135,7 +185,11 @@ class ReturnPickler(snapshot._Pickler):
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
         if kind is _Result:
-            return _finish, (value.values, value.contents)
+            parts = (value.values, value.contents)
+            return _finish, (*parts, _Used()) if self._bases.places else parts
+        if kind is _Used:  # Now that all else has been pickled.
+            found = [(number, pickle.PickleBuffer(self._bases.data(number))) for number in sorted(self._used)]
+            return dict, (found,)
         if kind is _Native:
             make, *rest = self._reduce(value.value)
             # What pickle knows by these names has to be of the class that it makes, and what is the kernel's own is
@@ -247,6 +301,10 @@ class Load:
         self.draws = originals is None or originals.still
         """Whether the kernel's generators of random numbers stand afterwards where the job's do."""
         self.made: dict[int, Any] = {}
+        self._objects: dict[int, Mapping[int, Any]] = {}
+        self.bases: dict[int, Any] = {}
+        """Pickles of groups, which have the content of what has none in `contents`."""
+        self._new: list[int] = []
         self.owned: set[int] = set()
         self.contents: list[Any] = []
         self.updates: list[Callable[[], None]] = []
@@ -255,22 +313,43 @@ class Load:
         """The object of a reference that is here already; None where there is none."""
         made = self.made.get(number)
         if made is None and self._originals is not None:
-            made = self._originals.find(_key(number))
+            group, own = _key(number)
+            objects = self._objects.get(group)
+            if objects is None:
+                objects = self._objects[group] = self._originals.objects(group)
+            made = objects.get(own)
         return made
 
     def referred(self, number: int) -> Any:
-        """The object that a reference stands for."""
-        made = self.made.get(number)
-        if made is None:
-            maker = _MAKERS[number & 3]
-            made = self.find(number)
-            if type(made) is not maker:
-                made = maker()
-            self.made[number] = made
+        """The object that a reference stands for which has not been met before."""
+        maker = _MAKERS[number & 3]
+        objects = self._objects.get(number >> 42)
+        made = self.find(number) if objects is None else objects.get(number >> 2 & _OWN)
+        if type(made) is not maker:
+            made = maker()
+            self._new.append(number)
+        self.made[number] = made
         return made
+
+    def _add_contents(self) -> None:
+        """Let new objects have the content that they were sent with, if none came."""
+        given = set(self.contents[::2])
+        memos: dict[int, Any] = {}
+        for number in self._new:
+            group, own = _key(number)
+            if number in given or group not in self.bases:
+                continue
+            if group not in memos:
+                unpickler = pickle.Unpickler(io.BytesIO(self.bases[group]))
+                unpickler.load()
+                memos[group] = unpickler.memo.copy()
+            sent = memos[group][own]
+            self.contents += [number, [*sent, *sent.values()] if type(sent) is dict else sent]
+        self._new, self.bases = [], {}
 
     def apply(self) -> list[str]:
         """Give all objects their content; returns what could not be done, a sentence each."""
+        self._add_contents()
         contents = iter(self.contents)
         objects: list[tuple[Any, Any]] = []
         containers: list[tuple[Any, Any]] = []
@@ -314,13 +393,23 @@ def loading(originals: Originals | None) -> Iterator[Load]:
         _load = before
 
 
-def referred(number: Any) -> Any:
-    """What a persistent id of a pickle stands for."""
-    return _load.referred(number) if type(number) is int else number
+def resolver() -> Callable[[Any], Any]:
+    """What says what the persistent ids of a pickle stand for that is read now."""
+    load = _load
+    get, referred = load.made.get, load.referred
+
+    def resolve(number: Any) -> Any:
+        if type(number) is not int:
+            return number
+        made = get(number)
+        return referred(number) if made is None else made
+
+    return resolve
 
 
-def _finish(values: dict[str, Any], contents: list[Any]) -> dict[str, Any]:
+def _finish(values: dict[str, Any], contents: list[Any], bases: Mapping[int, Any] = _NO_BASES) -> dict[str, Any]:
     _load.contents += contents[2:]
+    _load.bases.update(bases)
     if _load is _NEW:
         _load.apply()
         _load.made.clear()
@@ -552,23 +641,32 @@ class Restored(NamedTuple):
         values: by name, as they were restored, whatever the names are bound to later.
         memo: of its pickle.
         buffers: the digest and the size of each part that was stored apart from the pickle.
+        place: of its pickle; None where it has none.
     """
 
     number: int
     values: dict[str, Any]
     memo: Any
     buffers: list[tuple[str, int]]
+    place: snapshot.Place | None = None
 
-    def known(self, namespace: dict[str, Any]) -> Iterator[tuple[Any, tuple[int, int]]]:
-        """Its objects, each with its key."""
+    def known(self, namespace: dict[str, Any]) -> tuple[dict[int, tuple[int, int]], list[Any]]:
+        """The keys of its objects by their ids, and those that are arrays."""
+        memo = self.memo.copy()
         # Most kinds are tracked as a whole or not at all.
-        kinds: dict[type, bool | None] = {}
-        own = self.number
-        for number, value in self.memo.copy().items():
-            kind = type(value)
-            tracked = kinds[kind] if kind in kinds else kinds.setdefault(kind, _is_tracked_kind(kind))
-            if tracked or (tracked is None and is_tracked(value, namespace)):
-                yield value, (own, number)
+        kinds = {kind: _is_tracked_kind(kind) for kind in set(map(type, memo.values()))}
+        own, some = self.number, {kind for kind, is_tracked_kind in kinds.items() if is_tracked_kind is None}
+        if some:
+            untracked = [
+                number for number, value in memo.items() if type(value) in some and not is_tracked(value, namespace)
+            ]
+            for number in untracked:
+                del memo[number]
+        tracked = {kind for kind, is_tracked_kind in kinds.items() if is_tracked_kind is not False}
+        # Of one that is there twice, the first number.
+        keys = {id(value): (own, number) for number, value in reversed(memo.items()) if type(value) in tracked}
+        shown = {kind for kind in tracked if kind.__name__ == "ndarray"}
+        return keys, [value for value in memo.values() if type(value) in shown] if shown else []
 
 
 def owners(values: Iterable[Any]) -> dict[int, Any]:
@@ -670,7 +768,7 @@ class Originals:
             with generators.noted() as found:
                 pickler = self._pickle(group)
             if pickler is not None and found:
-                group.objects, group.without_generators = len(pickler.memo.copy()), self._without_generators(group)
+                group.objects, group.without_generators = len(_numbered(pickler)), self._without_generators(group)
 
     def _without_generators(self, group: _Group) -> str:
         pickler = self._pickle(group, _WithoutGenerators)
@@ -691,10 +789,9 @@ class Originals:
         """Whether the objects of a group are not as they were sent, or are gone."""
         return self._objects(number) is None
 
-    def find(self, key: tuple[int, int]) -> Any:
-        """The object of a key; None where it is gone or was changed since it was sent."""
-        objects = self._objects(key[0])
-        return None if objects is None else objects.get(key[1])
+    def objects(self, number: int) -> Mapping[int, Any]:
+        """The objects of a group by their own numbers; none where they are gone or not as they were sent."""
+        return self._objects(number) or {}
 
     def _objects(self, number: int) -> dict[int, Any] | None:
         if number not in self._found:
@@ -711,16 +808,22 @@ class Originals:
             return None
         if not self.still and [content.own_digest() for content in pickler.buffers] != group.buffers:
             return None
-        return {
-            number: value.cell if type(value) is snapshot._Cell else value
-            for number, value in pickler.memo.copy().values()
-        }
+        objects = _numbered(pickler)
+        if pickler._cells:
+            objects.update({number: one.cell for number, one in objects.items() if type(one) is snapshot._Cell})
+        return objects
 
     def _generators_went_on(self, group: _Group, pickler: snapshot._Pickler) -> bool:
         """Whether nothing else has changed; with another number of objects, none would be found by its key."""
-        if not group.without_generators or len(pickler.memo.copy()) != group.objects:
+        if not group.without_generators or len(_numbered(pickler)) != group.objects:
             return False
         return self._without_generators(group) == group.without_generators
+
+
+def _numbered(pickler: snapshot._Pickler) -> dict[int, Any]:
+    """What was pickled, by its number in the memo."""
+    with collector.paused():
+        return dict(pickler.memo.copy().values())
 
 
 def _held(value: Any) -> Callable[[], Any]:

@@ -19,6 +19,7 @@ import hashlib
 import importlib
 import io
 import json
+import mmap
 import os
 import pickle
 import re
@@ -49,6 +50,7 @@ from docker_kernel.guest import (
 )
 from docker_kernel.guest.blob_files import Blobs, Content, SnapshotError, not_written
 from docker_kernel.guest.exceptions import Dropped, Exceptions
+from docker_kernel.guest.mapped_files import Mapper
 
 VERSION = 1
 OUT_OF_BAND = 1 << 16
@@ -148,8 +150,8 @@ class _Marker(bytearray):
 class _File:
     """What a pickler writes to: large bytes and bytearrays do not become part of the pickle, but buffers.
 
-    A pickler hands them over as they are, after their opcode and size; in the pickle, these give way to the next buffer
-    (for bytes: to a call of `bytes` with it).
+    A pickler hands them over as they are, after their opcode and size; in the pickle, these give way to a call of their
+    type with the next buffer.
     """
 
     def __init__(self, buffers: list[Content]) -> None:
@@ -162,7 +164,7 @@ class _File:
                 head = bytes(written[-9:])
             size = len(data).to_bytes(8, "little")
             if type(data) is bytearray:
-                length, instead = 9, pickle.NEXT_BUFFER
+                length, instead = 9, b"cbuiltins\nbytearray\n" + pickle.NEXT_BUFFER + pickle.TUPLE1 + pickle.REDUCE
                 known = head == pickle.BYTEARRAY8 + size
             else:
                 length, instead = 5, b"cbuiltins\nbytes\n" + pickle.NEXT_BUFFER + pickle.TUPLE1 + pickle.REDUCE
@@ -896,10 +898,7 @@ def read_manifest(state: str, digest: str) -> dict[str, Any]:
 
 
 class _Unpickler(pickle.Unpickler):
-    def persistent_load(self, number: Any) -> Any:
-        from docker_kernel.guest.merge import referred
-
-        return referred(number)
+    """One whose `persistent_load` can be set."""
 
 
 class _Shown:
@@ -919,7 +918,22 @@ class _Shown:
                 del self._namespace[name]
 
 
-OnGroup = Callable[[int, "dict[str, Any]", Any, "list[tuple[str, int]]"], None]
+class Place(NamedTuple):
+    """Where a group's pickle is: in which blob of a state, and where there.
+
+    Attributes:
+        digest: that of the pickle; buffers: their digests and sizes.
+    """
+
+    state: str
+    blob: str
+    start: int
+    size: int
+    digest: str
+    buffers: list[tuple[str, int]]
+
+
+OnGroup = Callable[[int, "dict[str, Any]", Any, "list[tuple[str, int]]", Place], None]
 
 
 def restore(
@@ -928,14 +942,16 @@ def restore(
     namespace: dict[str, Any],
     names: Iterable[str] | None = None,
     on_group: OnGroup | None = None,
+    mapped: bool = False,
 ) -> tuple[dict[str, Any], list[LeftOut]]:
     """Read the variables of a manifest; every blob is checked against its digest before it is unpickled.
 
     Args:
         namespace: where restored functions find their globals. It is not filled here.
         names: restore only the groups that hold one of these; None for all.
-        on_group: is called with each group: its number in the manifest, its variables, the memo of its pickle, and the
-            digest and size of each buffer.
+        on_group: is called with each group: its number in the manifest, its variables, the memo of its pickle, the
+            digest and size of each buffer, and where it is.
+        mapped: large content need not be copied: its files stay as long as this process.
 
     Returns:
         The variables, and those that could not be restored, with the reason.
@@ -952,37 +968,47 @@ def restore(
                 found[name] = importlib.import_module(module)
             except Exception as error:
                 failed.append(LeftOut(name, "module", str(error), "install it where the job runs"))
-    _target[0] = namespace
+    from docker_kernel.guest.merge import resolver
+
+    _target[0], resolve = namespace, resolver()
     shown = _Shown(namespace)
     shown.add(found)
-    again: list[tuple[int, memoryview, list[str], Any, Any]] = []
-    number = -1
+    again: list[tuple[int, memoryview, list[str], Any, Place]] = []
 
-    def load(this: int, group: memoryview, names_here: list[str], buffers: Any, sizes: Any) -> str:
+    def load(this: int, group: memoryview, names_here: list[str], buffers: Any, place: Place) -> str:
         """Read a group; returns why it cannot be."""
         try:
             unpickler = _Unpickler(io.BytesIO(group), buffers=buffers)
+            unpickler.persistent_load = resolve  # type: ignore[method-assign]
             values = unpickler.load()
             found.update(values)
             shown.add(values)
             if on_group is not None:
-                on_group(this, values, unpickler.memo, sizes)
+                on_group(this, values, unpickler.memo, place.buffers, place)
             return ""
         except Exception as error:
             return "%s: %s" % (type(error).__name__, error)
 
+    packs: list[tuple[int, Any]] = []
+    number = 0
     for pack in manifest["packs"]:
-        first, number = number + 1, number + len(pack["groups"])
-        if wanted is not None and not any(wanted.intersection(names) for names in pack["groups"]):
-            continue
-        data = memoryview(blob_files.read(state, "blobs", pack["blob"]))
-        buffers = [blob_files.read(state, "blobs", digest) for digest, _ in pack["buffers"]]
-        for this, (names_here, size) in enumerate(zip(pack["groups"], pack["sizes"]), first):
-            group, data = data[:size], data[size:]
-            if wanted is not None and not wanted.intersection(names_here):
-                continue
-            if load(this, group, names_here, buffers, pack["buffers"]):
-                again.append((this, group, names_here, buffers, pack["buffers"]))
+        if wanted is None or any(wanted.intersection(names_here) for names_here in pack["groups"]):
+            packs.append((number, pack))
+        number += len(pack["groups"])
+    with Mapper(state, (one for _, pack in packs for one in pack["buffers"]) if mapped else ()) as mapper:
+        # Those come last whose content is being checked meanwhile.
+        for number, pack in sorted(packs, key=lambda one: mapper.has_any(one[1]["buffers"])):
+            data = memoryview(blob_files.read(state, "blobs", pack["blob"]))
+            start = 0
+            buffers = [mapper.take(digest) or blob_files.read(state, "blobs", digest) for digest, _ in pack["buffers"]]
+            for this, (names_here, size) in enumerate(zip(pack["groups"], pack["sizes"]), number):
+                group, begin, start = data[start : start + size], start, start + size
+                if wanted is not None and not wanted.intersection(names_here):
+                    continue
+                own = pack["blob"] if len(pack["groups"]) == 1 else blob_files.digest(group)
+                one = (this, group, names_here, buffers, Place(state, pack["blob"], begin, size, own, pack["buffers"]))
+                if load(*one):
+                    again.append(one)
     # What is read by code of the notebook may need variables that came later.
     reasons: list[str] = []
     while again:
@@ -999,4 +1025,27 @@ def restore(
         failed += [LeftOut(name, "", reason, hint) for name in names_here]
     shown.end()
     sources.restore(found.pop(sources.NAME, {}))
-    return found, failed
+    order = [*manifest["modules"], *(name for _, pack in packs for names_here in pack["groups"] for name in names_here)]
+    return {name: found[name] for name in order if name in found}, failed
+
+
+def read_pickle(place: Place) -> memoryview:
+    """The pickle of a group.
+
+    Raises:
+        SnapshotError: the blob is missing or was changed.
+    """
+    return memoryview(blob_files.read(place.state, "blobs", place.blob))[place.start : place.start + place.size]
+
+
+def read_again(place: Place) -> tuple[dict[str, Any], dict[int, Any]]:
+    """The variables of a group of plain values, anew, with nothing in their large buffers, and its pickle's memo.
+
+    Raises:
+        SnapshotError: the blob is missing or was changed.
+    """
+    unpickler = pickle.Unpickler(
+        io.BytesIO(read_pickle(place)), buffers=[mmap.mmap(-1, size) for _, size in place.buffers]
+    )
+    values: dict[str, Any] = unpickler.load()
+    return values, unpickler.memo.copy()

@@ -222,7 +222,7 @@ def restore_state(
     modules.expect(manifest)
     modules.begin()
     with generators.noted() as found, said_elsewhere():
-        restored, failed = snapshot.restore(spec["state"], manifest, shell.user_ns, on_group=on_group)
+        restored, failed = snapshot.restore(spec["state"], manifest, shell.user_ns, None, on_group, mapped=True)
     # Of a package's modules only the package has a name.
     restored = submodules.variables(restored)
     handles.tell(restored.pop(handles.NAME, {}).values())

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from docker_kernel.guest import merge, snapshot
+from docker_kernel.guest import changes, merge, snapshot
 from docker_kernel.guest.bindings import Bindings
 from docker_kernel.guest.workspace_modules import NAME as MODULES
 from docker_kernel.guest.workspace_modules import WorkspaceModules
@@ -28,7 +28,7 @@ from tests.guest.test_snapshot import Notebook
 
 JOB = r"""
 import importlib, json, sys, types
-from docker_kernel.guest import snapshot
+from docker_kernel.guest import changes, snapshot
 from docker_kernel.guest.changes import Changes
 from docker_kernel.guest.merge import Restored
 from docker_kernel.guest.workspace_modules import NAME, WorkspaceModules
@@ -36,7 +36,8 @@ from docker_kernel.guest.workspace_modules import NAME, WorkspaceModules
 finders, known = list(sys.meta_path), set(sys.modules)
 sys.path.insert(0, sys.argv[1])
 
-def run(state, digest, source):
+def run(state, digest, source, as_base):
+    changes.AS_BASE = as_base
     for name, module in list(sys.modules.items()):
         if (getattr(module, "__file__", "") or "").startswith(sys.argv[1]):
             del sys.modules[name]
@@ -48,16 +49,17 @@ def run(state, digest, source):
     modules.expect(snapshot.read_manifest(state, digest))
     modules.begin()
     on_group = lambda *group: groups.append(Restored(*group))
-    found, failed = snapshot.restore(state, snapshot.read_manifest(state, digest), namespace, on_group=on_group)
+    manifest = snapshot.read_manifest(state, digest)
+    found, failed = snapshot.restore(state, manifest, namespace, on_group=on_group, mapped=True)
     assert not failed, failed
     modules.receive(found)
     namespace.update(found)
     before = dict(namespace)
-    changes = Changes([one for one in groups if NAME not in one.values], namespace, source, state, modules)
+    found_by = Changes([one for one in groups if NAME not in one.values], namespace, source, state, modules)
     exec(compile(source, "<cell>", "exec"), namespace)
     variables = {name: value for name, value in namespace.items() if not name.startswith("__")}
-    done = changes.outcome(before, variables)
-    pickler = changes.pickler(done.values)
+    done = found_by.outcome(before, variables)
+    pickler = found_by.pickler(done.values)
     result = snapshot.capture(done.values, namespace, state, pickler, done.spare, changed=done.changed)
     return [result.digest, sorted({*(set(found) - set(variables)), *done.gone})]
 
@@ -74,6 +76,7 @@ class Kernel(Notebook):
         super().__init__(state, {})
         self.workspace = state.parent / "workspace"
         self.workspace.mkdir()
+        self.as_base = changes.AS_BASE
         self._finders = list(sys.meta_path)
         self.worker = subprocess.Popen(
             [sys.executable, "-B", "-c", JOB, str(self.workspace)],
@@ -85,6 +88,7 @@ class Kernel(Notebook):
 
     def restart(self) -> None:
         """Begin with no variables, and without the modules of the workspace."""
+        self.as_base = changes.AS_BASE
         self.forget_modules()
         module = sys.modules["__main__"] = types.ModuleType("__main__")
         self.namespace = module.__dict__
@@ -124,7 +128,8 @@ class Kernel(Notebook):
 
     def _job(self, digest: str, source: str) -> tuple[str, list[str]]:
         assert self.worker.stdin is not None and self.worker.stdout is not None
-        print(json.dumps([self.state, digest, textwrap.dedent(source)]), file=self.worker.stdin, flush=True)
+        request = [self.state, digest, textwrap.dedent(source), self.as_base]
+        print(json.dumps(request), file=self.worker.stdin, flush=True)
         result, deleted = json.loads(self.worker.stdout.readline())
         return result, deleted
 
@@ -730,11 +735,13 @@ def shape(namespace: dict[str, Any], names: str) -> Any:
     return [(name, look(namespace[name])) for name in names if name in namespace]
 
 
-def graph_and_changes(seed: int, objects: int, changes: int, names: Sequence[str] = NAMES) -> tuple[str, str]:
+def graph_and_changes(
+    seed: int, objects: int, changes: int, names: Sequence[str] = NAMES, kinds: Sequence[str] = KINDS
+) -> tuple[str, str]:
     chance = random.Random(seed)
-    made = [f"{name} = make({chance.choice(KINDS)!r}, [{number}])" for number, name in enumerate(names[:4])]
+    made = [f"{name} = make({chance.choice(kinds)!r}, [{number}])" for number, name in enumerate(names[:4])]
     for _ in range(objects):
-        kind, name = chance.choice(KINDS), chance.choice(names)
+        kind, name = chance.choice(kinds), chance.choice(names)
         picked = ", ".join(f"pick({chance.randrange(50)})" for _ in range(chance.randrange(3)))
         made.append(
             chance.choice(
@@ -778,6 +785,77 @@ def test_random_graphs_are_changed_in_a_job_as_they_are_here(
     assert shape(kernel.namespace, NAMES) == expected
     if fresh:
         assert shape({"a": list(held)}, "a") == expected_held
+
+
+PLAIN_KINDS = ["list", "dict", "tuple", "list", "dict"]
+
+
+@given(st.integers(0, 2**32), st.integers(0, 16), st.integers(1, 8), st.sampled_from(["kernel", "changed", "fresh"]))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_plain_graphs_are_changed_in_a_job_as_they_are_here(
+    kernel: Kernel, seed: int, objects: int, changes: int, here: str
+) -> None:
+    """Also where nothing of what they were is there any more."""
+    made, done = graph_and_changes(seed, objects, changes, kinds=PLAIN_KINDS)
+    kernel.restart()
+    kernel.run(MAKE).run(made).run(done)
+    expected = {name: shape(kernel.namespace, name) for name in NAMES}
+    together = shape(kernel.namespace, NAMES)
+    kernel.restart()
+    kernel.as_base = 0
+    kernel.run(MAKE).run(made)
+    held = kernel.run("held = everything()")["held"]
+    kernel.namespace.pop("held")
+    if here == "changed":
+        # As if another thread did it: each object, so that none is what it was.
+        values = kernel.local(done, meanwhile="for one in everything(): put(one, 99)")
+    else:
+        values = kernel.local(done, fresh=here == "fresh")
+    assert {name: shape(values, name) for name in values} == {name: expected[name] for name in values}
+    if here == "kernel":
+        assert shape(kernel.namespace, NAMES) == together and held is not None
+
+
+def test_what_is_unchanged_in_a_large_list_does_not_come_back(kernel: Kernel) -> None:
+    kernel.restart()
+    kernel.run("""
+        many = [{'number': number, 'text': f'text {number}'} for number in range(5000)]
+        first, held = many[0], many[7]
+    """)
+    sent = kernel.capture()
+    digest = kernel.result("many.append(many[3]); many[7]['number'] = 7.0; many[1]['new'] = first")
+    (pack,) = snapshot.read_manifest(kernel.state, digest)["packs"]
+    (size,) = pack["sizes"]
+    blobs = {pack["blob"] for pack in json.loads(sent.manifest)["packs"]}
+    assert size < 100_000 and [blob for blob, _ in pack["buffers"] if blob in blobs]
+    kernel.local("many.append(many[3]); many[7]['number'] = 7.0; many[1]['new'] = first")
+    many = kernel["many"]
+    assert len(many) == 5001 and many[-1] is many[3] and many[1]["new"] is kernel["first"] is many[0]
+    assert kernel["held"] is many[7] and type(many[7]["number"]) is float and many[7]["text"] == "text 7"
+    values, _ = snapshot.restore(kernel.state, snapshot.read_manifest(kernel.state, digest), {})
+    assert values["many"] == many and values["many"][-1] is values["many"][3]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("1", "True"),
+        ("1", "1.0"),
+        ("0.0", "-0.0"),
+        ("'a'", "b'a'"),
+        ("2", "3"),
+        ("None", "0"),
+        ("1", "[1]"),
+        ("[1]", "1"),
+    ],
+)
+def test_what_is_equal_and_not_the_same_comes_back_from_among_many(kernel: Kernel, before: str, after: str) -> None:
+    kernel.restart()
+    kernel.run(f"many = [{{'x': {before}, 'text': 'text %d' % number}} for number in range(5000)]")
+    kernel.local(f"many[4321]['x'] = {after}")
+    assert repr(kernel["many"][4321]["x"]) == repr(eval(after))
+    kernel.local("many[1234] = {'text': many[1234].pop('text'), 'x': many[1234].pop('x')}")
+    assert [*kernel["many"][1234]] == ["text", "x"] and [*kernel["many"][1235]] == ["x", "text"]
 
 
 STORE = """

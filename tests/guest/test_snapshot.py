@@ -23,7 +23,7 @@ import json, sys
 from docker_kernel.guest import snapshot
 state, digest, source, known = sys.argv[1:]
 namespace = sys.modules["__main__"].__dict__
-restored, failed = snapshot.restore(state, snapshot.read_manifest(state, digest), namespace)
+restored, failed = snapshot.restore(state, snapshot.read_manifest(state, digest), namespace, mapped=True)
 assert not failed, failed
 own = {"snapshot", "json", "sys", "state", "digest", "source", "known", "namespace", "restored", "failed"}
 namespace.update(restored)
