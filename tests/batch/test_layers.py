@@ -47,7 +47,7 @@ def blob_of(package: Package, name: str) -> str:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Digests of no other test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(module, "_DIGESTS", module._DigestCache())
+    monkeypatch.setattr(module, "_DIGESTS", module.DigestCache())
 
 
 @pytest.fixture
