@@ -80,12 +80,13 @@ def test_cells_have_what_nbclient_gives_them(tmp_path: Path, capfdbinary: pytest
     ], "when each began and ended"
 
 
-@pytest.mark.parametrize(("end", "code", "error"), ENDS)
+@pytest.mark.parametrize(("end", "code", "error", "printed"), ENDS)
 def test_a_notebook_may_end_itself(
-    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], end: str, code: int, error: str
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], end: str, code: int, error: str, printed: str
 ) -> None:
     ran = run(notebook_of("1", end, "print('never')"), tmp_path, capfdbinary)
     assert (ran.ending.code, ran.ending.name) == (code, error) and "never" not in ran.log
+    assert printed in ran.log
     assert [cell["execution_count"] for cell in ran.cells] == [1, 2, None]
 
 
