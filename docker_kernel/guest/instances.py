@@ -10,8 +10,7 @@ import copyreg
 import pickle
 import sys
 import types
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Callable
 
 from docker_kernel.guest import children
 from docker_kernel.guest.names import by_name

@@ -45,6 +45,7 @@ from docker_kernel.guest import (
     instances,
     mocks,
     module_objects,
+    pure_pickler,
     sources,
     widget_values,
 )
@@ -587,7 +588,7 @@ def run_pickler(
             raise
     try:
         with deep.room():
-            return _run_pickler(values, namespace, blobs, views, make)
+            return _run_pickler(values, namespace, blobs, views, pure_pickler.pure(make) if deep.PURE else make)
     except Exception as error:
         if not deep.is_too_deep(error):
             raise
@@ -857,7 +858,7 @@ def objects_in(value: Any, namespace: dict[str, Any]) -> list[Any]:
     except Exception as error:
         # It does not travel; what was seen until then may be used all the same.
         if deep.is_too_deep(error):
-            pickler = _Pickler(namespace)
+            pickler = pure_pickler.pure(_Pickler)(namespace) if deep.PURE else _Pickler(namespace)
             with deep.room(), contextlib.suppress(Exception):
                 pickler.dump(value)
     return pickler.objects

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import resource
 import sys
 import threading
 
 import pytest
 
-from docker_kernel.guest import deep, snapshot
+from docker_kernel.guest import deep, pure_pickler, snapshot
 from tests.guest.test_merge import Kernel, kernel
 from tests.guest.test_snapshot import Notebook, notebook
 
@@ -120,8 +121,8 @@ def test_code_of_a_class_runs_in_the_same_thread_with_the_limits_as_they_were_af
     assert (sys.getrecursionlimit(), resource.getrlimit(resource.RLIMIT_STACK)) == limits
 
 
-def test_another_threads_stack_is_not_overrun() -> None:
-    limits = []
+def test_the_main_thread_may_go_deeper_and_another_one_whose_stack_cannot_grow_may_not() -> None:
+    limits = [sys.getrecursionlimit()]
 
     def look() -> None:
         with deep.room():
@@ -130,6 +131,63 @@ def test_another_threads_stack_is_not_overrun() -> None:
     thread = threading.Thread(target=look)
     thread.start()
     thread.join()
+    look()
+    assert limits[0] == limits[1] < 10_000 < limits[2]
+
+
+def test_code_that_never_ends_does_not_overrun_the_stack(notebook: Notebook) -> None:
+    source = """
+        class A:
+            def __getstate__(self): return sorted([1, 2], key=lambda x: self.__getstate__())
+        class B:
+            def __getattr__(self, name): return getattr(self, name + "")
+            def __reduce__(self): return self.x
+        class C:
+            def __repr__(self): return repr([self])
+            def __reduce__(self): return f"{self}"
+        a, b, c = A(), B(), C(); fine = 1
+    """
+    notebook.run(source)
+    assert [one.name for one in notebook.capture().left_out] == ["a", "b", "c"]
+
+
+OF_ALL_KINDS = """
+    import collections, datetime, enum, functools
+    class A:
+        def __init__(self):
+            self.x = [1, {2: "a"}, (3, 4.5), {5, 6}, frozenset([7]), b"x" * 10, bytearray(b"y"), "z" * 300]
+            self.large = b"b" * 100_000, bytearray(100_000), [*range(3000)], {n: n for n in range(2500)}
+            self.me = self
+    class L(list): pass
+    class E(enum.Enum): X = 1
+    def f(x, y=[1]): return A
+    v = [A(), A, f, L([1]), E.X, collections.OrderedDict(a=1), collections.deque([1]), datetime.date(2020, 1, 1),
+         functools.partial(f, 1), ValueError("x"), range(3), slice(1), None, True, int, 2**100, ..., len, 1j]
+    v[0].more = v; v.append((v,)); n = []
+    for _ in range(9_000): n = [n]
+"""
+
+
+def test_where_c_stops_at_a_depth_of_its_own_pythons_pickler_does_the_same(notebook: Notebook) -> None:
+    notebook.run(OF_ALL_KINDS)
+    make = pure_pickler.pure(snapshot._Pickler)
+    pickler = snapshot._run_pickler({"v": notebook["v"]}, notebook.namespace, None, frozenset(), make)
+    snapshot._target[0] = notebook.namespace
+    buffers = [bytearray(one.raw) for one in pickler.buffers]
+    unpickler = snapshot._Unpickler(io.BytesIO(pickler.file.value()), buffers=buffers)
+    v = unpickler.load()["v"]
+    assert v[0].more is v is v[-1][0] and v[0].me is v[0] and v[1] is type(v[0]) and v[4] is notebook["E"].X
+    assert v[0].x == notebook["v"][0].x and v[0].large == notebook["v"][0].large and v[3] == [1] and len(buffers) == 2
+    kinds = {number: type(value).__name__ for number, value in pickler.memo.copy().values()}
+    assert all(type(value).__name__ == kinds[number] for number, value in unpickler.memo.copy().items())
     with deep.room():
-        limits.append(sys.getrecursionlimit())
-    assert 1000 <= limits[0] <= resource.getrlimit(resource.RLIMIT_STACK)[0] // deep.LEVEL < limits[1]
+        assert snapshot._run_pickler({"n": notebook["n"]}, notebook.namespace, None, frozenset(), make)
+
+
+def test_a_result_may_come_home_by_pythons_pickler(kernel: Kernel) -> None:
+    before = "log = []\ndef add(n): log.append(n); return log\na = [1]; box = {'a': a, 'log': log}"
+    cell = "a += range(3000); box.update((n, [n]) for n in range(3000)); add(box['a'])"
+    expected = "log[0] is a is box['a'] and len(a) == 3001 and len(box) == 3002 and box[2999] == [2999]"
+    use = "from docker_kernel.guest import changes, pure_pickler\n"
+    use += "changes.ReturnPickler = pure_pickler.pure(changes.ReturnPickler)\ndel changes, pure_pickler\n"
+    assert kernel.does_the_same(before, use + cell, expected)
