@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -85,6 +85,13 @@ class Raised(_Marker):
     value: Annotated[str, Field(max_length=500)]
 
 
+class Begin(_Marker):
+    """The runner has begun, at this time of its machine's clock: what waited before was no part of the job."""
+
+    event: Literal["begin"]
+    time: float
+
+
 class Taken(_Marker):
     """A container that waited for a job has this one."""
 
@@ -105,31 +112,48 @@ class End(_Marker):
     """The runner's last word.
 
     Attributes:
+        oom: whether its worker was killed for memory; None where nobody tells.
         result: the digest of the result's manifest, "" if there is none.
         partial: that of what a job which was stopped, or died, had written until then.
     """
 
     event: Literal["end"]
     code: int
-    oom: bool
+    oom: bool | None
     result: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")]
     partial: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
     timeout: bool = False
     cost: Cost | None = None
 
 
-Marker = Display | ResultDisplay | Clear | Progress | Metrics | Input | Raised | Taken | Blob | End
+Marker = Display | ResultDisplay | Clear | Progress | Metrics | Input | Raised | Begin | Taken | Blob | End
 MARKERS: TypeAdapter[Marker] = TypeAdapter(Annotated[Marker, Field(discriminator="event")])
+
+
+class JobLogState(TypedDict):
+    """Between two pieces of a log.
+
+    Attributes:
+        newline: whether a newline is held back, which may be a marker's.
+    """
+
+    newline: bool
+    at_line_start: bool
 
 
 class JobLog:
     """Splits a job's output, arriving in pieces, into text (bytes) and markers (dicts), in order."""
 
-    def __init__(self, nonce: str) -> None:
+    def __init__(self, nonce: str, state: JobLogState | None = None) -> None:
         self._prefix = f"##docker-kernel {nonce} ".encode()
         self._held = b""
-        self._newline = b""
-        self._at_line_start = True
+        self._newline = b"\n" if state is not None and state["newline"] else b""
+        self._at_line_start = state is None or state["at_line_start"]
+
+    @property
+    def state(self) -> JobLogState | None:
+        """With which another one goes on behind the bytes that were fed; None in the middle of what may be a marker."""
+        return None if self._held else {"newline": bool(self._newline), "at_line_start": self._at_line_start}
 
     def feed(self, data: bytes) -> Iterator[bytes | dict[str, Any]]:
         """The parts that these bytes complete.

@@ -205,6 +205,7 @@ def usage() -> tuple[float, int]:
 class Runner:
     def __init__(self, spec: dict[str, object], waiting: Worker | None = None) -> None:
         self.log = Log(str(spec.pop("nonce")))
+        self.log.marker({"event": "begin", "time": time.time()})
         self.python = str(spec["python"])
         self.left = {
             "state": spec["state"],
@@ -320,7 +321,7 @@ class Runner:
             code = CANCELLED
         else:
             code = self.code if self.code >= 0 else 128 - self.code
-        oom = self.code == -signal.SIGKILL and oom_kills() > self.ooms
+        oom = self.was_out_of_memory()
         cpu_seconds, peak = usage()
         seconds = time.monotonic() - self.begun
         cost = {"cpu_seconds": cpu_seconds - self.used_before, "peak_memory": peak, "seconds": seconds}
@@ -337,6 +338,13 @@ class Runner:
             }
         )
         return code
+
+    def was_out_of_memory(self) -> bool | None:
+        """Whether the worker was killed for memory; None where this container's cgroup does not tell."""
+        if self.code != -signal.SIGKILL:
+            return False
+        kills = oom_kills()
+        return None if kills is None or self.ooms is None else kills > self.ooms
 
     def salvage(self) -> str:
         """Keep the files that a worker wrote which came to no result; returns the digest of their manifest, or ""."""
@@ -357,6 +365,18 @@ class Runner:
             else:
                 self.log.marker(event)
         return digest
+
+
+def with_own_rank(spec: dict[str, object]) -> dict[str, object]:
+    """The spec that all of a job's tasks share, as this one's: `rank_from` names the variable that has its rank."""
+    name = spec.pop("rank_from", None)
+    if name is None:
+        return spec
+    rank = os.environ.get(str(name), "")
+    if not rank.isdigit() or int(rank) >= int(str(spec["world_size"])):
+        sys.exit("docker-kernel: the variable %s is to have this task's rank, and has %r" % (name, rank))
+    # Only rank 0's result is asked for.
+    return {**spec, "rank": int(rank), "result": spec.get("result") if int(rank) == 0 else None}
 
 
 def wait_for_job(likely: dict[str, object]) -> tuple[dict[str, object], Worker] | None:
@@ -403,7 +423,7 @@ def main() -> int:
         if error.errno not in (errno.EBUSY, errno.EROFS, errno.EACCES, errno.EPERM):
             raise
     if "likely" not in spec:
-        return Runner(spec).run()
+        return Runner(with_own_rank(spec)).run()
     found = wait_for_job(spec["likely"])
     if found is None:
         return 0
