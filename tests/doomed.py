@@ -33,7 +33,7 @@ from docker_kernel.targets.engine.spare_jobs import SpareJob
 
 left = contextvars.ContextVar("left", default=None)
 call, change, package, prepare = Connection.call, JobManager._change, Broker._package, JobManager._prepare
-take, cancel = SpareJob.take, JobManager.cancel
+take, cancel, keep_placed = SpareJob.take, JobManager.cancel, JobManager._keep_placed
 
 
 def step():
@@ -55,11 +55,18 @@ async def counted_call(*arguments, **options):
 
 
 async def counted_change(self, record, state, reason=""):
-    if (sys.argv[1], state) in (("queue", "starting"), ("keep", "running")):
+    if (sys.argv[1], state) == ("queue", "starting"):
         begin()
     await change(self, record, state, reason)
-    if state == "starting" and record.attempt == {"start": 1, "again": 2}.get(sys.argv[1]):
+    first = {"start": 1, "again": 2}.get(sys.argv[1])
+    if state == "starting" and record.attempt == first and left.get() is None:
         begin()
+
+
+async def counted_keep_placed(self, record):
+    if sys.argv[1] == "keep":
+        begin()
+    await keep_placed(self, record)
 
 
 async def counted_package(self, *arguments):
@@ -94,6 +101,7 @@ async def counted_cancel(self, *arguments):
 SpareJob.take, JobManager.cancel = counted_take, counted_cancel
 write, ExecStream.write = ExecStream.write, counted_write
 Connection.call, JobManager._change = counted_call, counted_change
+JobManager._keep_placed = counted_keep_placed
 Broker._package, JobManager._prepare = counted_package, counted_prepare
 """
 """Has a host kill itself when it has had so many answers of the engine from some moment on. What it goes on to do after

@@ -117,8 +117,46 @@ class JobFolder(Folder):
 
     def restart(self) -> None:
         """Forget output and events: the job's log is read anew, or the job runs anew."""
-        for name in ("output.0", "output.1", "events.jsonl"):
+        for name in ("position.json", "output.0", "output.1", "events.jsonl"):
             (self.path / name).unlink(missing_ok=True)
+
+    def keep_position(self, position: dict[str, Any]) -> None:
+        """Keep up to where the job's log is here. A disk that refuses is logged."""
+        with self._writing, _logged(self.path):
+            current = self.path / "output.1"
+            current.touch()
+            sizes = {"events": self._size("events.jsonl"), "output": self._size("output.1")}
+            self.write("position.json", {**position, **sizes, "file": current.stat().st_ino})
+
+    def go_back_to_position(self, attempt: int) -> dict[str, Any] | None:
+        """Cut output and events to what was here at the last `keep_position` of an attempt; returns what was kept.
+
+        None where that cannot be done: all of the log is to be read anew.
+        """
+        kept: dict[str, Any] | None = self.read("position.json")
+        if kept is None or kept["attempt"] != attempt:
+            return None
+        current, aside = self.path / "output.1", self.path / "output.0"
+        try:
+            if not current.exists() or current.stat().st_ino != kept["file"]:
+                if aside.stat().st_ino != kept["file"]:
+                    return None
+                aside.replace(current)  # it was put aside since
+            for path, size in ((current, kept["output"]), (self.path / "events.jsonl", kept["events"])):
+                if self._size(path.name) < size:
+                    return None
+                if size or path.exists():
+                    os.truncate(path, size)
+        except OSError as error:
+            log.warning("what a job said in %s cannot be gone on with: %s", self.path, error)
+            return None
+        return kept
+
+    def _size(self, name: str) -> int:
+        try:
+            return (self.path / name).stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def ask_to_cancel(self, why: str) -> None:
         """Ask the process that follows this job to stop it, or the one that does after it."""

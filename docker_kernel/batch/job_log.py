@@ -79,6 +79,13 @@ class Raised(_Marker):
     value: Annotated[str, Field(max_length=500)]
 
 
+class Begin(_Marker):
+    """The runner has begun, at this time of its machine's clock: what waited before was no part of the job."""
+
+    event: Literal["begin"]
+    time: float
+
+
 class Taken(_Marker):
     """A container that waited for a job has this one."""
 
@@ -99,6 +106,7 @@ class End(_Marker):
     """The runner's last word.
 
     Attributes:
+        oom: whether its worker was killed for memory; None where nobody tells.
         result: the digest of the result's manifest, "" if there is none.
         partial: that of what a job which was stopped, or died, had written until then.
         unheeded: whether it was stopped as its cell did not end when it was interrupted.
@@ -106,7 +114,7 @@ class End(_Marker):
 
     event: Literal["end"]
     code: int
-    oom: bool
+    oom: bool | None
     result: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")]
     partial: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
     timeout: bool = False
@@ -114,5 +122,5 @@ class End(_Marker):
     cost: Cost | None = None
 
 
-Marker = Display | ResultDisplay | Clear | Progress | Metrics | Input | Cell | Raised | Taken | Blob | End
+Marker = Display | ResultDisplay | Clear | Progress | Metrics | Input | Cell | Raised | Begin | Taken | Blob | End
 MARKERS: TypeAdapter[Marker] = TypeAdapter(Annotated[Marker, Field(discriminator="event")])

@@ -28,6 +28,7 @@ from docker_kernel.batch.image_origin import ImageOrigin
 from docker_kernel.batch.job_folder import DispatchFolder, JobFolder, Lock, root
 from docker_kernel.batch.job_log import (
     MARKERS,
+    Begin,
     Blob,
     Cell,
     Clear,
@@ -53,12 +54,9 @@ from docker_kernel.free_memory import give_back_memory
 from docker_kernel.guest.job_log import JobLog
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
-from docker_kernel.targets.base import AnyTarget, JobTask, JobUnknown, Outcome, Package
+from docker_kernel.targets.base import AnyTarget, JobTask, JobUnknown, Note, Outcome, Package
 
 log = logging.getLogger(__name__)
-
-KILLED_EXIT = 137
-"""Of a container whose runner was killed: for memory, as far as experience goes, also where the engine does not say."""
 
 STOPPED_EXIT = 143
 """Of a container that was told to end, as an engine tells all of its own when it starts again."""
@@ -80,6 +78,12 @@ MAX_METRICS = 1000
 
 TIMEOUT_SLACK = 30.0
 """Seconds that a job's own runner, which watches the timeout, may be late before the host side stops the job."""
+
+POSITION_SECONDS = 1.0
+"""How often it is kept up to where a job's log is here."""
+
+MAX_POSITION = 1 << 16
+"""Bytes of lines that have only begun up to which they are kept with it."""
 
 PAUSE_SECONDS = 0.3
 """After which a newline that a replica printed is its own, and not there for the sake of a marker."""
@@ -161,6 +165,20 @@ class Running:
     lock: Lock | None = None
     end: str = ""
     """Why we ourselves stop it: "cancelled" or "timeout"."""
+
+    not_started: bool = False
+    """Its start failed, which may have left something where its target did not answer."""
+    taken_over: bool = False
+    """Whether another process started it."""
+    after: dict[int, str] = field(default_factory=dict)
+    """By rank, up to where its log is here (Target.output)."""
+    parsers: dict[int, JobLog] = field(default_factory=dict)
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    """Its runner has begun."""
+    kept_at: float = 0.0
+    """When that was kept, by the monotonic clock."""
+    note: str = ""
+    """Why it waits."""
 
     why: str = ""
     runner: asyncio.Task[None] | None = None
@@ -436,7 +454,11 @@ class JobManager:
             await self._clean(running)
             record.begin_again()
             running.task = _of_attempt(running.task, record)
-            running.said_end, running.raised = None, ""
+            running.said_end, running.raised, running.note = None, "", ""
+            running.taken_over = running.not_started = False
+            running.after, running.parsers, running.lines = {}, {}, ReplicaLines()
+            running.cell = "waits"
+            running.begun.clear()
             await asyncio.to_thread(running.folder.restart)
             if running.cancelled:
                 return "cancelled", running.why
@@ -495,8 +517,7 @@ class JobManager:
         running.interrupted = False
         if record.placed is None:
             return running.why_not
-        record.started = time.time()
-        await self._change(record, "running")
+        await self._keep_placed(record)
         return ""
 
     async def _start(self, running: Running, prepared: Kept) -> None:
@@ -509,8 +530,15 @@ class JobManager:
             with contextlib.suppress(DockerKernelError):
                 record.placed = await starting
             raise
-        record.started = time.time()
-        await self._change(record, "running")
+        except DockerKernelError:
+            running.not_started = True
+            raise
+        await self._keep_placed(record)
+
+    async def _keep_placed(self, record: JobRecord) -> None:
+        """Write down by what a job's target finds it: from now on, whoever comes next can follow it."""
+        if not record.live:
+            await asyncio.to_thread(self.ledger.save, record)
 
     async def _follow(self, running: Running) -> tuple[State, str]:
         record, target = running.record, running.dispatch.target
@@ -520,31 +548,28 @@ class JobManager:
             await target.cancel(record.placed)  # it came before there was anything to stop
         watch = self._spawn(self._stop_late(running)) if record.timeout is not None else None
         try:
-            parsers: dict[int, JobLog] = {}
             running.text.reset()
-            running.lines, running.cell = ReplicaLines(), "waits"
-            output = target.output(record.placed)
+            output = target.output(record.placed, dict(running.after))
             # Alone, nobody waits for a newline; among others, a line is shown when it has its own.
             async for piece in output if record.replicas == 1 else with_pauses(output, PAUSE_SECONDS):
                 if piece is None:
-                    for rank, parser in parsers.items():
+                    for rank, parser in running.parsers.items():
                         await self._part(running, rank, parser.pause())
                     continue
-                rank, data = piece
-                parser = parsers.setdefault(rank, JobLog(record.nonce))
-                for part in parser.feed(data):
-                    await self._part(running, rank, part)
+                if isinstance(piece, Note):
+                    await self._note_waiting(running, piece.text)
+                    continue
+                parser = running.parsers.setdefault(piece.rank, JobLog(record.nonce))
+                for part in parser.feed(piece.data):
+                    await self._part(running, piece.rank, part)
                 if running.said_end is not None and record.replicas == 1:
                     break
-            for rank, parser in parsers.items():
+                running.after[piece.rank] = piece.position
+                await self._keep_position(running)
+            for rank, parser in running.parsers.items():
                 await self._part(running, rank, parser.rest())
             await self._printed(running, running.lines.rest(), last=True)
-            # The runner's last word has the job's nonce, and comes before the engine has taken the container down.
-            said = running.said_end
-            if said is not None and not running.end and record.replicas == 1:
-                outcome = Outcome(said.code, said.oom)
-            else:
-                outcome = await target.outcome(record.placed)
+            outcome = await self._outcome(running)
         finally:
             if watch is not None:
                 watch.cancel()
@@ -552,9 +577,85 @@ class JobManager:
             running.last_words = _last_words(await asyncio.to_thread(running.folder.output, LAST_WORDS))
         return self._ending(running, outcome)
 
+    async def _outcome(self, running: Running) -> Outcome:
+        """How a job ended, by its runner's last word and its engine's own.
+
+        A runner that delivers its cell's result has the last word: nothing can take that away. Whatever else it said,
+        the engine may know better why: who told it to end, or that memory ran out.
+        """
+        record, said = running.record, running.said_end
+        if said is not None and said.code == 0 and said.result and not running.end and record.replicas == 1:
+            return Outcome(0)
+        try:
+            outcome = await running.dispatch.target.outcome(record.placed)
+        except DockerKernelError as error:
+            if said is None or record.replicas > 1:
+                raise
+            log.info("nobody tells how the job %s ended but its runner: %s", record.id, error)
+            return Outcome(said.code, said.oom)
+        if said is None or record.replicas > 1:
+            return outcome
+        # It came to its own end before its container, or its node, went; unless it was told to end.
+        lost = outcome.lost if said.code == STOPPED_EXIT else ""
+        words = {said.oom, outcome.out_of_memory}
+        oom = True if True in words else False if False in words else None
+        return dataclasses.replace(outcome, exit_code=said.code, out_of_memory=oom, lost=lost)
+
+    async def _keep_position(self, running: Running) -> None:
+        """Keep up to where a job's log is here, and what followed from it, for who takes the job over.
+
+        Not after it has told how it ends: that is understood only together.
+        """
+        record, now = running.record, time.monotonic()
+        if record.live or now - running.kept_at < POSITION_SECONDS or running.said_end is not None or running.raised:
+            return
+        states = {str(rank): parser.state for rank, parser in running.parsers.items()}
+        lines = running.lines.state
+        if None in states.values() or sum(map(len, lines["begun"].values())) > MAX_POSITION:
+            return
+        if running.text.getstate()[0]:
+            return  # in the middle of a character
+        running.kept_at = now
+        after = {str(rank): position for rank, position in running.after.items()}
+        kept = {"attempt": record.attempt, "after": after, "parsers": states, "lines": lines, "cell": running.cell}
+        await asyncio.to_thread(running.folder.keep_position, kept)
+        await asyncio.to_thread(self.ledger.save, record)
+
+    async def _go_on(self, running: Running) -> None:
+        """Go on with a job's log where another process was with it; from its beginning where that is not known."""
+        record, folder = running.record, running.folder
+        kept = await asyncio.to_thread(folder.go_back_to_position, record.attempt)
+        if kept is None or record.placed is None:
+            await asyncio.to_thread(folder.restart)
+            return
+        running.after = {int(rank): position for rank, position in kept["after"].items()}
+        running.parsers = {int(rank): JobLog(record.nonce, state) for rank, state in kept["parsers"].items()}
+        running.lines = ReplicaLines(kept["lines"])
+        running.cell = kept["cell"]
+
+    async def _note_waiting(self, running: Running, text: str) -> None:
+        """Tell why a job waits, before it runs."""
+        if text != running.note:
+            running.note = text
+            await self._change(running.record, running.record.state, text)
+
+    async def _begun(self, running: Running, at: float) -> None:
+        """A job's runner has begun: so does its time, and nothing that kept it waiting is true any more."""
+        record, now = running.record, time.time()
+        if record.started is None:
+            # Its machine's clock may be wrong; but it is all that is known where nobody heard it then.
+            record.started = min(now, max(at, record.created)) if running.taken_over else now
+        if record.replicas == 1:
+            running.note = ""
+        await self._change(record, "running", running.note)
+        running.begun.set()
+
     async def _stop_late(self, running: Running) -> None:
+        """Stop a job whose runner did not, which watches its timeout. What waits for its turn may wait."""
         record = running.record
         assert record.timeout is not None and record.placed is not None
+        if record.started is None:
+            await running.begun.wait()
         begun = record.started or time.time()
         await asyncio.sleep(max(0.0, begun + record.timeout + TIMEOUT_SLACK - time.time()))
         running.end = "timeout"
@@ -584,6 +685,8 @@ class JobManager:
                 record.partial = marker.partial
         elif isinstance(marker, (Taken, Blob)) or rank:
             return
+        elif isinstance(marker, Begin):
+            await self._begun(running, marker.time)
         else:
             if isinstance(marker, Progress):
                 record.progress, record.remaining = marker.value, marker.remaining
@@ -628,25 +731,32 @@ class JobManager:
         # the runner itself was told to end, as by an engine that stops.
         own = outcome.exit_code == 1 or (record.kind == "notebook" and outcome.exit_code != 128 + signal.SIGTERM)
         if own and record.result and said is not None and said.code == outcome.exit_code:
-            return "failed", f"its cell raised {running.raised or 'an exception'}"
+            memory = "; memory ran out in its container: raise it with --memory" if outcome.out_of_memory else ""
+            return "failed", f"its cell raised {running.raised or 'an exception'}{memory}"
         if outcome.exit_code == CANNOT_START and running.raised:
             return "failed", running.raised
         if outcome.exit_code == STOPPED_EXIT or (said is None and outcome.exit_code == CUT_OFF_EXIT):
             why = "its engine or its machine started again, or someone stopped it"
             return "lost", f"its container was stopped while it ran: {why}; a retry starts it anew"
-        if outcome.out_of_memory or (said is None and outcome.exit_code == KILLED_EXIT):
-            limit = f"its {format_size(record.memory)}" if record.memory else "the engine has"
+        limit = f"its {format_size(record.memory)}" if record.memory else "the engine has"
+        if outcome.out_of_memory:
             return "failed", f"out of memory: it used more than {limit}; raise it with --memory"
+        if outcome.out_of_memory is None:
+            probably = f"probably out of memory, as it used more than {limit}: raise it with --memory"
+            return "failed", f"it was killed, and nothing tells why; {probably}"
         return "failed", outcome.reason or f"its container ended with exit code {outcome.exit_code}"
 
     async def _clean(self, running: Running) -> None:
-        """Remove what an attempt left on its target. Where that fails, the next one's start does it, or fails, too."""
-        if running.record.placed is not None:
-            try:
+        """Remove what an attempt left on its target. Where that fails, the next one's start does it, or fails, too; or,
+        where there is no next one, whoever adopts jobs."""
+        try:
+            if running.record.placed is not None:
                 await running.dispatch.target.clean(running.record.placed)
-            except DockerKernelError as error:
-                log.error("the job %s left something behind: %s", running.record.id, error)
-                return
+            elif running.not_started:
+                await _remove_unplaced(running.dispatch.target, running.task, running.dispatch.prepared.result())
+        except DockerKernelError as error:
+            log.error("the job %s left something behind: %s", running.record.id, error)
+            return
         if running.record.over:
             await self._settled(running.record)
 
@@ -1041,8 +1151,9 @@ class JobManager:
             running.end, running.why = "cancelled", why
         running.may_start = start
         running.interrupted = record.placed is None and record.state == "starting"
-        if record.placed is not None or running.interrupted:
-            await asyncio.to_thread(folder.restart)
+        running.taken_over = record.placed is not None or running.interrupted
+        if running.taken_over:
+            await self._go_on(running)
         running.lock = lock
         running.dispatch.under_way.add(record.id)
         self._running[record.id] = running
@@ -1052,12 +1163,16 @@ class JobManager:
 
     async def _settle(self, record: JobRecord) -> None:
         """Bring home what a job that has ended left on its target, after a process that was ended over it."""
-        target = await self._target_for(record)
+        sent = await asyncio.to_thread(DispatchFolder(record.group).read, "dispatch.json")
+        target = self._target_of(record.target, sent)
         if record.kept and not record.live:
             await self._collect(record, target, JobFolder(record.id))
-        elif record.placed is not None:
+            return
+        if record.placed is not None:
             await target.clean(record.placed)
-            await self._settled(record)
+        elif sent is not None and sent["prepared"] is not None:
+            await _remove_unplaced(target, attempted_task(record), sent["prepared"])
+        await self._settled(record)
 
     async def _settled(self, record: JobRecord) -> None:
         record.settled = True
@@ -1193,6 +1308,18 @@ class JobManager:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+async def _remove_unplaced(target: AnyTarget, task: JobTask, prepared: Kept) -> None:
+    """Remove what is left of a start that failed; raises EngineError where nobody can look."""
+    try:
+        placed = await target.find(task, prepared)
+    except EngineError:
+        raise
+    except DockerKernelError:
+        return  # it is removed, or the target cannot tell
+    if placed is not None:
+        await target.clean(placed)
 
 
 def _of_attempt(task: JobTask, record: JobRecord) -> JobTask:

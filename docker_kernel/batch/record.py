@@ -52,6 +52,7 @@ class JobRecord(BaseModel):
         inputs: what was mounted or fetched, by name: its URI, without credentials.
         versions: of inputs, as the attempt found them: what their stores call it (a version or ETag).
         volume: the kernel volume that has its result, where its target wrote it there; "" elsewhere.
+        started: when its runner began, None before.
         settled: whether nothing of it is left on its target.
         nonce: of its markers; placed: what its target finds it by, None before it has been started.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 T = TypeVar("T")
 
@@ -16,6 +16,13 @@ END = re.compile(rb"\r\n|\n|\r(?=[^\n])")
 """What ends a line, or begins it anew, as progress bars do. A carriage return at the end may belong to a newline."""
 
 
+class ReplicaLinesState(TypedDict):
+    """Between two pieces: the lines that have begun, by rank, and whose line is written over."""
+
+    begun: dict[str, str]
+    open: int | None
+
+
 class ReplicaLines:
     """Takes what ranks print, in whatever pieces it comes, and gives out whole lines.
 
@@ -23,9 +30,16 @@ class ReplicaLines:
     ranks begin a line of their own below it.
     """
 
-    def __init__(self) -> None:
-        self._begun: dict[int, bytearray] = {}
-        self._open: int | None = None
+    def __init__(self, state: ReplicaLinesState | None = None) -> None:
+        begun = {} if state is None else state["begun"]
+        self._begun = {int(rank): bytearray(text.encode("latin-1")) for rank, text in begun.items()}
+        self._open: int | None = None if state is None else state["open"]
+
+    @property
+    def state(self) -> ReplicaLinesState:
+        """With which another one goes on."""
+        begun = {str(rank): line.decode("latin-1") for rank, line in self._begun.items() if line}
+        return {"begun": begun, "open": self._open}
 
     def feed(self, rank: int, data: bytes) -> bytes:
         """The lines that this piece of a rank's output completes."""

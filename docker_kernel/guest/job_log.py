@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypedDict
 
 MAX_MARKER = 12 << 20
 """Bytes one marker may have, less than a message on the link; a longer line is passed on as output."""
@@ -17,14 +17,30 @@ PIECE = 1 << 16
 """Bytes that are split at once: what splitting costs grows faster than they do."""
 
 
+class JobLogState(TypedDict):
+    """Between two pieces of a log.
+
+    Attributes:
+        newline: whether a newline is held back, which may be a marker's.
+    """
+
+    newline: bool
+    at_line_start: bool
+
+
 class JobLog:
     """Splits a job's output, arriving in pieces, into text (bytes) and markers (dicts), in order."""
 
-    def __init__(self, nonce: str) -> None:
+    def __init__(self, nonce: str, state: JobLogState | None = None) -> None:
         self._prefix = f"##docker-kernel {nonce} ".encode()
         self._held = b""
-        self._newline = b""
-        self._at_line_start = True
+        self._newline = b"\n" if state is not None and state["newline"] else b""
+        self._at_line_start = state is None or state["at_line_start"]
+
+    @property
+    def state(self) -> JobLogState | None:
+        """With which another one goes on behind the bytes that were fed; None in the middle of what may be a marker."""
+        return None if self._held else {"newline": bool(self._newline), "at_line_start": self._at_line_start}
 
     def feed(self, data: bytes) -> Iterator[bytes | dict[str, Any]]:
         """The parts that these bytes complete.

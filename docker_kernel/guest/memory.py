@@ -9,8 +9,8 @@ WAITING_OOM_SCORE = 1000
 """A spare that nobody uses yet goes before all others."""
 
 
-def oom_kills() -> int:
-    """How many processes of this container were killed for memory (cgroup v2, then v1); 0 where nobody tells."""
+def oom_kills() -> int | None:
+    """How many processes of this container were killed for memory (cgroup v2, then v1); None where nobody tells."""
     for path, key in (
         ("/sys/fs/cgroup/memory.events", "oom_kill"),
         ("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill"),
@@ -23,7 +23,7 @@ def oom_kills() -> int:
                         return int(value)
         except OSError:
             continue
-    return 0
+    return None
 
 
 def set_oom_score(score: int) -> None:

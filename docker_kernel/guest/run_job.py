@@ -253,6 +253,7 @@ def usage() -> tuple[float, int]:
 class Runner:
     def __init__(self, spec: dict[str, object], waiting: Worker | None = None) -> None:
         self.log = Log(str(spec.pop("nonce")))
+        self.log.marker({"event": "begin", "time": time.time()})
         self.python = str(spec["python"])
         self.is_image = spec["kind"] == "image"
         self.left = {
@@ -407,7 +408,7 @@ class Runner:
             code = CANCELLED
         else:
             code = self.code if self.code >= 0 else 128 - self.code
-        oom = self.code == -signal.SIGKILL and oom_kills() > self.ooms
+        oom = self.was_out_of_memory()
         if isinstance(self.work, EntryPoint):
             oom = oom or self.work.end.get("oom") is True
             self.timed_out = code == TIMED_OUT
@@ -439,6 +440,13 @@ class Runner:
             self.log.text(("docker-kernel: The results could not be kept: %s\n" % error).encode())
             return code or NOT_DELIVERED
         return code
+
+    def was_out_of_memory(self) -> bool | None:
+        """Whether the worker was killed for memory; None where this container's cgroup does not tell."""
+        if self.code != -signal.SIGKILL:
+            return False
+        kills = oom_kills()
+        return None if kills is None or self.ooms is None else kills > self.ooms
 
     def salvage(self) -> str:
         """Keep the files that a worker wrote which came to no result; returns the digest of their manifest, or ""."""
@@ -477,6 +485,18 @@ class Runner:
         if not digest:
             raise NotKept("what keeps them ended with exit code %d" % done.returncode)
         return digest
+
+
+def with_own_rank(spec: dict[str, object]) -> dict[str, object]:
+    """The spec that all of a job's tasks share, as this one's: `rank_from` names the variable that has its rank."""
+    name = spec.pop("rank_from", None)
+    if name is None:
+        return spec
+    rank = os.environ.get(str(name), "")
+    if not rank.isdigit() or int(rank) >= int(str(spec["world_size"])):
+        sys.exit("docker-kernel: the variable %s is to have this task's rank, and has %r" % (name, rank))
+    # Only rank 0's result is asked for.
+    return {**spec, "rank": int(rank), "result": spec.get("result") if int(rank) == 0 else None}
 
 
 def wait_for_job(likely: dict[str, object]) -> tuple[dict[str, object], Worker] | None:
@@ -523,7 +543,7 @@ def main() -> int:
         if error.errno not in (errno.EBUSY, errno.EROFS, errno.EACCES, errno.EPERM):
             raise
     if "likely" not in spec:
-        return Runner(spec).run()
+        return Runner(with_own_rank(spec)).run()
     found = wait_for_job(spec["likely"])
     if found is None:
         return 0

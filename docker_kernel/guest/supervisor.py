@@ -203,7 +203,7 @@ class Supervisor:
         It is forked where that is as good as starting an interpreter.
         """
         write_private(CONNECTION_FILE, json.dumps(self.start["connection"]))
-        self.ooms_before = oom_kills()
+        self.ooms_before = oom_kills() or 0
         if self.listening:
             try:
                 listening.show(self.start["connection"])  # type: ignore[arg-type]
@@ -293,7 +293,7 @@ class Supervisor:
         self.kernel_ended(-os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
 
     def kernel_ended(self, code: int) -> None:
-        oom = code == -signal.SIGKILL and oom_kills() > self.ooms_before
+        oom = code == -signal.SIGKILL and (oom_kills() or 0) > self.ooms_before
         if self.expected or not self.start.get("guest") or not (oom or code < 0):
             self.report(code, oom)
             return

@@ -97,7 +97,7 @@ class Run:
 
     async def run(self) -> Ending:
         """Execute all cells, or until one fails, the kernel dies, or it is stopped. The kernel then still runs."""
-        ooms = oom_kills()
+        ooms = oom_kills() or 0
         work = asyncio.ensure_future(self._execute())
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
@@ -113,7 +113,7 @@ class Run:
                 return self._failed(ended.code, ended.error)
         except (KernelEnded, RuntimeError, OSError) as error:
             if not self._stop.code:
-                return self._died(error, oom_kills() > ooms)
+                return self._died(error, (oom_kills() or 0) > ooms)
         finally:
             stopping.cancel()
             self._talk.end()

@@ -132,17 +132,40 @@ def partly_started(count: int, task: JobTask) -> str:
 
 
 @dataclass(frozen=True)
+class Output:
+    """A piece of what one of a job's tasks printed.
+
+    Args:
+        position: where the task's log goes on behind this piece, as the target writes it: a number of bytes, a time
+            stamp with a number, a token. `output` gets it back, to go on from there.
+    """
+
+    rank: int
+    data: bytes
+    position: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """Why a job waits, in words for the user ("no node has room: insufficient memory on 2 nodes"), who sees them until
+    the next note, or until the job runs. "" when it waits no more."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a job ended, as the target's engine tells it.
 
     Args:
         exit_code: of rank 0, or of the first task that failed.
+        out_of_memory: whether it was killed for memory; None where the engine cannot tell.
         lost: why nobody knows how it ended; empty otherwise.
         reason: what the engine says beyond the exit code, in words for the user.
     """
 
     exit_code: int
-    out_of_memory: bool = False
+    out_of_memory: bool | None = False
     lost: str = ""
     reason: str = ""
 
@@ -224,16 +247,23 @@ class Target(ABC, Generic[ConfigT, PreparedT, JobT]):
         )
 
     @abstractmethod
-    def output(self, job: JobT) -> AsyncIterator[tuple[int, bytes]]:
-        """What the job's tasks print, in pieces, each with its rank, from their very first byte to their end.
+    def output(self, job: JobT, after: Mapping[int, str]) -> AsyncIterator[Output | Note]:
+        """What the job's tasks print, to their end, and why the job waits before it runs.
 
-        May be asked for again after the host side was restarted: it then starts anew. Ends when the job has ended, or
-        is lost.
+        Ends when the job has ended, or is lost. May be asked for again, by another process, too.
+
+        Args:
+            after: by rank, behind which piece to go on (Output.position): all before it is here already, and may be
+                gone there, as logs are rotated. Without one, from the very first byte.
         """
 
     @abstractmethod
     async def outcome(self, job: JobT) -> Outcome:
-        """How the job ended; waits for it. Called after `output` has ended."""
+        """How the job ended, in the engine's own words; waits for it.
+
+        Called after `output` has ended, or the runner has said its last word: that does not know who told it to end (a
+        drain, an eviction), or what the engine counted.
+        """
 
     async def interrupt(self, job: JobT) -> bool:
         """Send SIGINT to the runners of a job, which interrupt its cell; returns whether that can be done there. A job

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from docker_kernel.batch.job_folder import JobFolder, root
+from docker_kernel.batch.job_folder import MAX_OUTPUT, JobFolder, root
 
 OTHER = (
     "import sys\nfrom docker_kernel.batch.job_folder import JobFolder\n"
@@ -70,3 +70,23 @@ def test_a_lock_file_that_was_removed_does_not_let_two_follow_a_job() -> None:
     with other(job) as process:
         assert said(process) == "[False]"
         process.communicate("")
+
+
+def test_output_and_events_are_gone_on_with_behind_the_last_position() -> None:
+    folder = JobFolder("00000000000b")
+    folder.make()
+    folder.add_output(b"one\n")
+    folder.add_event({"event": "metrics", "step": 1})
+    folder.keep_position({"attempt": 1, "after": {"0": "4"}})
+    folder.add_output(b"two\n")
+    folder.add_event({"event": "metrics", "step": 2})
+    kept = folder.go_back_to_position(1)
+    assert kept is not None and kept["after"] == {"0": "4"}
+    assert folder.output() == b"one\n" and [one["step"] for one in folder.events("metrics")] == [1]
+    assert folder.go_back_to_position(2) is None, "another attempt's log is another"
+    folder.add_output(b"x" * (MAX_OUTPUT // 2))
+    folder.add_output(b"put aside before\n")
+    assert folder.go_back_to_position(1) is not None and folder.output() == b"one\n"
+    folder.restart()
+    assert folder.go_back_to_position(1) is None
+    folder.remove()

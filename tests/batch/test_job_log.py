@@ -28,12 +28,17 @@ PIECE = st.one_of(
 
 
 def parse(data: bytes, cuts: list[int]) -> list[bytes | dict[str, Any]]:
-    """The parts of a stream that arrives in pieces, with neighbouring text joined."""
+    """The parts of a stream that arrives in pieces, with neighbouring text joined.
+
+    Between two pieces another process may go on with it.
+    """
     log = JobLog(NONCE)
     edges = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
     parts: list[bytes | dict[str, Any]] = []
     for start, end in itertools.pairwise(edges):
         parts += log.feed(data[start:end])
+        if log.state is not None:
+            log = JobLog(NONCE, json.loads(json.dumps(log.state)))
     parts.append(log.rest())
     joined: list[bytes | dict[str, Any]] = []
     for part in parts:

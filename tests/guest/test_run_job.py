@@ -94,8 +94,8 @@ class JobContainer:
 
     @property
     def markers(self) -> list[dict[str, Any]]:
-        """Those that say more than that the cell begins or has ended."""
-        return [part for part in self.parts if isinstance(part, dict) and part["event"] != "cell"]
+        """Those that say more than that the job or its cell begins, or has ended."""
+        return [part for part in self.parts if isinstance(part, dict) and part["event"] not in ("begin", "cell")]
 
     @property
     def cell(self) -> list[bool]:
@@ -312,3 +312,25 @@ def test_a_state_that_was_changed_is_refused(job: Any, tmp_path: Any) -> None:
     state[name] = state[name][:-2] + bytes([state[name][-2] ^ 1]) + state[name][-1:]
     one = job("print('ran')", state, manifest=digest).run()
     assert one.exit_code == 3 and b"was changed after it was written" in one.text and b"ran" not in one.text
+
+
+def test_a_task_may_have_its_rank_from_its_environment() -> None:
+    from docker_kernel.guest.run_job import with_own_rank
+
+    spec = {"rank_from": "TASK_INDEX", "world_size": 3, "result": {"inline": 1}}
+    with pytest.MonkeyPatch.context() as patch:
+        for rank, result in (("0", {"inline": 1}), ("2", None)):
+            patch.setenv("TASK_INDEX", rank)
+            assert with_own_rank(dict(spec)) == {"world_size": 3, "rank": int(rank), "result": result}
+        for wrong in ("3", "first", ""):
+            patch.setenv("TASK_INDEX", wrong)
+            with pytest.raises(SystemExit, match="the variable TASK_INDEX is to have this task's rank"):
+                with_own_rank(dict(spec))
+    assert with_own_rank({"rank": 1, "world_size": 2}) == {"rank": 1, "world_size": 2}
+
+
+def test_the_runner_says_first_that_it_begins(job: Any) -> None:
+    begun = time.time()
+    one = job("print('on')").run()
+    assert one.parts[0]["event"] == "begin" and begun <= one.parts[0]["time"] <= time.time()
+    assert one.text == b"on\n"

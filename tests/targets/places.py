@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -106,7 +108,24 @@ def docker_registry(request: pytest.FixtureRequest) -> Iterator[Place]:
     yield Place(settings, engine.here, [engine.url])
 
 
+@contextlib.contextmanager
+def example(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """The target that docs/targets.md shows, installed as a plugin."""
+    folders: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
+    packages = folders.mktemp("packages")
+    (packages / "example_target.py").symlink_to(Path(__file__).parent.parent.parent / "docs" / "example_target.py")
+    about = packages / "example_target-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: example-target\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[docker_kernel.targets]\nexample = example_target:ExampleTarget\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(packages)
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(packages), os.environ.get("PYTHONPATH")])))
+        yield Place(f'kind = "example"\nfolder = "{folders.mktemp("slots")}"\nslots = 2', bridge_address())
+
+
 NEEDS = {
+    "example": [pytest.mark.engine],
     "local": [pytest.mark.engine],
     "docker": [pytest.mark.cluster("second engine")],
     "docker-registry": [pytest.mark.cluster("second engine")],
@@ -121,6 +140,7 @@ def at(*names: str) -> pytest.MarkDecorator:
 
 
 PLACES: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Place]]] = {
+    "example": example,
     "local": local,
     "docker": docker,
     "docker-registry": docker_registry,

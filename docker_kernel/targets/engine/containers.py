@@ -20,7 +20,7 @@ from docker_kernel.engine import BindMount, ContainerSpec, ContainerState, Engin
 from docker_kernel.errors import Conflict, EngineError, EngineUnavailable, JobError, NotFound
 from docker_kernel.guest.run_job import HEED_SECONDS
 from docker_kernel.kernel import guest_files
-from docker_kernel.targets.base import ConfigT, JobTask, Outcome, Target, partly_started, runner_script
+from docker_kernel.targets.base import ConfigT, JobTask, Note, Outcome, Output, Target, partly_started, runner_script
 from docker_kernel.targets.engine.records import EngineJob, EnginePrepared
 from docker_kernel.targets.engine.spare_jobs import SpareJob
 
@@ -156,42 +156,42 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
             raise
         return container
 
-    async def output(self, job: EngineJob) -> AsyncIterator[tuple[int, bytes]]:
-        pieces: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue(maxsize=64)
+    async def output(self, job: EngineJob, after: Mapping[int, str]) -> AsyncIterator[Output | Note]:
+        pieces: asyncio.Queue[Output | None] = asyncio.Queue(maxsize=64)
 
         async def read(rank: int, container: str) -> None:
             try:
-                async for data in self._output_of(container):
-                    await pieces.put((rank, data))
+                async for piece in self._output_of(rank, container, after):
+                    await pieces.put(piece)
             finally:
                 await pieces.put(None)
 
         if len(job["containers"]) == 1:
-            async for data in self._output_of(job["containers"][0]):
-                yield 0, data
+            async for piece in self._output_of(0, job["containers"][0], after):
+                yield piece
             return
         readers = [asyncio.create_task(read(rank, container)) for rank, container in enumerate(job["containers"])]
         ender = asyncio.create_task(self._end_with_the_first_failure(job))
         try:
             left = len(readers)
             while left:
-                piece = await pieces.get()
-                if piece is None:
+                one = await pieces.get()
+                if one is None:
                     left -= 1
                 else:
-                    yield piece
+                    yield one
         finally:
             for task in (*readers, ender):
                 task.cancel()
 
-    async def _output_of(self, container: str) -> AsyncIterator[bytes]:
-        given = 0
+    async def _output_of(self, rank: int, container: str, after: Mapping[int, str]) -> AsyncIterator[Output]:
+        given = int(after.get(rank, 0))
         attached = self._streams.pop(container, None)
         if attached is not None:
             try:
                 async for _, data in attached.frames():
                     given += len(data)
-                    yield data
+                    yield Output(rank, data, str(given))
             finally:
                 attached.close()
         # A stream also ends with its engine's connection, and the job may then end before anybody looks: the log has
@@ -208,7 +208,7 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
                     data, skip = data[skip:], max(0, skip - len(data))
                     given += len(data)
                     if data:
-                        yield data
+                        yield Output(rank, data, str(given))
             finally:
                 stream.close()
             was_over, over = over, await self._over(container)
@@ -273,7 +273,10 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
         rank = failed[0][1] if failed else 0
         state = states[rank]
         reason = f"its rank {rank} ended with exit code {state.exit_code}" if failed and len(states) > 1 else ""
-        return Outcome(state.exit_code, state.oom_killed, reason=reason or state.error)
+        # An engine's yes is one. Its no is not: some set the flag too late, or for the main process alone.
+        killed = state.exit_code == 128 + signal.SIGKILL
+        out_of_memory = True if state.oom_killed else None if killed else False
+        return Outcome(state.exit_code, out_of_memory, reason=reason or state.error)
 
     async def _ended(self, container: str) -> ContainerState:
         await self._patiently(lambda engine: engine.containers.wait(container))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 
 from docker_kernel.engine import Swarm, SwarmTask
-from docker_kernel.targets.base import Outcome
+from docker_kernel.targets.base import Note, Outcome, Output
 from docker_kernel.targets.cluster.log import TaskLog
 from docker_kernel.targets.swarm.records import SwarmJob
 from docker_kernel.targets.swarm.tasks import TaskPoller
@@ -25,6 +25,12 @@ MANAGER_SECONDS = 60.0
 APPEAR_SECONDS = 5
 """How long a service may have no task after its creation."""
 
+PULL_SECONDS = 1.0
+"""How long a node gets a task ready, before it is told that it does: its image may be large."""
+
+WORD_SECONDS = 15.0
+"""How long the manager may take to say how a task ended whose runner has said so."""
+
 VANISH_SECONDS = 30
 """How long it is waited for a task that was not seen yet, and whose service is there."""
 
@@ -37,7 +43,7 @@ class Ending:
     """How one rank ended."""
 
     exit_code: int
-    out_of_memory: bool = False
+    out_of_memory: bool | None = False
     lost: str = ""
     reason: str = ""
 
@@ -49,14 +55,32 @@ class Ending:
 class Rank:
     """One task of a job."""
 
-    def __init__(self, rank: int, service: str, nonce: str) -> None:
+    def __init__(self, rank: int, service: str, nonce: str, delivered: int) -> None:
         self.rank = rank
         self.service = service
-        self.log = TaskLog(nonce)
+        self.log = TaskLog(nonce, delivered)
         self.seen: SwarmTask | None = None
-        self.announced = ""
+        self.waits = ""
+        """Why it does, "" where it does not."""
+        self.prepared_since: float | None = None
         self.ending: Ending | None = None
         self.ended = asyncio.Event()
+
+    @property
+    def said_ending(self) -> Ending | None:
+        """How its runner says that it ended."""
+        word = self.log.last_word
+        return None if word is None else Ending(int(word["code"]), word.get("oom"))
+
+    @property
+    def whole_ending(self) -> Ending | None:
+        """By its runner's word, as far as that goes, and the manager's."""
+        said, ending = self.said_ending, self.ending
+        if said is None or ending is None:
+            return ending or said
+        # It came to its own end before its node went, unless it was told to end.
+        lost = ending.lost if said.exit_code == CANCELLED else ""
+        return replace(ending, exit_code=said.exit_code, out_of_memory=said.out_of_memory, lost=lost, reason="")
 
     def end(self, ending: Ending) -> None:
         self.ending = ending
@@ -68,19 +92,27 @@ class FollowedJob:
     """A job under way.
 
     Args:
+        after: by rank, how many bytes of its log are here already.
         explain: says why a node did not start a task, in words for the user.
     """
 
     def __init__(
-        self, job: SwarmJob, swarm: Swarm, poller: TaskPoller, explain: Callable[[SwarmTask], Awaitable[str]]
+        self,
+        job: SwarmJob,
+        after: Mapping[int, str],
+        swarm: Swarm,
+        poller: TaskPoller,
+        explain: Callable[[SwarmTask], Awaitable[str]],
     ) -> None:
-        self.ranks = [Rank(rank, service, job["nonce"]) for rank, service in enumerate(job["services"])]
+        self.ranks = [
+            Rank(rank, service, job["nonce"], int(after.get(rank, 0))) for rank, service in enumerate(job["services"])
+        ]
         self.cancelled = False
         self.failed: Rank | None = None
         self._swarm = swarm
         self._poller = poller
         self._explain = explain
-        self._queue: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue(32)
+        self._queue: asyncio.Queue[Output | Note | None] = asyncio.Queue(32)
         self._watcher: asyncio.Task[None] | None = None
         self._readers: list[asyncio.Task[None]] = []
         self._stopping: asyncio.Task[None] | None = None
@@ -92,10 +124,14 @@ class FollowedJob:
             self._watcher = asyncio.create_task(self._watch())
 
     async def wait_for_end(self) -> None:
-        """Wait until all ranks have ended."""
+        """Wait until all ranks have ended, in the manager's own words."""
         self._watch_tasks()
         for rank in self.ranks:
-            await rank.ended.wait()
+            limit = None if rank.log.last_word is None else WORD_SECONDS
+            try:
+                await asyncio.wait_for(rank.ended.wait(), limit)
+            except asyncio.TimeoutError:
+                log.info("the manager does not say how the task of %s ended", rank.service)
 
     async def _watch(self) -> None:
         begun = time.monotonic()
@@ -108,9 +144,11 @@ class FollowedJob:
                 await self._poller.tick()
 
     def _end(self, rank: Rank, ending: Ending) -> None:
-        if rank.ending is not None:
-            return
-        rank.end(ending)
+        if rank.ending is None:
+            rank.end(ending)
+            self._after_end(rank, ending)
+
+    def _after_end(self, rank: Rank, ending: Ending) -> None:
         if ending.failed and len(self.ranks) > 1 and not self.cancelled and self.failed is None:
             self.failed = rank
             self._stopping = asyncio.create_task(self._stop_others())
@@ -143,7 +181,8 @@ class FollowedJob:
         if task.state in ("complete", "failed"):
             code = task.exit_code if task.exit_code is not None else 0 if task.state == "complete" else -1
             reason = "" if task.exit_code is not None else await self._explain(task)
-            return Ending(code, code == KILLED and not stopped, reason=reason)
+            # The manager does not say whether memory was why something was killed.
+            return Ending(code, None if code == KILLED and not stopped else False, reason=reason)
         if task.over:
             if stopped or task.desired == "remove":
                 return Ending(CANCELLED if task.exit_code is None else task.exit_code)
@@ -151,18 +190,27 @@ class FollowedJob:
         if self._poller.down(task.node) >= DOWN_SECONDS:
             where = self._poller.node_of(task)
             return Ending(-1, lost=f"{where}, where it ran, is down; a retry runs on another node")
-        if task.state == "pending" and task.error:
-            if "insufficient resources" not in task.error:
-                return Ending(-1, reason=f"the Swarm has no place for it: {task.error}")
-            if task.error != rank.announced:
-                rank.announced = task.error
-                text = f"docker-kernel: it waits for a place in the Swarm: {task.error}\n"
-                await self._queue.put((rank.rank, text.encode()))
+        if task.state == "pending" and task.error and "insufficient resources" not in task.error:
+            return Ending(-1, reason=f"the Swarm has no place for it: {task.error}")
+        await self._note(rank, task)
         return None
+
+    async def _note(self, rank: Rank, task: SwarmTask) -> None:
+        """Tell why a rank waits, if it does."""
+        waits = ""
+        if task.state == "pending" and task.error:
+            waits = f"it waits for a place in the Swarm: {task.error}"
+        elif task.state == "preparing":
+            rank.prepared_since = rank.prepared_since or time.monotonic()
+            if time.monotonic() - rank.prepared_since >= PULL_SECONDS:
+                waits = f"{self._poller.node_of(task)} gets its image"
+        if waits != rank.waits:
+            rank.waits = waits
+            await self._queue.put(Note(next((one.waits for one in self.ranks if one.waits), "")))
 
     def outcome(self) -> Outcome:
         """How it ended, after all ranks have."""
-        endings = {rank.rank: rank.ending for rank in self.ranks if rank.ending is not None}
+        endings = {rank.rank: ending for rank in self.ranks if (ending := rank.whole_ending) is not None}
         failed = [rank for rank, ending in endings.items() if ending.failed]
         worst = self.failed.rank if self.failed is not None else failed[0] if failed else 0
         ending = endings[worst]
@@ -178,7 +226,7 @@ class FollowedJob:
 
     # What it prints
 
-    async def output(self) -> AsyncIterator[tuple[int, bytes]]:
+    async def output(self) -> AsyncIterator[Output | Note]:
         self._watch_tasks()
         self._readers = [asyncio.create_task(self._read(rank)) for rank in self.ranks]
         left = len(self._readers)
@@ -202,9 +250,8 @@ class FollowedJob:
 
     async def _read(self, rank: Rank) -> None:
         async def give(data: bytes) -> None:
-            if rank.log.last_word is not None:
-                word = rank.log.last_word
-                self._end(rank, Ending(int(word["code"]), bool(word.get("oom"))))
-            await self._queue.put((rank.rank, data))
+            if (said := rank.said_ending) is not None:
+                self._after_end(rank, said)
+            await self._queue.put(Output(rank.rank, data, str(rank.log.delivered)))
 
         await rank.log.read(lambda follow: self._swarm.logs(rank.service, follow), give)

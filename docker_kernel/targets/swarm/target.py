@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,7 +30,18 @@ from docker_kernel.engine import (
 )
 from docker_kernel.errors import Conflict, DockerKernelError, JobError
 from docker_kernel.kernel.handle import KernelHandle
-from docker_kernel.targets.base import Check, JobTask, Outcome, Package, Progress, Target, partly_started, runner_script
+from docker_kernel.targets.base import (
+    Check,
+    JobTask,
+    Note,
+    Outcome,
+    Output,
+    Package,
+    Progress,
+    Target,
+    partly_started,
+    runner_script,
+)
 from docker_kernel.targets.cluster.images import JobImages
 from docker_kernel.targets.cluster.results import JobResults
 from docker_kernel.targets.cluster.spec import encoded, task_spec
@@ -246,11 +257,11 @@ class SwarmTarget(Target[SwarmConfig, SwarmPrepared, SwarmJob]):
 
     # A job under way
 
-    async def _follow(self, job: SwarmJob) -> FollowedJob:
+    async def _follow(self, job: SwarmJob, after: Mapping[int, str] | None = None) -> FollowedJob:
         name = job["name"]
         if name not in self._followed:
             swarm = await self._swarm()
-            new = FollowedJob(job, swarm, self._poller, lambda task: self._explain(job, task))
+            new = FollowedJob(job, after or {}, swarm, self._poller, lambda task: self._explain(job, task))
             self._followed.setdefault(name, new)
         return self._followed[name]
 
@@ -262,13 +273,13 @@ class SwarmTarget(Target[SwarmConfig, SwarmPrepared, SwarmJob]):
             return f"{where} could not get its image: {lost or task.error}"
         return f"{where} could not start it: {task.error.rstrip('.')}"
 
-    async def output(self, job: SwarmJob) -> AsyncIterator[tuple[int, bytes]]:
+    async def output(self, job: SwarmJob, after: Mapping[int, str]) -> AsyncIterator[Output | Note]:
         if old := self._followed.pop(job["name"], None):
             old.stop_reading()
-        followed = await self._follow(job)
+        followed = await self._follow(job, after)
         followed.cancelled = old is not None and old.cancelled
-        async for rank, data in followed.output():
-            yield rank, data
+        async for piece in followed.output():
+            yield piece
 
     async def outcome(self, job: SwarmJob) -> Outcome:
         followed = await self._follow(job)
@@ -280,7 +291,8 @@ class SwarmTarget(Target[SwarmConfig, SwarmPrepared, SwarmJob]):
         with self._poller.watching():
             await self._poller.tick(fresh=True)
             tasks = [self._poller.tasks.get(service) for service in job["services"]]
-            if all(rank.ending is not None for rank in followed.ranks) or all(task and task.over for task in tasks):
+            ended = all(rank.whole_ending is not None for rank in followed.ranks)
+            if ended or all(task and task.over for task in tasks):
                 return  # its log, which may have its result, stays
             followed.cancelled = True
             swarm = await self._swarm()

@@ -24,7 +24,7 @@ from docker_kernel.errors import ConfigError, EngineError, EngineUnavailable, Jo
 from docker_kernel.guest import snapshot
 from docker_kernel.guest.job_log import JobLog
 from docker_kernel.kernel import guest_files
-from docker_kernel.targets.base import Check, JobTask, Outcome, Package
+from docker_kernel.targets.base import Check, JobTask, Outcome, Output, Package
 from docker_kernel.targets.engine import containers
 from docker_kernel.targets.engine.config import DockerConfig
 from docker_kernel.targets.engine.docker import NAME, DockerTarget
@@ -79,8 +79,9 @@ async def follow(
     """
     log, text, digest = JobLog(one.spec["nonce"]), b"", ""
     try:
-        async for _, data in place.output(job):
-            for part in log.feed(data):
+        async for piece in place.output(job, {}):
+            assert isinstance(piece, Output)
+            for part in log.feed(piece.data):
                 if isinstance(part, bytes):
                     text += part
                     if heard is not None and text.count(b"\n") + 1 >= lines:
@@ -438,7 +439,7 @@ def test_a_job_whose_engine_stays_away_is_lost(
         await asyncio.to_thread(second_engine.kill)
         begun = time.monotonic()
         with pytest.raises(EngineError, match=r"did not come back within 3 s .*; a retry starts it anew"):
-            async for _ in place.output(job):
+            async for _ in place.output(job, {}):
                 pass
         outcome = await place.outcome(job)
         assert time.monotonic() - begun < patient(20)

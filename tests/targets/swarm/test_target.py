@@ -26,7 +26,7 @@ from docker_kernel.errors import JobError
 from docker_kernel.guest import snapshot
 from docker_kernel.guest.job_log import JobLog
 from docker_kernel.kernel import guest_files
-from docker_kernel.targets.base import InputMount, JobTask, Outcome, Package
+from docker_kernel.targets.base import InputMount, JobTask, Note, Outcome, Output, Package
 from docker_kernel.targets.swarm.config import SwarmConfig
 from docker_kernel.targets.swarm.records import SwarmJob, SwarmPrepared
 from docker_kernel.targets.swarm.target import SwarmTarget
@@ -49,6 +49,7 @@ class Done:
     markers: list[dict[str, Any]]
     seconds: float
     job: SwarmJob
+    notes: list[str]
     variables: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -100,17 +101,21 @@ class Cluster:
         """Follow a started job to its end, and clean up."""
         parser, text, markers = JobLog(job["nonce"]), b"", []
         parsers: dict[int, JobLog] = {}
+        notes: list[str] = []
         try:
-            async for rank, data in target.output(job):
-                for part in parsers.setdefault(rank, JobLog(job["nonce"])).feed(data):
+            async for piece in target.output(job, {}):
+                if isinstance(piece, Note):
+                    notes.append(piece.text)
+                    continue
+                for part in parsers.setdefault(piece.rank, JobLog(job["nonce"])).feed(piece.data):
                     if isinstance(part, bytes):
                         text += part
                         self._heard.set()
-                    elif rank == 0:
+                    elif piece.rank == 0:
                         markers.append(part)
             for parser in parsers.values():
                 text += parser.rest()
-            done = Done(await target.outcome(job), text.decode(), markers, time.monotonic() - begun, job)
+            done = Done(await target.outcome(job), text.decode(), markers, time.monotonic() - begun, job, notes)
             if digest := done.end.get("result"):
                 folder = self.folder / secrets.token_hex(4)
                 await target.result(job, digest, folder)
@@ -279,8 +284,9 @@ def test_a_job_that_waits_for_a_place_says_so_and_runs_then(cluster: Cluster) ->
     found = background.run_blocking(go())
     background.run_blocking(place.close())
     assert [done.outcome.exit_code for done in found] == [0, 0, 0]
-    waited = [done for done in found if "it waits for a place in the Swarm: no suitable node" in done.text]
+    waited = [done for done in found if any("place in the Swarm: no suitable node" in note for note in done.notes)]
     assert len(waited) == 1 and waited[0].seconds > 5
+    assert waited[0].notes[-1] == "" and waited[0].text == "", "it says no more that it waits, and its log never did"
 
 
 def test_the_output_is_whole_whatever_a_job_prints(cluster: Cluster) -> None:
@@ -302,17 +308,24 @@ sys.stdout.write('no newline')"""
 
 
 def test_a_host_process_that_starts_later_goes_on(cluster: Cluster) -> None:
-    """Output is read from its first byte, and a result from the log, by an instance that knows the record alone."""
+    """Output is gone on with, or read from its first byte, and a result from the log, by an instance that knows the
+    record alone."""
     first, later = cluster.target(), cluster.target()
 
     async def go() -> tuple[Done, Done]:
         begun = time.monotonic()
         job = await first.start(cluster.task("print('one'); import time; time.sleep(2); y = x + 1"), cluster.prepared)
-        async for _, data in first.output(job):
-            assert data == b"one\n"
-            break
+        position = ""
+        async for piece in first.output(job, {}):
+            if isinstance(piece, Output) and piece.data.endswith(b"one\n"):
+                position = piece.position
+                break
         await first.close()
         job = json.loads(json.dumps(job))
+        next_one = cluster.target()
+        rest = [piece async for piece in next_one.output(job, {0: position}) if isinstance(piece, Output)]
+        assert rest and b"one" not in b"".join(piece.data for piece in rest)
+        await next_one.close()
         done = await cluster.follow(later, job, begun, clean=False)
         again = cluster.target()
         folder = cluster.folder / "again"
