@@ -46,7 +46,7 @@ def test_what_is_nested_deeply_mocks_members_and_what_has_a_name_come_home(noteb
         class Node:
             def __init__(self, of): self.next = of
         nodes = None
-        for _ in range(3000): nodes = Node(nodes)
+        for turn in range(3000): nodes = Node(nodes)
         class Color(str, enum.Enum):
             RED = "red"
         color = Color.RED
