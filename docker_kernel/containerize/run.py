@@ -336,6 +336,8 @@ async def _follow(engine: Engine, container: str, nonce: str, told: Callable[[by
     finally:
         if attached is not None:
             attached.close()
+    # The output ends with the engine, too, and its rest is lost then: that must not look like a whole run.
+    await engine.containers.inspect(container)
     return await engine.containers.wait(container)
 
 
