@@ -184,8 +184,8 @@ class Containers(EnginePart):
         filters = json.dumps({"container": [container], "event": ["die"]})
         # An end that has passed: the engine tells what was, and waits for no more, unless its clock is behind ours.
         asked = {"since": "1", "until": f"{time.time():.6f}", "filters": filters}
-        told = await self._connection.stream("/events", params=asked, stream=False, timeout=EVENTS_SECONDS)
-        ends = [json.loads(line) for line in told.text.splitlines() if line]
+        answer = await self._connection.stream("/events", params=asked, stream=False, timeout=EVENTS_SECONDS)
+        ends = [json.loads(line) for line in answer.text.splitlines() if line]
         codes = [end["Actor"]["Attributes"].get("exitCode") for end in ends]
         return int(codes[-1]) if codes and codes[-1] else None
 

@@ -128,6 +128,7 @@ class ContainerEvents:
             while await self._follow(stream):
                 # Those who begin to wait meanwhile must not look before the next stream has begun.
                 self._open = self.loop.create_future()
+                await asyncio.sleep(RECONNECT_PAUSE)
                 stream = await while_it_starts(self._begin)
         except EngineError as error:
             self._fail(error)
@@ -148,7 +149,7 @@ class ContainerEvents:
         return stream
 
     async def _follow(self, stream: ReadAhead) -> bool:
-        """Tell what a stream brings until it ends; False when there is nobody left to tell it."""
+        """Wake those whom a stream's events concern, until it ends; False when nobody waits any longer."""
         held, idle = b"", False
         sweep = self.loop.time() + FIRST_SWEEP_SECONDS
         try:
@@ -169,13 +170,14 @@ class ContainerEvents:
                 *lines, held = (held + data).split(b"\n")
                 for line in lines:
                     if line.strip():
-                        self._tell(json.loads(line))
-        except EngineUnavailable:
+                        self._on_event(json.loads(line))
+        except EngineError as error:
+            log.debug("the engine did not say what runs: %s", error)
             return True
         finally:
             stream.close()
 
-    def _tell(self, event: Mapping[str, Any]) -> None:
+    def _on_event(self, event: Mapping[str, Any]) -> None:
         if "timeNano" in event:
             seconds, rest = divmod(int(event["timeNano"]), 10**9)
             self._since = f"{seconds}.{rest:09}"
