@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import types
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -27,7 +28,7 @@ PAGE = Path(__file__).parent / "configuration.md"
 TABLE = re.compile(r"(<!-- settings: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 EXAMPLE = re.compile(r"^```(json|toml)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
-KINDS = ("local", "docker", "swarm")
+KINDS = [one.name for one in entry_points(group=targets.GROUP) if one.module.startswith("docker_kernel.")]
 """Those of targets that are ours."""
 
 NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}

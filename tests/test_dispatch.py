@@ -630,6 +630,16 @@ def test_a_failed_job_says_why(notebook: Notebook) -> None:
     assert "exit code 7" in notebook.run("%%local\nimport os; os._exit(7)").value
 
 
+def test_memory_that_ran_out_for_a_process_of_the_cell_is_told(notebook: Notebook) -> None:
+    hog = "subprocess.run([sys.executable, '-c', 'x = bytearray(800 << 20)'], check=True)"
+    notebook.run(f"%%dispatch --memory 200m\nimport subprocess, sys\n{hog}")
+    notebook.run(f"job = _; job.wait({patient(60)})", timeout=80)
+    assert notebook.value("[job.state, job.record['error']]") == ["failed", "CalledProcessError"]
+    reason = notebook.value("job.reason")
+    assert reason.startswith("its cell raised CalledProcessError") and "memory ran out in its container" in reason
+    notebook.run("del job")
+
+
 def test_user_output_that_looks_like_a_marker_is_only_output(notebook: Notebook) -> None:
     fake = '##docker-kernel 00000000000000000000000000000000 {"event":"end","code":0,"result":"sha256:0"}'
     reply = notebook.run(f"%%local\nprint('''{fake}''')\nprint('after')")

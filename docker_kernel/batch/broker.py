@@ -272,10 +272,10 @@ class Broker:
                 f"A job may have {most} replicas at most there, as many as there may be jobs at once: raise `max_jobs` "
                 f"in the settings of the target {request.target!r}."
             )
-        memory = self._limit("memory", _memory(request.memory), config.memory, kernel.config.memory, config, replicas)
-        cpus = self._limit("cpus", request.cpus, config.cpus, kernel.config.cpus, config, replicas)
-        timeout = self._limit("timeout", request.timeout, config.timeout, None, config)
-        gpus = self._gpus(request.gpus, config, replicas)
+        memory = self._limit("memory", _memory(request.memory), config.memory, kernel.config.memory, target, replicas)
+        cpus = self._limit("cpus", request.cpus, config.cpus, kernel.config.cpus, target, replicas)
+        timeout = self._limit("timeout", request.timeout, config.timeout, None, target)
+        gpus = self._gpus(request.gpus, config, target, replicas)
         mounts, fetched = _inputs(request.inputs, config, request.target)
         digest = checked_digest(request.manifest)
         environment = await self._environment(request.environment)
@@ -308,7 +308,7 @@ class Broker:
                 image=image,
                 commit=commit,
                 inputs={name: without_credentials(uri) for name, uri in request.inputs.items()},
-                volume=kernel.volume if config.kind == "local" else "",
+                volume=kernel.volume if target.beside_kernel else "",
             )
             task = JobTask(
                 job_id=record.id,
@@ -344,9 +344,10 @@ class Broker:
 
     def _target(self, name: str, live: bool) -> tuple[TargetTable, AnyTarget]:
         config = self._kernel.user_config.target(name)
-        if live and config.kind != "local":
+        target = self._manager.target(name, config)
+        if live and not target.beside_kernel:
             raise JobError(f"The target {name!r} cannot work on the workspace itself: use %%dispatch --on {name}.")
-        return config, self._manager.target(name, config)
+        return config, target
 
     async def _packaged(
         self, request: PlanRequest, digest: str, image: str, live: bool, group: str
@@ -451,7 +452,7 @@ class Broker:
         asked: float | None,
         targets: float | None,
         kernels: float | None,
-        config: TargetTable,
+        target: AnyTarget,
         replicas: int = 1,
     ) -> float | None:
         """A task's limit: what was asked for, or its part of the most that a job may have, which is the target's own
@@ -462,7 +463,7 @@ class Broker:
         allowed = targets or kernels
         if allowed is None:
             return asked
-        together = replicas if targets is not None or config.kind == "local" else 1
+        together = replicas if targets is not None or target.beside_kernel else 1
         if asked is None:
             return allowed / together
         if asked * together > allowed:
@@ -473,10 +474,10 @@ class Broker:
             )
         return asked
 
-    def _gpus(self, asked: str | None, config: TargetTable, replicas: int) -> str | None:
-        allowed = config.gpus or (self._kernel.config.gpus if config.kind == "local" else None)
+    def _gpus(self, asked: str | None, config: TargetTable, target: AnyTarget, replicas: int) -> str | None:
+        allowed = config.gpus or (self._kernel.config.gpus if target.beside_kernel else None)
         if asked is None:
-            return allowed if config.kind == "local" else None
+            return allowed if target.beside_kernel else None
         if allowed is None:
             raise JobError("Jobs have no GPU there: set `gpus` in the target's settings if it has some.")
         number = asked.isdigit() and allowed.isdigit()

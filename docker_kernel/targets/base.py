@@ -196,6 +196,10 @@ class Target(ABC, Generic[ConfigT, PreparedT, JobT]):
     Config: ClassVar[type[TargetConfig]] = TargetTable
     """Its settings. Without ones of its own, a kind gets its table of the config file unchecked."""
 
+    beside_kernel: ClassVar[bool] = False
+    """Whether jobs run on the kernel's own engine: with its volume, within its limits, and on its workspace itself
+    where that is asked for (`%%local`)."""
+
     default_max_jobs: ClassVar[int] = 8
     """How many jobs run at once where the config says nothing: many where an engine has a queue of its own."""
 
@@ -209,7 +213,7 @@ class Target(ABC, Generic[ConfigT, PreparedT, JobT]):
 
     @abstractmethod
     async def missing(self, kernel: KernelHandle, package: Package) -> int:
-        """How many bytes `prepare` would send; refuses what could not run there, such as another architecture."""
+        """How many bytes `prepare` would send at most; refuses what could not run there, as another architecture."""
 
     @abstractmethod
     async def prepare(self, kernel: KernelHandle, package: Package, progress: Progress) -> PreparedT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,7 +174,7 @@ def test_a_plugin_that_cannot_be_asked_starts_no_job_twice(
         "class PlainTarget(LocalTarget):\n    kind = 'plain'\n    find = Target.find\n"
     )
     monkeypatch.syspath_prepend(packages)
-    monkeypatch.setenv("PYTHONPATH", str(packages))
+    monkeypatch.setenv("PYTHONPATH", str(packages), prepend=os.pathsep)
     config = own_folders / "config.toml"
     before = config.read_text()
     config.write_text(f'{before}\n[targets.there]\nkind = "plain"\n')

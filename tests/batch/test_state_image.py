@@ -133,7 +133,7 @@ def test_a_second_push_sends_what_changed(engine: Engine, image: str, line: tupl
     assert first.sent > 20 * MB and relay.sent > 20 * MB
     whole, seconds = relay.sent, time.monotonic() - begun
     changed = layer("small", b"2")
-    assert run(bytes_to_push(engine, image, [large, changed], registry, "jobs")) == changed.size
+    assert 0 < run(bytes_to_push(engine, image, [large, changed], registry, "jobs")) <= changed.size
     relay.sent, begun = 0, time.monotonic()
     second = run(push(engine, image, [unread(large), changed], registry, "jobs", quiet))
     print(f"first {whole} B in {seconds:.2f} s, second {relay.sent} B in {time.monotonic() - begun:.2f} s")

@@ -120,7 +120,7 @@ def example(request: pytest.FixtureRequest) -> Iterator[Place]:
     (about / "entry_points.txt").write_text("[docker_kernel.targets]\nexample = example_target:ExampleTarget\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(packages)
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(packages), os.environ.get("PYTHONPATH")])))
+        patch.setenv("PYTHONPATH", str(packages), prepend=os.pathsep)
         yield Place(f'kind = "example"\nfolder = "{folders.mktemp("slots")}"\nslots = 2', bridge_address())
 
 

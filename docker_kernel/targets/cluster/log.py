@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
+from docker_kernel.batch.job_log import End
 from docker_kernel.errors import EngineError
 
 TAIL = 1 << 18
@@ -52,8 +52,8 @@ class TaskLog:
         self.delivered = delivered
         self._tail = bytearray()
         self._cut = delivered > 0
-        self.last_word: dict[str, Any] | None = None
-        """The runner's (batch/job_log.py, End)."""
+        self.last_word: End | None = None
+        """The runner's."""
         self._over = asyncio.Event()
         self._unreadable = False
 
@@ -106,7 +106,9 @@ class TaskLog:
         try:
             while self.last_word is None:
                 reading = reading or asyncio.ensure_future(stream.read())
-                waits: set[asyncio.Future[Any]] = {reading} if over.done() else {reading, over}
+                waits: set[asyncio.Future[bytes] | asyncio.Future[Literal[True]]] = (
+                    {reading} if over.done() else {reading, over}
+                )
                 done, _ = await asyncio.wait(
                     waits, timeout=LAST_WORDS if over.done() else None, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -135,7 +137,7 @@ class TaskLog:
         end = self._tail.find(b"\n", begin)
         if begin >= 0 and end >= 0:
             with contextlib.suppress(ValueError):
-                self.last_word = json.loads(self._tail[self._tail.index(b"{", begin) : end])
+                self.last_word = End.model_validate_json(bytes(self._tail[self._tail.index(b"{", begin) : end]))
         if len(self._tail) > 2 * TAIL:
             del self._tail[:-TAIL]
             self._cut = True

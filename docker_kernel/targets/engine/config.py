@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
@@ -13,13 +12,13 @@ from docker_kernel.config import TargetConfig
 class LocalConfig(TargetConfig):
     """`kind = "local"`: the kernel's own engine."""
 
-    kind: Literal["local"] = Field("local", description="The kernel's own engine.")
+    kind: str = Field("local", description="The kernel's own engine.")
 
 
 class DockerConfig(TargetConfig):
     """`kind = "docker"`: another engine."""
 
-    kind: Literal["docker"] = Field("docker", description="Another engine.")
+    kind: str = Field("docker", description="Another engine.")
     engine: str = Field(
         min_length=1, description="A docker context's name, or ssh://, tcp:// (with TLS) or unix:// and its address."
     )

@@ -31,6 +31,7 @@ class LocalTarget(EngineTarget[LocalConfig, LocalPrepared]):
 
     kind = "local"
     Config: ClassVar = LocalConfig
+    beside_kernel = True
 
     def __init__(self, name: str, config: LocalConfig) -> None:
         super().__init__(name, config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
@@ -13,7 +12,7 @@ from docker_kernel.config import TargetConfig
 class SwarmConfig(TargetConfig):
     """`kind = "swarm"`: the nodes of a Docker Swarm."""
 
-    kind: Literal["swarm"] = Field("swarm", description="The nodes of a Docker Swarm.")
+    kind: str = Field("swarm", description="The nodes of a Docker Swarm.")
     engine: str = Field("default", min_length=1, description="A manager of the Swarm: as for `docker`.")
     tls: Path | None = Field(
         None, description="Folder with ca.pem, cert.pem and key.pem for a tcp:// address; a context has its own."

@@ -70,7 +70,7 @@ class Rank:
     def said_ending(self) -> Ending | None:
         """How its runner says that it ended."""
         word = self.log.last_word
-        return None if word is None else Ending(int(word["code"]), word.get("oom"))
+        return None if word is None else Ending(word.code, word.oom)
 
     @property
     def whole_ending(self) -> Ending | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
 
 from docker_kernel.background import run_blocking as run
+from docker_kernel.batch.job_log import End
 from docker_kernel.errors import EngineUnavailable
 from docker_kernel.targets.cluster.log import TaskLog
 
-LAST_WORD = b"##docker-kernel n0 " + json.dumps({"event": "end", "code": 0}, separators=(",", ":")).encode() + b"\n"
+LAST_WORD = b'##docker-kernel n0 {"event":"end","code":0,"oom":null,"result":""}\n'
 
 
 class Cut:
@@ -43,7 +43,7 @@ def test_each_byte_is_given_out_once_however_often_the_stream_breaks() -> None:
 
     run(log.read(open, give))
     assert bytes(given) == content and opened > 3
-    assert log.last_word == {"event": "end", "code": 0}
+    assert log.last_word == End(event="end", code=0, oom=None, result="")
 
 
 def test_a_log_goes_on_behind_what_an_earlier_process_had() -> None:
