@@ -7,65 +7,39 @@ is running is what the target says; a follower that starts later reads the job's
 from __future__ import annotations
 
 import asyncio
-import codecs
 import contextlib
 import dataclasses
 import logging
 import re
 import shutil
-import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import ValidationError
-
-from docker_kernel import background, labels, targets
+from docker_kernel import background, labels
 from docker_kernel import config as configuration
+from docker_kernel.batch.attempt_log import AttemptLog, LogListener
+from docker_kernel.batch.ending import Facts, combined, judge, last_words
 from docker_kernel.batch.image_origin import ImageOrigin
 from docker_kernel.batch.job_folder import DispatchFolder, JobFolder, Lock, root
-from docker_kernel.batch.job_log import (
-    MARKERS,
-    Begin,
-    Blob,
-    Cell,
-    Clear,
-    Display,
-    End,
-    Input,
-    Metrics,
-    Progress,
-    Raised,
-    Taken,
-)
+from docker_kernel.batch.job_targets import JobTargets
 from docker_kernel.batch.kept_task import attempted_task, kept_parts, kept_task, own_part, shared_part
 from docker_kernel.batch.ledger import Ledger
 from docker_kernel.batch.notebooks import Notebooks
 from docker_kernel.batch.output_folder import bring_files
 from docker_kernel.batch.record import JobRecord, State
-from docker_kernel.batch.replica_lines import ReplicaLines, with_pauses
 from docker_kernel.batch.result_store import ResultFolder
-from docker_kernel.config import TargetTable, format_size, read_target
+from docker_kernel.config import TargetTable
 from docker_kernel.engine import Engine
 from docker_kernel.errors import DockerKernelError, EngineError, EngineUnavailable, JobError, NotFound
 from docker_kernel.free_memory import give_back_memory
-from docker_kernel.guest.job_log import JobLog
 from docker_kernel.kernel import guest_files
 from docker_kernel.kernel.handle import KernelHandle
-from docker_kernel.targets.base import AnyTarget, JobTask, JobUnknown, Note, Outcome, Package
+from docker_kernel.targets.base import AnyTarget, JobTask, JobUnknown, Outcome, Package
 
 log = logging.getLogger(__name__)
-
-STOPPED_EXIT = 143
-"""Of a container that was told to end, as an engine tells all of its own when it starts again."""
-
-CUT_OFF_EXIT = 255
-"""Of a container that an engine finds dead when it starts: its machine went down (moby, daemon/restore)."""
-
-CANNOT_START = 3
-"""Of a job that could not begin, or not keep its result (guest/worker.py): what it raised says why."""
 
 NOT_HERE = "its result is not here yet:"
 """Begins what is said of a result that could not be brought; it goes from the reason when the result has come."""
@@ -73,20 +47,8 @@ NOT_HERE = "its result is not here yet:"
 LAST_WORDS = 1 << 16
 """Bytes at the end of an image's output where it says why it ended."""
 
-MAX_METRICS = 1000
-"""Names of metrics whose last values a job's record keeps."""
-
 TIMEOUT_SLACK = 30.0
 """Seconds that a job's own runner, which watches the timeout, may be late before the host side stops the job."""
-
-POSITION_SECONDS = 1.0
-"""How often it is kept up to where a job's log is here."""
-
-MAX_POSITION = 1 << 16
-"""Bytes of lines that have only begun up to which they are kept with it."""
-
-PAUSE_SECONDS = 0.3
-"""After which a newline that a replica printed is its own, and not there for the sake of a marker."""
 
 OUT_OF_REACH_SECONDS = 30.0
 """How often a job is looked for whose target could not be reached when it was taken over."""
@@ -154,8 +116,7 @@ class Running:
         unknown: it cannot be told, and so it is not tried again.
         may_start: whether it may be started here, where it has not been.
         why_not: why it cannot be started here, where it has to have been.
-        cell: how far its cell is.
-        cell_interrupted: whether that was interrupted: it is not tried again, and the next interrupt stops the job.
+        cell_interrupted: whether its cell was: it is not tried again, and the next interrupt stops the job.
     """
 
     record: JobRecord
@@ -170,31 +131,21 @@ class Running:
     """Its start failed, which may have left something where its target did not answer."""
     taken_over: bool = False
     """Whether another process started it."""
-    after: dict[int, str] = field(default_factory=dict)
-    """By rank, up to where its log is here (Target.output)."""
-    parsers: dict[int, JobLog] = field(default_factory=dict)
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     """Its runner has begun."""
-    kept_at: float = 0.0
-    """When that was kept, by the monotonic clock."""
     note: str = ""
     """Why it waits."""
 
     why: str = ""
     runner: asyncio.Task[None] | None = None
-    said_end: End | None = None
-    text: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
-    lines: ReplicaLines = field(default_factory=ReplicaLines)
-    raised: str = ""
-    last_words: str = ""
-    """The last line in which an image says why it ended (docs/notebook-image.md)."""
-
     interrupted: bool = False
     unknown: bool = False
     may_start: bool = True
     why_not: str = ""
-    cell: Literal["waits", "runs", "has run"] = "waits"
     cell_interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        self.log = AttemptLog(self.record, self.folder)
 
     @property
     def cancelled(self) -> bool:
@@ -209,9 +160,7 @@ class JobManager:
         self.notebooks = Notebooks(self.ledger)
         self._running: dict[str, Running] = {}
         self._watching: dict[str, asyncio.Task[None]] = {}
-        self._targets: dict[str, list[tuple[TargetTable, AnyTarget]]] = {}
-        """By name: each of the settings that jobs were sent with, and the target that these make."""
-        self._slots: dict[AnyTarget, asyncio.Semaphore] = {}
+        self._targets = JobTargets()
         self._listeners: dict[str, list[Listener]] = {}
         self._collecting: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -235,31 +184,12 @@ class JobManager:
             del self._listeners[owner]
 
     def target(self, name: str, table: TargetTable) -> AnyTarget:
-        """The target of a name; one instance for all jobs that were sent with the same settings."""
-        known = self._targets.setdefault(name, [])
-        for given, target in known:
-            if given == table:
-                return target
-        made = targets.load(name, table)
-        known.append((table, made))
-        self._slots[made] = asyncio.Semaphore(table.max_jobs or made.default_max_jobs)
-        return made
-
-    def _target_of(self, name: str, sent: Kept | None) -> AnyTarget:
-        """The target of a dispatch: as it was when its jobs were sent, if that is still known.
-
-        Args:
-            sent: what the dispatch's folder keeps.
-
-        Raises:
-            ConfigError: it is not, and the user's config names it no more.
-        """
-        kept = (sent or {}).get("config")
-        return self.target(name, configuration.load().target(name) if kept is None else read_target(name, kept))
+        """The target of a name with these settings."""
+        return self._targets.get(name, table)
 
     async def _target_for(self, record: JobRecord) -> AnyTarget:
         sent = await asyncio.to_thread(DispatchFolder(record.group).read, "dispatch.json")
-        return self._target_of(record.target, sent)
+        return self._targets.of_dispatch(record.target, sent)
 
     def jobs(
         self, owner: str | None = None, limit: int = 100_000, skip: int = 0, group: str | None = None
@@ -292,8 +222,7 @@ class JobManager:
 
     async def forget_kernel(self, kernel_id: str) -> None:
         """Let go of what targets keep ready for a kernel that ends."""
-        for target in [target for known in self._targets.values() for _, target in known]:
-            await target.forget_kernel(kernel_id)
+        await self._targets.forget_kernel(kernel_id)
 
     # Starting
 
@@ -344,9 +273,7 @@ class JobManager:
     def _keep(self, dispatch: Dispatch, prepared: Kept | None) -> None:
         """Write down what another process needs to go on with a dispatch."""
         target = dispatch.target
-        table = next(table for table, known in self._targets[target.name] if known is target)
-        config = {**table.model_dump(mode="json", exclude_defaults=True), "kind": table.kind}
-        kept: Kept = {"target": target.name, "config": config}
+        kept: Kept = {"target": target.name, "config": self._targets.settings(target)}
         kept |= {"volume": dispatch.volume, "holder": dispatch.holder}
         kept |= {"jobs": dispatch.jobs, "origin": dispatch.origin, "prepared": prepared}
         dispatch.folder.write("dispatch.json", kept)
@@ -454,10 +381,8 @@ class JobManager:
             await self._clean(running)
             record.begin_again()
             running.task = _of_attempt(running.task, record)
-            running.said_end, running.raised, running.note = None, "", ""
-            running.taken_over = running.not_started = False
-            running.after, running.parsers, running.lines = {}, {}, ReplicaLines()
-            running.cell = "waits"
+            running.log.begin_again()
+            running.note, running.taken_over, running.not_started = "", False, False
             running.begun.clear()
             await asyncio.to_thread(running.folder.restart)
             if running.cancelled:
@@ -482,7 +407,7 @@ class JobManager:
             if record.live:
                 await self._start(running, prepared)
                 return await self._follow(running)
-            async with self._slots[dispatch.target]:
+            async with self._targets.slot(dispatch.target):
                 await self._start(running, prepared)
                 return await self._follow(running)
         except DockerKernelError as error:
@@ -548,34 +473,32 @@ class JobManager:
             await target.cancel(record.placed)  # it came before there was anything to stop
         watch = self._spawn(self._stop_late(running)) if record.timeout is not None else None
         try:
-            running.text.reset()
-            output = target.output(record.placed, dict(running.after))
-            # Alone, nobody waits for a newline; among others, a line is shown when it has its own.
-            async for piece in output if record.replicas == 1 else with_pauses(output, PAUSE_SECONDS):
-                if piece is None:
-                    for rank, parser in running.parsers.items():
-                        await self._part(running, rank, parser.pause())
-                    continue
-                if isinstance(piece, Note):
-                    await self._note_waiting(running, piece.text)
-                    continue
-                parser = running.parsers.setdefault(piece.rank, JobLog(record.nonce))
-                for part in parser.feed(piece.data):
-                    await self._part(running, piece.rank, part)
-                if running.said_end is not None and record.replicas == 1:
-                    break
-                running.after[piece.rank] = piece.position
-                await self._keep_position(running)
-            for rank, parser in running.parsers.items():
-                await self._part(running, rank, parser.rest())
-            await self._printed(running, running.lines.rest(), last=True)
+            output = target.output(record.placed, running.log.positions)
+            await running.log.read(output, self._log_listener(running))
             outcome = await self._outcome(running)
         finally:
             if watch is not None:
                 watch.cancel()
-        if record.kind == "image":
-            running.last_words = _last_words(await asyncio.to_thread(running.folder.output, LAST_WORDS))
-        return self._ending(running, outcome)
+        end = running.log.end
+        last = await asyncio.to_thread(running.folder.output, LAST_WORDS) if record.kind == "image" else b""
+        facts = Facts(outcome, end, running.log.raised, last_words(last), running.end, running.why)
+        if running.end or facts.timed_out or facts.unheeded:
+            # The exception of an interrupted cell is not what ended it.
+            record.result, record.partial = "", record.kept
+        return judge(record, facts)
+
+    def _log_listener(self, running: Running) -> LogListener:
+        record = running.record
+
+        async def keep_record() -> None:
+            await asyncio.to_thread(self.ledger.save, record)
+
+        return LogListener(
+            on_event=lambda event: self._tell(record, event),
+            on_begin=lambda at: self._begun(running, at),
+            on_note=lambda text: self._note_waiting(running, text),
+            on_position=keep_record,
+        )
 
     async def _outcome(self, running: Running) -> Outcome:
         """How a job ended, by its runner's last word and its engine's own.
@@ -583,55 +506,17 @@ class JobManager:
         A runner that delivers its cell's result has the last word: nothing can take that away. Whatever else it said,
         the engine may know better why: who told it to end, or that memory ran out.
         """
-        record, said = running.record, running.said_end
-        if said is not None and said.code == 0 and said.result and not running.end and record.replicas == 1:
+        record, end = running.record, running.log.end
+        if end is not None and end.code == 0 and end.result and not running.end and record.replicas == 1:
             return Outcome(0)
         try:
             outcome = await running.dispatch.target.outcome(record.placed)
         except DockerKernelError as error:
-            if said is None or record.replicas > 1:
+            if end is None or record.replicas > 1:
                 raise
             log.info("nobody tells how the job %s ended but its runner: %s", record.id, error)
-            return Outcome(said.code, said.oom)
-        if said is None or record.replicas > 1:
-            return outcome
-        # It came to its own end before its container, or its node, went; unless it was told to end.
-        lost = outcome.lost if said.code == STOPPED_EXIT else ""
-        words = {said.oom, outcome.out_of_memory}
-        oom = True if True in words else False if False in words else None
-        return dataclasses.replace(outcome, exit_code=said.code, out_of_memory=oom, lost=lost)
-
-    async def _keep_position(self, running: Running) -> None:
-        """Keep up to where a job's log is here, and what followed from it, for who takes the job over.
-
-        Not after it has told how it ends: that is understood only together.
-        """
-        record, now = running.record, time.monotonic()
-        if record.live or now - running.kept_at < POSITION_SECONDS or running.said_end is not None or running.raised:
-            return
-        states = {str(rank): parser.state for rank, parser in running.parsers.items()}
-        lines = running.lines.state
-        if None in states.values() or sum(map(len, lines["begun"].values())) > MAX_POSITION:
-            return
-        if running.text.getstate()[0]:
-            return  # in the middle of a character
-        running.kept_at = now
-        after = {str(rank): position for rank, position in running.after.items()}
-        kept = {"attempt": record.attempt, "after": after, "parsers": states, "lines": lines, "cell": running.cell}
-        await asyncio.to_thread(running.folder.keep_position, kept)
-        await asyncio.to_thread(self.ledger.save, record)
-
-    async def _go_on(self, running: Running) -> None:
-        """Go on with a job's log where another process was with it; from its beginning where that is not known."""
-        record, folder = running.record, running.folder
-        kept = await asyncio.to_thread(folder.go_back_to_position, record.attempt)
-        if kept is None or record.placed is None:
-            await asyncio.to_thread(folder.restart)
-            return
-        running.after = {int(rank): position for rank, position in kept["after"].items()}
-        running.parsers = {int(rank): JobLog(record.nonce, state) for rank, state in kept["parsers"].items()}
-        running.lines = ReplicaLines(kept["lines"])
-        running.cell = kept["cell"]
+            return Outcome(end.code, end.oom)
+        return outcome if end is None or record.replicas > 1 else combined(end, outcome)
 
     async def _note_waiting(self, running: Running, text: str) -> None:
         """Tell why a job waits, before it runs."""
@@ -660,91 +545,6 @@ class JobManager:
         await asyncio.sleep(max(0.0, begun + record.timeout + TIMEOUT_SLACK - time.time()))
         running.end = "timeout"
         await running.dispatch.target.cancel(record.placed)
-
-    async def _printed(self, running: Running, data: bytes, last: bool = False) -> None:
-        if data:
-            await asyncio.to_thread(running.folder.add_output, data)
-        # Of a character that is cut in two, the first part waits for the other.
-        if text := running.text.decode(data, last):
-            await self._tell(running.record, {"event": "output", "text": text})
-
-    async def _part(self, running: Running, rank: int, part: bytes | dict[str, Any]) -> None:
-        record, folder = running.record, running.folder
-        if isinstance(part, bytes):
-            await self._printed(running, part if record.replicas == 1 else running.lines.feed(rank, part))
-            return
-        try:
-            marker = MARKERS.validate_python(part)
-        except ValidationError as error:
-            log.warning("the job %s wrote a marker that is none: %s", record.id, error)
-            return
-        if isinstance(marker, End):
-            if rank == 0:
-                running.said_end = marker
-                record.exit_code, record.result, record.cost = marker.code, marker.result, marker.cost
-                record.partial = marker.partial
-        elif isinstance(marker, (Taken, Blob)) or rank:
-            return
-        elif isinstance(marker, Begin):
-            await self._begun(running, marker.time)
-        else:
-            if isinstance(marker, Progress):
-                record.progress, record.remaining = marker.value, marker.remaining
-            elif isinstance(marker, Metrics):
-                if len(record.metrics) + len(marker.values) <= MAX_METRICS:
-                    record.metrics = {**record.metrics, **marker.values}
-            elif isinstance(marker, Cell):
-                running.cell = "runs" if marker.running else "has run"
-            elif isinstance(marker, Input) and marker.name in record.inputs:
-                record.versions = {**record.versions, marker.name: marker.version}
-            elif isinstance(marker, Raised):
-                record.error = marker.name
-                running.raised = ": ".join(filter(None, [marker.name, marker.value]))
-                return
-            event = marker.model_dump()
-            if not isinstance(marker, (Progress, Clear, Cell)):
-                await asyncio.to_thread(folder.add_event, event)
-            if isinstance(marker, Display) and marker.update and not marker.transient.get("display_id"):
-                return
-            await self._tell(record, event)
-
-    def _ending(self, running: Running, outcome: Outcome) -> tuple[State, str]:
-        """How a job ended, and why, in words that a person can act on."""
-        record, said = running.record, running.said_end
-        limit = "it may take" if record.timeout is None else f"its timeout of {record.timeout:g} s"
-        if running.end or (said is not None and (said.timeout or said.unheeded)):
-            # The exception of an interrupted cell is not what ended it.
-            record.result, record.partial = "", record.kept
-        if running.end == "cancelled":
-            return "cancelled", running.why
-        if running.end == "timeout" or (said is not None and said.timeout):
-            return "failed", f"it took longer than {limit}"
-        if said is not None and said.unheeded:
-            return "cancelled", "it was interrupted, and its cell did not end"
-        if outcome.lost:
-            return "lost", outcome.lost
-        if outcome.exit_code == 0 and (record.result or record.kind == "image"):
-            return "succeeded", ""  # an image may have brought its results elsewhere
-        if record.kind == "image" and said is not None and not said.oom and outcome.exit_code != STOPPED_EXIT:
-            return "failed", running.raised or running.last_words or f"it ended with exit code {outcome.exit_code}"
-        # Its runner has told of a result: so a cell failed, or ended its notebook with a code of its own; but not where
-        # the runner itself was told to end, as by an engine that stops.
-        own = outcome.exit_code == 1 or (record.kind == "notebook" and outcome.exit_code != 128 + signal.SIGTERM)
-        if own and record.result and said is not None and said.code == outcome.exit_code:
-            memory = "; memory ran out in its container: raise it with --memory" if outcome.out_of_memory else ""
-            return "failed", f"its cell raised {running.raised or 'an exception'}{memory}"
-        if outcome.exit_code == CANNOT_START and running.raised:
-            return "failed", running.raised
-        if outcome.exit_code == STOPPED_EXIT or (said is None and outcome.exit_code == CUT_OFF_EXIT):
-            why = "its engine or its machine started again, or someone stopped it"
-            return "lost", f"its container was stopped while it ran: {why}; a retry starts it anew"
-        limit = f"its {format_size(record.memory)}" if record.memory else "the engine has"
-        if outcome.out_of_memory:
-            return "failed", f"out of memory: it used more than {limit}; raise it with --memory"
-        if outcome.out_of_memory is None:
-            probably = f"probably out of memory, as it used more than {limit}: raise it with --memory"
-            return "failed", f"it was killed, and nothing tells why; {probably}"
-        return "failed", outcome.reason or f"its container ended with exit code {outcome.exit_code}"
 
     async def _clean(self, running: Running) -> None:
         """Remove what an attempt left on its target. Where that fails, the next one's start does it, or fails, too; or,
@@ -907,9 +707,9 @@ class JobManager:
         """
         running = self._running.get(job)
         if running is not None and running.record.placed is not None and not running.end:
-            if running.cell == "has run" and not running.record.over:
+            if running.log.cell == "has run" and not running.record.over:
                 return True  # what it did is on its way
-            if running.cell == "runs" and not running.cell_interrupted:
+            if running.log.cell == "runs" and not running.cell_interrupted:
                 running.cell_interrupted = await running.dispatch.target.interrupt(running.record.placed)
                 if running.cell_interrupted:
                     return True
@@ -1069,7 +869,7 @@ class JobManager:
                 prepared.set_result(sent["prepared"])
             known = Dispatch(
                 record.group,
-                self._target_of(record.target, sent),
+                self._targets.of_dispatch(record.target, sent),
                 prepared,
                 sent.get("holder", ""),
                 sent.get("volume", record.volume),
@@ -1153,7 +953,7 @@ class JobManager:
         running.interrupted = record.placed is None and record.state == "starting"
         running.taken_over = record.placed is not None or running.interrupted
         if running.taken_over:
-            await self._go_on(running)
+            await running.log.go_on()
         running.lock = lock
         running.dispatch.under_way.add(record.id)
         self._running[record.id] = running
@@ -1164,7 +964,7 @@ class JobManager:
     async def _settle(self, record: JobRecord) -> None:
         """Bring home what a job that has ended left on its target, after a process that was ended over it."""
         sent = await asyncio.to_thread(DispatchFolder(record.group).read, "dispatch.json")
-        target = self._target_of(record.target, sent)
+        target = self._targets.of_dispatch(record.target, sent)
         if record.kept and not record.live:
             await self._collect(record, target, JobFolder(record.id))
             return
@@ -1246,7 +1046,7 @@ class JobManager:
         """Remove from a target what a dispatch's jobs started from."""
         with contextlib.suppress(DockerKernelError):
             if sent["prepared"] is not None:
-                await self._target_of(target, sent).release(sent["prepared"])
+                await self._targets.of_dispatch(target, sent).release(sent["prepared"])
 
     async def _sweep(self) -> None:
         """Do what processes were killed over: remove dispatches that the ledger had not come to know, and let go of
@@ -1336,12 +1136,6 @@ def _bring_home(record: JobRecord, folder: JobFolder) -> None:
     """Bring a job's files to the folder that was asked for; they are not kept twice."""
     bring_files(ResultFolder(folder.result), record.kept, Path(record.output))
     shutil.rmtree(folder.result / "blobs", ignore_errors=True)
-
-
-def _last_words(output: bytes) -> str:
-    lines = output.decode(errors="replace").splitlines()
-    said = [line.removeprefix("docker-kernel: ") for line in lines if line.startswith("docker-kernel: ")]
-    return said[-1].rstrip(".") if said else ""
 
 
 def _unfinished_dispatches() -> list[DispatchFolder]:
