@@ -276,8 +276,9 @@ def _sentence(detail: Any, model: type[BaseModel], where: str) -> str:
         )
     reason = detail["msg"].removeprefix("Value error, ")
     given = detail["input"]
-    told = repr(given) in reason or detail["type"] == "missing"  # whose input is the table that it is missing in
-    shown = "" if told else f" (it is {json.dumps(given, default=str)})"
+    # The input of "missing" is the table that it is missing in.
+    shown_already = repr(given) in reason or detail["type"] == "missing"
+    shown = "" if shown_already else f" (it is {json.dumps(given, default=str)})"
     return f"{where}: {key}{shown}: {reason[:1].lower()}{reason[1:]}."
 
 

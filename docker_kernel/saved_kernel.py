@@ -19,7 +19,7 @@ from docker_kernel.engine import Engine, File, archive
 from docker_kernel.errors import ConfigError, ImageMissing
 from docker_kernel.kernel import running
 
-Told = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ async def save(
     spec_name: str = "",
     display_name: str = "",
     replace: bool = False,
-    told: Told = lambda text: None,
+    progress: Progress = lambda text: None,
 ) -> Saved:
     """Save what a running kernel has installed.
 
@@ -69,9 +69,9 @@ async def save(
     await _check_image_free(engine, image, replace)
     found = await running.find(engine, kernel)
     packages = installed_packages(await engine.containers.diff(found.container.id))
-    told(f"Copies what was installed in the kernel {found.kernel_id[:8]}")
+    progress(f"Copies what was installed in the kernel {found.kernel_id[:8]}")
     environment, found = await running_kernel_image(found.kernel_id, engine)
-    told(f"Makes the image {image}")
+    progress(f"Makes the image {image}")
     await _name(engine, environment, image)
     folder = await _install(engine, found.spec, spec_name, display_name, str(image))
     return Saved(str(image), int((await engine.images.inspect(str(image)))["Size"]), folder, packages)

@@ -167,16 +167,16 @@ class JobManager:
         self._dispatches: dict[str, Dispatch] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
         self._engine: Engine | None = None
-        self._hearing: asyncio.Task[None] | None = None
-        self._noticing: asyncio.Task[None] | None = None
+        self._polling_cancels: asyncio.Task[None] | None = None
+        self._watching_ledger: asyncio.Task[None] | None = None
 
     # Who asks
 
     def listen(self, owner: str, listener: Listener) -> None:
         """Send events of an owner's jobs to a listener."""
         self._listeners.setdefault(owner, []).append(listener)
-        if self._noticing is None or self._noticing.done():
-            self._noticing = self._spawn(self._notice())
+        if self._watching_ledger is None or self._watching_ledger.done():
+            self._watching_ledger = self._spawn(self._watch_ledger())
 
     def unlisten(self, owner: str, listener: Listener) -> None:
         self._listeners[owner].remove(listener)
@@ -331,8 +331,8 @@ class JobManager:
 
     async def _run(self, running: Running) -> None:
         record = running.record
-        if self._hearing is None or self._hearing.done():
-            self._hearing = self._spawn(self._hear())
+        if self._polling_cancels is None or self._polling_cancels.done():
+            self._polling_cancels = self._spawn(self._poll_cancel_requests())
         try:
             try:
                 state, reason = await self._attempts(running)
@@ -748,7 +748,7 @@ class JobManager:
             running.runner.cancel()
         return True
 
-    async def _hear(self) -> None:
+    async def _poll_cancel_requests(self) -> None:
         """Stop the jobs of this process that another one asks to be stopped: between processes there is no event."""
         while self._running:
             await asyncio.sleep(WATCH_SECONDS)
@@ -756,7 +756,7 @@ class JobManager:
             for job, why in await asyncio.to_thread(_asked_to_cancel, folders):
                 self._spawn(self.cancel(job, why))
 
-    async def _notice(self) -> None:
+    async def _watch_ledger(self) -> None:
         """Watch the jobs of listeners that another process begins again, as the command line may."""
         seen = 0
         while self._listeners:

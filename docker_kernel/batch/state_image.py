@@ -126,12 +126,12 @@ async def stoppable(work: Callable[[Progress], Coroutine[Any, Any, T]], progress
     waited for."""
     stop = threading.Event()
 
-    def told(text: str) -> None:
+    def report(text: str) -> None:
         if stop.is_set():
             raise _Stopped
         progress(text)
 
-    working = asyncio.ensure_future(work(told))
+    working = asyncio.ensure_future(work(report))
     try:
         return await asyncio.shield(working)
     except asyncio.CancelledError:

@@ -139,12 +139,12 @@ def _progress() -> Iterator[Progress]:
     with progress_display() as show:
         last = ""
 
-        def told(step: Step) -> None:
+        def on_step(step: Step) -> None:
             nonlocal last
             begins, last = step.name != last, step.name
             show(Event(step.text, detail=not begins))
 
-        yield told
+        yield on_step
 
 
 def _print_plan(plan: Plan) -> None:

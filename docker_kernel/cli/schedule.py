@@ -40,7 +40,7 @@ def _schedule(arguments: argparse.Namespace) -> int:
     output = arguments.output
     if output and "://" not in output and not output.startswith(schedule.CLAIM) and arguments.form != "kubernetes":
         output = str(Path(output).expanduser().absolute())
-    wish = schedule.Schedule(
+    request = schedule.ScheduleRequest(
         image=with_engine(lambda engine: describe(engine, arguments.image)),
         cron=arguments.cron,
         parameters=pairs,
@@ -51,8 +51,8 @@ def _schedule(arguments: argparse.Namespace) -> int:
         timeout=arguments.timeout,
         secret=arguments.secret,
     )
-    made = schedule.documents(wish, arguments.form, root=os.getuid() == 0)
-    for note in schedule.notes(wish, arguments.form):
+    made = schedule.documents(request, arguments.form, root=os.getuid() == 0)
+    for note in schedule.notes(request, arguments.form):
         print(printable(f"Note: {note}"), file=sys.stderr)
     if arguments.write is None:
         print("\n".join(f"# {one.name}: {one.usage}\n{one.text}" for one in made), end="")

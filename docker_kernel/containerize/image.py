@@ -129,8 +129,8 @@ def _spec(plan: Plan) -> dict[str, Any]:
 async def _load(engine: Engine, plan: Plan, layers: Sequence[Layer], settings: Settings, progress: Progress) -> str:
     """Bring the image to the engine under a name of its own, and give it the user's when it is whole."""
     tag = uuid.uuid4().hex
-    told = lambda text: progress(Step("image", text))  # noqa: E731
-    loaded = await load(engine, plan.environment.image, layers, engine, f"{BUILDING}:{tag}", told, settings.apply)
+    report = lambda text: progress(Step("image", text))  # noqa: E731
+    loaded = await load(engine, plan.environment.image, layers, engine, f"{BUILDING}:{tag}", report, settings.apply)
     try:
         await engine.images.tag(loaded.image, plan.name.repository, plan.name.tag)
     finally:

@@ -46,8 +46,8 @@ MAX_LINE = 998
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """One wish for a schedule.
+class ScheduleRequest:
+    """One request for a schedule.
 
     Args:
         image: what the image says of itself.
@@ -81,7 +81,7 @@ class Document:
     usage: str
 
 
-def documents(wish: Schedule, form: str, root: bool) -> list[Document]:
+def documents(request: ScheduleRequest, form: str, root: bool) -> list[Document]:
     """What a scheduler needs.
 
     Args:
@@ -91,15 +91,15 @@ def documents(wish: Schedule, form: str, root: bool) -> list[Document]:
     Raises:
         ContainerizeError: it cannot be said in this form, or a value is wrong; in one sentence.
     """
-    when = cron.parse(wish.cron)
-    name = wish.name or proposed_name(wish.image.reference)
-    _check(wish, name)
+    when = cron.parse(request.cron)
+    name = request.name or proposed_name(request.image.reference)
+    _check(request, name)
     if form == "kubernetes":
-        manifest = f"# {_about(wish.image)}\n{yaml_text.dump(_cron_job(wish, when, name))}"
+        manifest = f"# {_about(request.image)}\n{yaml_text.dump(_cron_job(request, when, name))}"
         return [Document(f"{name}.yaml", manifest, f"kubectl apply -f {name}.yaml")]
     if form == "systemd":
-        return _units(wish, when, name, root)
-    return [_crontab(wish, when, name, root)]
+        return _units(request, when, name, root)
+    return [_crontab(request, when, name, root)]
 
 
 def proposed_name(reference: str) -> str:
@@ -108,36 +108,36 @@ def proposed_name(reference: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")[:MAX_NAME].rstrip("-") or "notebook"
 
 
-def _check(wish: Schedule, name: str) -> None:
+def _check(request: ScheduleRequest, name: str) -> None:
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name) or len(name) > MAX_NAME:
         raise ContainerizeError(
             f"{name!r} cannot be a schedule's name: use up to {MAX_NAME} small letters, digits and '-' between them."
         )
-    if not 0 <= wish.timeout <= MAX_TIMEOUT:
+    if not 0 <= request.timeout <= MAX_TIMEOUT:
         raise ContainerizeError(f"--timeout must be a number of seconds up to {MAX_TIMEOUT} (a year); 0 for no limit.")
-    user = re.fullmatch(r"([0-9]{1,10})(:[0-9]{1,10})?", wish.image.user)
+    user = re.fullmatch(r"([0-9]{1,10})(:[0-9]{1,10})?", request.image.user)
     if user is None or int(user[1]) == 0:
         raise ContainerizeError(
-            f"The image's user is {wish.image.user!r}, and a schedule needs the number of one that is not root: "
+            f"The image's user is {request.image.user!r}, and a schedule needs the number of one that is not root: "
             "containerize the notebook again."
         )
-    told = {"the image's name": wish.image.reference, "--secret": wish.secret, "--namespace": wish.namespace}
-    for what, text in told.items():
+    given = {"the image's name": request.image.reference, "--secret": request.secret, "--namespace": request.namespace}
+    for what, text in given.items():
         if not text.isprintable():
             raise ContainerizeError(f"{what} has a line break or a control character, which no scheduler takes.")
-    if wish.time_zone:
+    if request.time_zone:
         try:
-            zoneinfo.ZoneInfo(wish.time_zone)
+            zoneinfo.ZoneInfo(request.time_zone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             raise ContainerizeError(
-                f"There is no time zone {wish.time_zone!r}: use a name such as Europe/Berlin or UTC."
+                f"There is no time zone {request.time_zone!r}: use a name such as Europe/Berlin or UTC."
             ) from None
-    given = {one: Text(value) for one, value in wish.parameters.items()}
+    given = {one: Text(value) for one, value in request.parameters.items()}
     try:
-        parameters.check(image_parameters(wish.image.schema), given)
+        parameters.check(image_parameters(request.image.schema), given)
     except ParameterError as error:
         raise ContainerizeError(str(error)) from None
-    for one, value in {**wish.parameters, "--output": wish.output}.items():
+    for one, value in {**request.parameters, "--output": request.output}.items():
         if looks_secret(one, value):
             raise ContainerizeError(
                 f"{one} looks like a credential, which does not belong in a schedule: leave it out, and name with "
@@ -147,9 +147,9 @@ def _check(wish: Schedule, name: str) -> None:
             raise ContainerizeError(f"{one} has a line break or a control character, which no scheduler takes.")
 
 
-def _arguments(wish: Schedule) -> list[str]:
-    made = [part for name, value in wish.parameters.items() for part in ("-p", f"{name}={value}")]
-    return [*made, "--timeout", f"{wish.timeout:.15g}"] if wish.timeout else made
+def _arguments(request: ScheduleRequest) -> list[str]:
+    made = [part for name, value in request.parameters.items() for part in ("-p", f"{name}={value}")]
+    return [*made, "--timeout", f"{request.timeout:.15g}"] if request.timeout else made
 
 
 def _pinned(image: Described) -> str:
@@ -171,12 +171,12 @@ def _is_url(output: str) -> bool:
 # Kubernetes
 
 
-def _cron_job(wish: Schedule, when: cron.Cron, name: str) -> dict[str, Any]:
+def _cron_job(request: ScheduleRequest, when: cron.Cron, name: str) -> dict[str, Any]:
     """A CronJob (batch/v1, Kubernetes 1.27 and later for the time zone), for the "restricted" Pod Security Standard."""
     marks = {"app.kubernetes.io/name": name, "app.kubernetes.io/managed-by": "docker-kernel"}
     spec: dict[str, Any] = {
         "schedule": when.kubernetes(),
-        **({"timeZone": wish.time_zone} if wish.time_zone else {}),
+        **({"timeZone": request.time_zone} if request.time_zone else {}),
         "concurrencyPolicy": "Forbid",
         "startingDeadlineSeconds": 300,
         "successfulJobsHistoryLimit": 3,
@@ -184,42 +184,42 @@ def _cron_job(wish: Schedule, when: cron.Cron, name: str) -> dict[str, Any]:
         "jobTemplate": {
             "spec": {
                 "backoffLimit": 0,
-                **({"activeDeadlineSeconds": int(wish.timeout) + START_SECONDS} if wish.timeout else {}),
-                "template": {"metadata": {"labels": marks}, "spec": _pod(wish)},
+                **({"activeDeadlineSeconds": int(request.timeout) + START_SECONDS} if request.timeout else {}),
+                "template": {"metadata": {"labels": marks}, "spec": _pod(request)},
             }
         },
     }
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
-        "metadata": {"name": name, **({"namespace": wish.namespace} if wish.namespace else {}), "labels": marks},
+        "metadata": {"name": name, **({"namespace": request.namespace} if request.namespace else {}), "labels": marks},
         "spec": spec,
     }
 
 
-def _pod(wish: Schedule) -> dict[str, Any]:
-    user, _, group = wish.image.user.partition(":")
-    arguments = _arguments(wish)
+def _pod(request: ScheduleRequest) -> dict[str, Any]:
+    user, _, group = request.image.user.partition(":")
+    arguments = _arguments(request)
     # In what is given to a container, $(NAME) is a variable's value, and $$ a dollar.
     escaped = [part.replace("$(", "$$(") for part in arguments]
     output: dict[str, Any] = {"name": "output", "mountPath": "/output"}
     source: dict[str, Any] = {"name": "output", "emptyDir": {}}
-    if _is_url(wish.output):
-        escaped += ["--output", f"{wish.output.rstrip('/')}/$(RUN)"]
-    elif wish.output.startswith(CLAIM):
+    if _is_url(request.output):
+        escaped += ["--output", f"{request.output.rstrip('/')}/$(RUN)"]
+    elif request.output.startswith(CLAIM):
         output["subPathExpr"] = "$(RUN)"
-        source = {"name": "output", "persistentVolumeClaim": {"claimName": wish.output.removeprefix(CLAIM)}}
-    elif wish.output:
+        source = {"name": "output", "persistentVolumeClaim": {"claimName": request.output.removeprefix(CLAIM)}}
+    elif request.output:
         raise ContainerizeError(
-            f"Kubernetes does not see the folder {wish.output}: write --output URL, such as s3://bucket/reports, or "
+            f"Kubernetes does not see the folder {request.output}: write --output URL, such as s3://bucket/reports, or "
             f"--output {CLAIM}NAME for a PersistentVolumeClaim."
         )
     container: dict[str, Any] = {
         "name": "notebook",
-        "image": _pinned(wish.image),
+        "image": _pinned(request.image),
         "args": escaped,
         "env": [{"name": "RUN", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
-        **({"envFrom": [{"secretRef": {"name": wish.secret}}]} if wish.secret else {}),
+        **({"envFrom": [{"secretRef": {"name": request.secret}}]} if request.secret else {}),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -247,34 +247,36 @@ def _pod(wish: Schedule) -> dict[str, Any]:
 # This machine
 
 
-def command(wish: Schedule, name: str, root: bool, docker: str) -> str:
+def command(request: ScheduleRequest, name: str, root: bool, docker: str) -> str:
     """A shell's command line for one run: results into a folder of its own, the rest read-only, never as root."""
     options = [
         *("--rm", "--name", f"docker-kernel-{name}", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"),
         *("--security-opt", "no-new-privileges"),
     ]
-    if wish.secret:
-        options += ["--env-file", wish.secret]
+    if request.secret:
+        options += ["--env-file", request.secret]
     words = [docker, "run", *options]
-    arguments = _arguments(wish)
-    if wish.output.startswith(CLAIM):
-        raise ContainerizeError(f"Only Kubernetes has claims: write --output FOLDER or a URL instead of {wish.output}.")
+    arguments = _arguments(request)
+    if request.output.startswith(CLAIM):
+        raise ContainerizeError(
+            f"Only Kubernetes has claims: write --output FOLDER or a URL instead of {request.output}."
+        )
     now = '"$(date -u +%Y-%m-%dT%H-%M-%SZ)"'
-    if _is_url(wish.output):
-        run = f"{shlex.quote(wish.output.rstrip('/') + '/')}{now}"
-        return f"exec {shlex.join([*words, _pinned(wish.image), *arguments, '--output'])} {run}"
-    if not wish.output:
+    if _is_url(request.output):
+        run = f"{shlex.quote(request.output.rstrip('/') + '/')}{now}"
+        return f"exec {shlex.join([*words, _pinned(request.image), *arguments, '--output'])} {run}"
+    if not request.output:
         raise ContainerizeError("Say with --output FOLDER or a URL where the results of each run go.")
-    folder = PurePosixPath(wish.output)
-    if not folder.is_absolute() or ":" in wish.output:
-        raise ContainerizeError(f"--output {wish.output} must be a folder's whole path, without ':'.")
+    folder = PurePosixPath(request.output)
+    if not folder.is_absolute() or ":" in request.output:
+        raise ContainerizeError(f"--output {request.output} must be a folder's whole path, without ':'.")
     if root:
-        user, make = "", f"install -d -o {wish.image.user.partition(':')[0]} -g 0"
+        user, make = "", f"install -d -o {request.image.user.partition(':')[0]} -g 0"
     else:
         user, make = ' --user "$(id -u):$(id -g)"', "mkdir -p"
     return (
         f'run={shlex.quote(f"{folder}/")}{now} && {make} "$run" && '
-        f'exec {shlex.join(words)}{user} -v "$run:/output" {shlex.join([_pinned(wish.image), *arguments])}'
+        f'exec {shlex.join(words)}{user} -v "$run:/output" {shlex.join([_pinned(request.image), *arguments])}'
     )
 
 
@@ -284,11 +286,11 @@ def _docker() -> str:
     return str(Path(found).absolute())
 
 
-def _units(wish: Schedule, when: cron.Cron, name: str, root: bool) -> list[Document]:
+def _units(request: ScheduleRequest, when: cron.Cron, name: str, root: bool) -> list[Document]:
     docker = _docker()
     container = f"docker-kernel-{name}"
-    limit = f"{int(wish.timeout) + START_SECONDS}s" if wish.timeout else "infinity"
-    about = _about(wish.image).replace("%", "%%")
+    limit = f"{int(request.timeout) + START_SECONDS}s" if request.timeout else "infinity"
+    about = _about(request.image).replace("%", "%%")
     service = f"""\
 [Unit]
 Description=Notebook {about}
@@ -297,15 +299,15 @@ Wants=network-online.target
 
 [Service]
 Type=oneshot
-ExecStart=/bin/sh -c {_systemd_quoted(command(wish, name, root, docker))}
+ExecStart=/bin/sh -c {_systemd_quoted(command(request, name, root, docker))}
 ExecStopPost=-{docker} rm --force {container}
 TimeoutStartSec={limit}
 TimeoutStopSec={END_SECONDS}s
 """
-    calendars = "".join(f"OnCalendar={one}\n" for one in when.systemd(wish.time_zone))
+    calendars = "".join(f"OnCalendar={one}\n" for one in when.systemd(request.time_zone))
     timer = f"""\
 [Unit]
-Description=Schedule of {about}
+Description=ScheduleRequest of {about}
 
 [Timer]
 {calendars}AccuracySec=1s
@@ -327,31 +329,31 @@ def _systemd_quoted(text: str) -> str:
     return f'"{made}"'
 
 
-def _crontab(wish: Schedule, when: cron.Cron, name: str, root: bool) -> Document:
-    if wish.time_zone:
+def _crontab(request: ScheduleRequest, when: cron.Cron, name: str, root: bool) -> Document:
+    if request.time_zone:
         raise ContainerizeError(
             "A line of cron's has no time zone of its own: leave out --time-zone, or use --as systemd or kubernetes."
         )
-    line = command(wish, name, root, _docker())
+    line = command(request, name, root, _docker())
     # To cron, % ends the command.
     line = line.replace("%", "\\%")
     if len(line) > MAX_LINE:
         raise ContainerizeError(
             f"The command has {len(line)} characters, and cron takes {MAX_LINE}: use --as systemd, or a shorter folder."
         )
-    text = f"# {_about(wish.image)}\n{when.text} {line}\n"
+    text = f"# {_about(request.image)}\n{when.text} {line}\n"
     return Document(f"{name}.crontab", text, "add it with `crontab -e`")
 
 
-def notes(wish: Schedule, form: str) -> Sequence[str]:
+def notes(request: ScheduleRequest, form: str) -> Sequence[str]:
     """What a user should know before they use a document."""
     found = []
-    if form == "kubernetes" and not wish.image.digest:
+    if form == "kubernetes" and not request.image.digest:
         found.append(
-            f"{wish.image.reference} is on this machine only: push it (`docker-kernel containerize --push`) before the "
-            "cluster asks for it."
+            f"{request.image.reference} is on this machine only: push it (`docker-kernel containerize --push`) before "
+            "the cluster asks for it."
         )
-    if form == "kubernetes" and not wish.output:
+    if form == "kubernetes" and not request.output:
         found.append(
             f"Without --output, results go with each run's pod; its log stays: say --output URL or {CLAIM}NAME."
         )

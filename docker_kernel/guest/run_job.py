@@ -499,16 +499,16 @@ def with_own_rank(spec: dict[str, object]) -> dict[str, object]:
     return {**spec, "rank": int(rank), "result": spec.get("result") if int(rank) == 0 else None}
 
 
-def wait_for_job(likely: dict[str, object]) -> tuple[dict[str, object], Worker] | None:
+def wait_for_job(template: dict[str, object]) -> tuple[dict[str, object], Worker] | None:
     """Start a worker, and wait on standard input for the job: None when who keeps this container has gone.
 
     A job that we say we have may be run elsewhere, if that was said too late: it begins only at one more line.
 
     Args:
-        likely: what of the job's spec decides how its worker is started. The worker is not used for another.
+        template: what of the job's spec decides how its worker is started. The worker is not used for another.
     """
     signal.signal(signal.SIGTERM, lambda *_: os._exit(CANCELLED))
-    worker = Worker(str(likely["python"]), worker_env(likely), WAITING_OOM_SCORE)
+    worker = Worker(str(template["python"]), worker_env(template), WAITING_OOM_SCORE)
     line = read_line(0)
     if not line:
         return None
@@ -542,9 +542,9 @@ def main() -> int:
     except OSError as error:
         if error.errno not in (errno.EBUSY, errno.EROFS, errno.EACCES, errno.EPERM):
             raise
-    if "likely" not in spec:
+    if "template" not in spec:
         return Runner(with_own_rank(spec)).run()
-    found = wait_for_job(spec["likely"])
+    found = wait_for_job(spec["template"])
     if found is None:
         return 0
     return Runner(*found).run()

@@ -254,7 +254,7 @@ async def _run(
         if cell["cell_type"] == "code":
             cell["outputs"], cell["execution_count"] = [], None
     os.environ[EVENTS] = os.path.join(room, "events")
-    told = _Events(os.environ[EVENTS], send)
+    events = _Events(os.environ[EVENTS], send)
     kernel = _Kernel(room)
     run = _Run(notebook, kernel, _Display(send), lambda: _write(notebook, outputs))
 
@@ -281,7 +281,7 @@ async def _run(
     if run.index is not None:
         _write(notebook, outputs)
     await kernel.end()
-    told.read()
+    events.read()
     return (INTERRUPTED, None) if run.stopped else (code, error)
 
 

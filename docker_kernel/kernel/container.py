@@ -305,7 +305,7 @@ class KernelContainer:
         user = self.account
         await self._create(spec)
         self._attached = await self.engine.containers.attach(self.container_id, stdin=True)
-        self._spawn(self._hear(self._attached))
+        self._spawn(self._read_output(self._attached))
         await self._make_account_files()
         # The engine takes longest to start the container, and as long as an interpreter's start to put files into it.
         await self.engine.containers.start(self.container_id)
@@ -325,7 +325,7 @@ class KernelContainer:
         if self._packages.ca:
             self._account_files.append(File(guest_files.CA_FILE.lstrip("/"), self._packages.ca))
 
-    async def _hear(self, output: ExecStream) -> None:
+    async def _read_output(self, output: ExecStream) -> None:
         """Follow the main process's output, which says when the kernel has started, and when it wants a link."""
         self._heard = b""
         async for _, data in output.frames():

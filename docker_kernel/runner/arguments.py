@@ -68,7 +68,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class RunOptions:
     """One run, as it is asked for.
 
     Args:
@@ -159,7 +159,7 @@ def describe(spec: Spec) -> str:
     return "\n".join(lines) + "\n"
 
 
-def read(given: argparse.Namespace, spec: Spec, environment: Mapping[str, str]) -> Wishes:
+def read(given: argparse.Namespace, spec: Spec, environment: Mapping[str, str]) -> RunOptions:
     """What a run is asked for.
 
     Args:
@@ -182,7 +182,7 @@ def read(given: argparse.Namespace, spec: Spec, environment: Mapping[str, str]) 
     places = given.output or _split(environment.get("DOCKER_KERNEL_OUTPUT", ""))
     folders = tuple(place for place in places if not _is_url(place))
     timeout = given.timeout or _seconds(environment, "DOCKER_KERNEL_TIMEOUT")
-    return Wishes(
+    return RunOptions(
         values=checked,
         folders=folders or ((sagemaker.OUTPUT,) if train else (DEFAULT_OUTPUT,)),
         urls=tuple(place for place in places if _is_url(place)),

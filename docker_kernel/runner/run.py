@@ -60,8 +60,8 @@ def main(argv: Sequence[str]) -> int:
         if given.show_parameters:
             print(json.dumps(parameters.schema(spec.parameters), indent=2, ensure_ascii=False))
             return 0
-        wishes = arguments.read(given, spec, os.environ)
-        return _Execution(spec, wishes).run()
+        options = arguments.read(given, spec, os.environ)
+        return _Execution(spec, options).run()
     except SystemExit:
         return 0  # argparse, after --help
     except (UsageError, places.NoPlace, parameters.ParameterError) as error:
@@ -86,10 +86,10 @@ def was_killed(number: int) -> int:
 class _Execution:
     """A run whose parameters are right."""
 
-    def __init__(self, spec: arguments.Spec, wishes: arguments.Wishes) -> None:
+    def __init__(self, spec: arguments.Spec, options: arguments.RunOptions) -> None:
         self._spec = spec
-        self._wishes = wishes
-        self._log = RunLog(wishes.nonce)
+        self._options = options
+        self._log = RunLog(options.nonce)
         self._begun = time.monotonic()
         self._sinks: list[Sink] = []
         self._unusable = ""
@@ -101,9 +101,9 @@ class _Execution:
         from docker_kernel.runner.execute import Stop
 
         title = Path(self._spec.notebook).stem
-        pages = Pages(title, self._wishes.no_input, lambda page: self._put(HTML, page))
+        pages = Pages(title, self._options.no_input, lambda page: self._put(HTML, page))
         self._sinks += [FolderSink(folder, self._log.say) for folder in folders]
-        self._sinks += [UrlSink(url, self._log.say) for url in self._wishes.urls]
+        self._sinks += [UrlSink(url, self._log.say) for url in self._options.urls]
         stop = Stop()
         for number, reason in STOPS.items():
             signal.signal(number, lambda number, _, reason=reason: self._stopped(stop, number, reason))  # type: ignore[misc]
@@ -113,26 +113,26 @@ class _Execution:
         """The folders that can be written; raises UsageError if no place can."""
         self._check_urls()
         problems, folders = [], []
-        for folder in self._wishes.folders:
+        for folder in self._options.folders:
             problem = cannot_write(folder)
             if problem:
                 problems.append(problem)
             else:
                 folders.append(os.path.abspath(folder))
-        if problems and not folders and not self._wishes.urls:
+        if problems and not folders and not self._options.urls:
             raise UsageError(problems[0])
-        wanted = self._wishes.chosen or any(map(os.path.ismount, self._wishes.folders))
+        wanted = self._options.chosen or any(map(os.path.ismount, self._options.folders))
         for problem in problems if wanted else []:
             self._log.say(f"docker-kernel: {problem} The other places get the results.")
             self._unusable = self._unusable or problem
         return folders
 
     def _check_urls(self) -> None:
-        if not self._wishes.urls:
+        if not self._options.urls:
             return
         import fsspec
 
-        for url in self._wishes.urls:
+        for url in self._options.urls:
             protocol = url.partition("://")[0]
             try:
                 fsspec.get_filesystem_class(protocol)
@@ -172,7 +172,7 @@ class _Execution:
             excluded = [*folders, room.path]
             before = places.inventory(workspace, excluded)
             original = nbformat.read(WORKSPACE / self._spec.notebook, as_version=4)
-            notebook = nbformat.from_dict(parameters.inject(original, self._spec.parameters, self._wishes.values))
+            notebook = nbformat.from_dict(parameters.inject(original, self._spec.parameters, self._options.values))
             for cell in notebook.cells:
                 if cell.cell_type == "code":
                     cell["outputs"], cell["execution_count"] = [], None
@@ -185,10 +185,10 @@ class _Execution:
                 pages.put(content)
 
             self._put(NOTEBOOK, document.content())
-            run = Run(notebook, kernel, self._log, stop, changed, self._wishes.cell_timeout)
-            if self._wishes.timeout is not None:
-                text = f"The run took longer than {self._wishes.timeout:g} s, the most that it may take."
-                loop.call_later(self._wishes.timeout, stop, TIMED_OUT, text)
+            run = Run(notebook, kernel, self._log, stop, changed, self._options.cell_timeout)
+            if self._options.timeout is not None:
+                text = f"The run took longer than {self._options.timeout:g} s, the most that it may take."
+                loop.call_later(self._options.timeout, stop, TIMED_OUT, text)
             ending = await run.run()
             self._deadline = min(self._deadline, time.monotonic() + DELIVERY_SECONDS)
             content = document.content()
@@ -212,9 +212,9 @@ class _Execution:
         made = places.environment(os.environ, room)
         for name in (arguments.NONCE, EVENTS):
             made.pop(name, None)
-        if self._wishes.sagemaker:
+        if self._options.sagemaker:
             made.update(sagemaker.environment())
-        made[PARAMETERS] = json.dumps(dict(self._wishes.values), default=str)
+        made[PARAMETERS] = json.dumps(dict(self._options.values), default=str)
         made[OUTPUTS] = str(outputs)
         return made
 
@@ -267,7 +267,7 @@ class _Execution:
                 "cost": cost,
             }
         )
-        if self._wishes.sagemaker and code:
+        if self._options.sagemaker and code:
             sagemaker.fail(ending.reason or "Not all results could be brought out.")
         with contextlib.suppress(OSError):
             sys.stdout.flush()

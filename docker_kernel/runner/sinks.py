@@ -37,7 +37,7 @@ class Sink(ABC):
     """One place for results.
 
     Args:
-        report: is told, in a sentence, when the sink begins to fail.
+        report: gets a sentence when the sink begins to fail.
 
     Attributes:
         place: how the user calls it.
@@ -129,9 +129,9 @@ class Sink(ABC):
         return None
 
     def _fail(self, reason: str, name: str) -> None:
-        told = self.problems.get(name)
+        known = self.problems.get(name)
         self.problems[name] = reason
-        if reason != told:
+        if reason != known:
             self._report(f"{self.place}: {name} could not be written ({reason}).")
 
     @abstractmethod

@@ -31,7 +31,7 @@ from docker_kernel.errors import ContainerizeError, DockerKernelError
 from docker_kernel.guest import parameters
 from docker_kernel.server.builds import Build, Builds
 from docker_kernel.server.edits import edited
-from docker_kernel.server.messages import Wish, parameter, parse, review
+from docker_kernel.server.messages import BuildRequest, parameter, parse, review
 
 BUILDS = "docker_kernel_builds"
 """Under this the server's settings have the builds."""
@@ -92,14 +92,14 @@ class _Handler(APIHandler):
         if task := getattr(self, "_task", None):
             task.cancel()
 
-    async def notebook(self, wish: Wish) -> Path:
+    async def notebook(self, asked: BuildRequest) -> Path:
         """The notebook's file, as far as the contents manager shows it to the user.
 
         Raises:
             ContainerizeError: it is in no folder on this machine.
         """
         manager = self.contents_manager
-        path = wish.path.strip("/")
+        path = asked.path.strip("/")
         # Refuses what is hidden, and what leads out of the server's folder.
         try:
             model = await ensure_async(
@@ -118,37 +118,37 @@ class _Handler(APIHandler):
             )
         return found
 
-    async def request_of(self, wish: Wish) -> Request:
-        """What a wish means.
+    async def request_of(self, asked: BuildRequest) -> Request:
+        """What a asked means.
 
         Raises:
             ContainerizeError: it cannot be fulfilled.
         """
-        path = await self.notebook(wish)
-        if wish.kernel_id and wish.kernel_id not in self.kernel_manager:
+        path = await self.notebook(asked)
+        if asked.kernel_id and asked.kernel_id not in self.kernel_manager:
             raise ContainerizeError("The notebook's kernel is no longer there: start it, or choose another one.")
-        return await asyncio.to_thread(_request, wish, path)
+        return await asyncio.to_thread(_request, asked, path)
 
 
-def _request(wish: Wish, path: Path) -> Request:
+def _request(asked: BuildRequest, path: Path) -> Request:
     registries = config.load().registries
-    if wish.registry and wish.registry not in registries:
-        raise ContainerizeError(f"There is no registry {wish.registry!r} in the config any more.")
+    if asked.registry and asked.registry not in registries:
+        raise ContainerizeError(f"There is no registry {asked.registry!r} in the config any more.")
     wanted = None
-    if wish.parameters is not None:
-        wanted, problems = edited(parameters.find(read_notebook(path)).parameters, wish.parameters)
+    if asked.parameters is not None:
+        wanted, problems = edited(parameters.find(read_notebook(path)).parameters, asked.parameters)
         if problems:
             raise ContainerizeError(next(iter(problems.values())).message)
     return Request(
         notebook=path,
-        tag=wish.tag,
-        from_kernel=wish.kernel_id,
+        tag=asked.tag,
+        from_kernel=asked.kernel_id,
         parameters=wanted,
-        exclude=tuple(wish.exclude),
-        allow=tuple(wish.allow),
-        keep_outputs=wish.keep_outputs,
-        registry=wish.registry,
-        push=wish.push,
+        exclude=tuple(asked.exclude),
+        allow=tuple(asked.allow),
+        keep_outputs=asked.keep_outputs,
+        registry=asked.registry,
+        push=asked.push,
     )
 
 
@@ -157,8 +157,8 @@ class NotebookHandler(_Handler):
 
     @guarded("read", "contents")
     async def post(self) -> None:
-        wish = parse(self.request.body)
-        self.finish(await asyncio.to_thread(self._look, await self.notebook(wish), "/" in wish.path.strip("/")))
+        asked = parse(self.request.body)
+        self.finish(await asyncio.to_thread(self._look, await self.notebook(asked), "/" in asked.path.strip("/")))
 
     def _look(self, path: Path, in_folder: bool) -> dict[str, Any]:
         found = parameters.find(read_notebook(path))
@@ -173,23 +173,23 @@ class NotebookHandler(_Handler):
 
 
 class CheckHandler(_Handler):
-    """POST a wish: what is wrong with its name and its parameters; nothing is planned."""
+    """POST a asked: what is wrong with its name and its parameters; nothing is planned."""
 
     @guarded("read", "contents")
     async def post(self) -> None:
-        wish = parse(self.request.body)
-        self.finish(await asyncio.to_thread(_check, wish, await self.notebook(wish)))
+        asked = parse(self.request.body)
+        self.finish(await asyncio.to_thread(_check, asked, await self.notebook(asked)))
 
 
-def _check(wish: Wish, path: Path) -> dict[str, Any]:
+def _check(asked: BuildRequest, path: Path) -> dict[str, Any]:
     problem = ""
     try:
-        parse_name(wish.tag)
-        name = str(image_name(Request(path, tag=wish.tag, registry=wish.registry)))
+        parse_name(asked.tag)
+        name = str(image_name(Request(path, tag=asked.tag, registry=asked.registry)))
     except ContainerizeError as error:
         name, problem = "", str(error)
     found = parameters.find(read_notebook(path)).parameters
-    problems = edited(found, wish.parameters or ())[1]
+    problems = edited(found, asked.parameters or ())[1]
     return {
         "name": name,
         "problem": problem,
@@ -198,12 +198,12 @@ def _check(wish: Wish, path: Path) -> dict[str, Any]:
 
 
 class PlanHandler(_Handler):
-    """POST a wish: what would be in the image."""
+    """POST a asked: what would be in the image."""
 
     @guarded("read", "contents", "kernels")
     async def post(self) -> None:
-        wish = parse(self.request.body)
-        request = await self.request_of(wish)
+        asked = parse(self.request.body)
+        request = await self.request_of(asked)
         self.finish(await self.on_engine(_plan(request)))
 
 
@@ -219,7 +219,7 @@ async def _plan(request: Request) -> dict[str, Any]:
 
 
 class BuildsHandler(_Handler):
-    """GET all builds; with `?since=VERSION` when one changed after that, or after a while. POST a wish: build it."""
+    """GET all builds; with `?since=VERSION` when one changed after that, or after a while. POST a asked: build it."""
 
     @guarded("read")
     async def get(self) -> None:
@@ -228,10 +228,10 @@ class BuildsHandler(_Handler):
 
     @guarded("write", "contents", "kernels")
     async def post(self) -> None:
-        wish = parse(self.request.body)
-        request = await self.request_of(wish)
+        asked = parse(self.request.body)
+        request = await self.request_of(asked)
         name = str(await asyncio.to_thread(image_name, request))
-        build = self.builds.start(wish.path.strip("/"), name, lambda told: containerize(request, told))
+        build = self.builds.start(asked.path.strip("/"), name, lambda progress: containerize(request, progress))
         self.set_status(201)
         self.finish(build.as_json())
 

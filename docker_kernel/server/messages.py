@@ -35,7 +35,7 @@ class ParameterEdit(_Message):
     default: Value | None = None
 
 
-class Wish(_Message):
+class BuildRequest(_Message):
     """What the wizard asks for.
 
     Args:
@@ -59,14 +59,14 @@ class Wish(_Message):
     allow: Annotated[list[Line], Field(max_length=1000)] = []
 
 
-def parse(body: bytes) -> Wish:
+def parse(body: bytes) -> BuildRequest:
     """A request's body.
 
     Raises:
-        ContainerizeError: it is no wish, in one sentence.
+        ContainerizeError: it is no asked, in one sentence.
     """
     try:
-        return Wish.model_validate_json(body)
+        return BuildRequest.model_validate_json(body)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

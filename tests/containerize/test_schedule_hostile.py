@@ -10,7 +10,7 @@ import pytest
 from docker_kernel.containerize import schedule
 from docker_kernel.containerize.inspect import Described
 from docker_kernel.containerize.run import image_parameters
-from docker_kernel.containerize.schedule import Schedule, documents
+from docker_kernel.containerize.schedule import ScheduleRequest, documents
 from docker_kernel.errors import ContainerizeError
 
 DIGEST = "registry.example/report@sha256:" + "a" * 64
@@ -22,13 +22,13 @@ def described(**changed: Any) -> Described:
     return Described(**{**values, "size": 1, "kernel": {}, "schema": {}, **changed})
 
 
-def wish(image: Described, **changed: Any) -> Schedule:
-    return Schedule(**{"image": image, "cron": "@daily", "parameters": {}, "output": "/srv/out", **changed})
+def request(image: Described, **changed: Any) -> ScheduleRequest:
+    return ScheduleRequest(**{"image": image, "cron": "@daily", "parameters": {}, "output": "/srv/out", **changed})
 
 
 def printed(image: Described, form: str, root: bool = True) -> list[str]:
     output = "" if form == "kubernetes" else "/srv/out"
-    return [one.text for one in documents(wish(image, output=output), form, root)]
+    return [one.text for one in documents(request(image, output=output), form, root)]
 
 
 @pytest.mark.parametrize("form", schedule.FORMS)
@@ -54,17 +54,17 @@ def test_an_image_s_user_is_a_number_and_not_root(form: str, user: str) -> None:
 @pytest.mark.parametrize("changed", [{"secret": "a\nb"}, {"namespace": "a\nb"}])
 def test_no_line_breaks(form: str, changed: dict[str, str]) -> None:
     with pytest.raises(ContainerizeError, match="has a line break"):
-        documents(wish(described(), **changed), form, True)
+        documents(request(described(), **changed), form, True)
 
 
 @pytest.mark.parametrize("timeout", [float("nan"), float("inf"), 1e300, -1.0])
 def test_a_timeout_is_bounded(timeout: float) -> None:
     with pytest.raises(ContainerizeError, match="--timeout must be"):
-        documents(wish(described(), timeout=timeout), "systemd", True)
+        documents(request(described(), timeout=timeout), "systemd", True)
 
 
 def test_a_long_timeout_keeps_its_digits() -> None:
-    (service, _) = documents(wish(described(), timeout=1234567), "systemd", True)
+    (service, _) = documents(request(described(), timeout=1234567), "systemd", True)
     assert "--timeout 1234567 " in service.text.replace('"', " ")
 
 
@@ -95,4 +95,4 @@ def test_a_damaged_schema_is_one_sentence(schema: Any) -> None:
     with pytest.raises(ContainerizeError, match="label of parameters is damaged"):
         image_parameters(schema)
     with pytest.raises(ContainerizeError, match="label of parameters is damaged"):
-        documents(wish(described(schema=schema)), "systemd", True)
+        documents(request(described(schema=schema)), "systemd", True)

@@ -200,7 +200,7 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
         while True:
             skip = given
             try:
-                stream = await self._patiently(lambda engine: engine.containers.follow_logs(container))
+                stream = await self._retry_while_unavailable(lambda engine: engine.containers.follow_logs(container))
             except NotFound:
                 return
             try:
@@ -219,7 +219,8 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
         """Whether a container whose output has ended has, too; the engine may take a moment to see it."""
         for pause in (0, 0.05, 0.2, 0.5, None):
             try:
-                if not (await self._patiently(lambda engine: engine.containers.inspect(container))).running:
+                state = await self._retry_while_unavailable(lambda engine: engine.containers.inspect(container))
+                if not state.running:
                     return True
             except NotFound:
                 return True
@@ -227,7 +228,7 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
                 await asyncio.sleep(pause)
         return False
 
-    async def _patiently(self, ask: Callable[[Engine], Awaitable[T]]) -> T:
+    async def _retry_while_unavailable(self, ask: Callable[[Engine], Awaitable[T]]) -> T:
         """Ask an engine, which may only be starting again.
 
         Raises:
@@ -279,8 +280,8 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
         return Outcome(state.exit_code, out_of_memory, reason=reason or state.error)
 
     async def _ended(self, container: str) -> ContainerState:
-        await self._patiently(lambda engine: engine.containers.wait(container))
-        state = await self._patiently(lambda engine: engine.containers.inspect(container))
+        await self._retry_while_unavailable(lambda engine: engine.containers.wait(container))
+        state = await self._retry_while_unavailable(lambda engine: engine.containers.inspect(container))
         if state.status in ("removing", "dead"):
             raise NotFound("somebody removes it just now")
         return state

@@ -20,7 +20,7 @@ from docker_kernel.targets.base import Check, JobTask, Package, Progress
 from docker_kernel.targets.engine.config import LocalConfig
 from docker_kernel.targets.engine.containers import EngineTarget, content_of
 from docker_kernel.targets.engine.records import EngineJob, LocalPrepared
-from docker_kernel.targets.engine.spare_jobs import Likely, SpareJob, SpareJobs
+from docker_kernel.targets.engine.spare_jobs import SpareJob, SpareJobs, SpareTemplate
 
 GONE_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """The seconds between looks whether a container has gone that the engine removes itself."""
@@ -137,11 +137,11 @@ class LocalTarget(EngineTarget[LocalConfig, LocalPrepared]):
     # Spares
 
     async def start(self, task: JobTask, prepared: LocalPrepared) -> EngineJob:
-        likely = await self._likely(task, prepared)
-        if likely is None:
+        template = await self._spare_template(task, prepared)
+        if template is None:
             return await super().start(task, prepared)
         kernel = str(prepared["kernel_id"])
-        spare = await self._spares.take(kernel, likely, content_of(task), task.label)
+        spare = await self._spares.take(kernel, template, content_of(task), task.label)
         if spare is None:
             made = await super().start(task, prepared)
         else:
@@ -161,7 +161,7 @@ class LocalTarget(EngineTarget[LocalConfig, LocalPrepared]):
     async def forget_kernel(self, kernel_id: str) -> None:
         await self._spares.forget(kernel_id)
 
-    async def _likely(self, task: JobTask, prepared: LocalPrepared) -> Likely | None:
+    async def _spare_template(self, task: JobTask, prepared: LocalPrepared) -> SpareTemplate | None:
         """What a spare must be made from for this job; None where it cannot have one."""
         local = (await (await self.engine()).info()).local
         # What a folder of PYTHONPATH has may have changed since the spare's worker was started.
@@ -171,16 +171,16 @@ class LocalTarget(EngineTarget[LocalConfig, LocalPrepared]):
         worker = {name: task.spec[name] for name in ("python", "user_base", "outputs")}
         sources = [mount.source for mount in spec.mounts if isinstance(mount, BindMount)]
         found = await asyncio.to_thread(surroundings, sources)
-        return Likely(spec, prepared, {**worker, "env": prepared["env"]}, found)
+        return SpareTemplate(spec, prepared, {**worker, "env": prepared["env"]}, found)
 
-    async def _make_spare(self, likely: Likely) -> SpareJob:
+    async def _make_spare(self, template: SpareTemplate) -> SpareJob:
         name = f"{labels.JOB_NAME}spare-{secrets.token_hex(6)}"
         marks = {labels.MAKER: makers.this_process()}
-        spec = dataclasses.replace(likely.spec, name=name, labels=marks, open_stdin=True, auto_remove=True)
+        spec = dataclasses.replace(template.spec, name=name, labels=marks, open_stdin=True, auto_remove=True)
         engine = await self.engine()
         # Without the kernel's container, there would be another volume.
-        await engine.containers.inspect(likely.prepared["container"])
-        container = await self._make(engine, spec, likely.prepared, {"likely": likely.worker})
+        await engine.containers.inspect(template.prepared["container"])
+        container = await self._make(engine, spec, template.prepared, {"template": template.worker})
         try:
             stream = await engine.containers.attach(container, stdin=True)
             await engine.containers.start(container)

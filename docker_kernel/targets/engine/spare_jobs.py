@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Likely:
+class SpareTemplate:
     """What a spare is made from, and a job must be like for it.
 
     Args:
@@ -131,26 +131,28 @@ class SpareJobs:
         make: makes one; raises DockerKernelError or OSError where that cannot be done.
     """
 
-    def __init__(self, make: Callable[[Likely], Awaitable[SpareJob]]) -> None:
+    def __init__(self, make: Callable[[SpareTemplate], Awaitable[SpareJob]]) -> None:
         self._make = make
-        self._expected: dict[str, Likely] = {}
+        self._expected: dict[str, SpareTemplate] = {}
         """By kernel: what its last job was like."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._made: dict[str, tuple[Likely, asyncio.Task[SpareJob | None]]] = {}
+        self._made: dict[str, tuple[SpareTemplate, asyncio.Task[SpareJob | None]]] = {}
         """By kernel: what waits, or is being made."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def take(self, kernel: str, likely: Likely, content: Mapping[str, object], name: str) -> SpareJob | None:
+    async def take(
+        self, kernel: str, template: SpareTemplate, content: Mapping[str, object], name: str
+    ) -> SpareJob | None:
         """Give a job to the kernel's spare; None where there is none for it, and a fresh container is to be made.
 
         A spare that is being made is waited for: making another container would not be faster.
         """
-        self._expected[kernel] = likely
+        self._expected[kernel] = template
         self._stop_timer(kernel)
         fits, making = self._made.pop(kernel, (None, None))
         if making is None:
             return None
-        if fits != likely:
+        if fits != template:
             self.spawn(_discard(making))
             return None
         spare = await asyncio.shield(making)
@@ -193,8 +195,8 @@ class SpareJobs:
     def _begin(self, kernel: str) -> None:
         self._timers.pop(kernel, None)
         if not memory_is_short():
-            likely = self._expected[kernel]
-            self._made[kernel] = likely, self.spawn(self._try(likely))
+            template = self._expected[kernel]
+            self._made[kernel] = template, self.spawn(self._try(template))
             self._look_later(kernel)
 
     def _look_later(self, kernel: str) -> None:
@@ -209,9 +211,9 @@ class SpareJobs:
         else:
             self._look_later(kernel)
 
-    async def _try(self, likely: Likely) -> SpareJob | None:
+    async def _try(self, template: SpareTemplate) -> SpareJob | None:
         try:
-            return await self._make(likely)
+            return await self._make(template)
         except (DockerKernelError, OSError) as error:
             # A fresh container will tell what is wrong, if it still is.
             log.info("no spare job container was made: %s", error)
