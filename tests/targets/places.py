@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from docker_kernel import labels
+from docker_kernel.batch.job_folder import root
 from tests.engines import OwnRegistry, SecondEngine, bridge_address
 from tests.patience import patient
 from tests.swarm import TwoNodes
@@ -121,7 +122,12 @@ def example(request: pytest.FixtureRequest) -> Iterator[Place]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(packages)
         patch.setenv("PYTHONPATH", str(packages), prepend=os.pathsep)
-        yield Place(f'kind = "example"\nfolder = "{folders.mktemp("slots")}"\nslots = 2', bridge_address())
+        try:
+            yield Place(f'kind = "example"\nfolder = "{folders.mktemp("slots")}"\nslots = 2', bridge_address())
+        finally:
+            # Those of a notebook's last dispatches are kept for a retry.
+            images = [f"docker-kernel-example:{path.name}" for path in (root() / "dispatches").glob("*")]
+            subprocess.run(["docker", "image", "rm", "--force", *images], capture_output=True, check=False)
 
 
 NEEDS = {
