@@ -845,7 +845,11 @@ class JobManager:
 
     async def _tell(self, record: JobRecord, event: dict[str, Any]) -> None:
         for listener in list(self._listeners.get(record.owner, [])):
-            await listener(record, event)
+            try:
+                await listener(record, event)
+            except Exception:
+                # Whoever cannot hear of a job does not end it.
+                log.exception("what listens to the job %s failed", record.id)
 
     # Results
 
