@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,9 @@ def _times(text: str) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from docker_kernel import background
+    from docker_kernel.batch.manager import NOT_HERE
     from docker_kernel.containerize import run
+    from docker_kernel.guest.run_job import NOT_DELIVERED
 
     request = _request(arguments)
     ends: list[int] = []
@@ -100,7 +102,9 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"The job {record.id} {does} on {record.target}; `docker-kernel jobs logs -f {record.id}` follows it.")
         return 0
     _print_end(record)
-    return 0 if record.state == "succeeded" else record.exit_code or 1
+    if record.state == "succeeded":
+        return NOT_DELIVERED if NOT_HERE in record.reason else 0
+    return record.exit_code or 1
 
 
 def _request(arguments: argparse.Namespace) -> RunRequest:
@@ -193,7 +197,7 @@ class _Shown:
         return f"Stopped; {left or 'the notebook left nothing'}."
 
 
-@contextmanager
+@contextlib.contextmanager
 def _display() -> Iterator[Callable[[Event], None]]:
     """Shows a run: its output and a bar of progress on a terminal, plain lines elsewhere."""
     if not sys.stdout.isatty():
@@ -265,5 +269,7 @@ def _print_end(record: JobRecord) -> None:
         said += f": {printable(record.reason)}"
     print(f"\n{said.rstrip('.')}.", flush=True)
     page = Path(record.output) / "output.html"
-    if page.exists():
+    with contextlib.suppress(OSError):
+        if page.stat().st_mtime < record.created:
+            return  # an earlier run's
         print(f"Read it: {page}")
