@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from docker_kernel.batch import image_jobs
 from docker_kernel.batch.image_jobs import ImageJob
+from docker_kernel.batch.image_origin import entry_point
 from docker_kernel.batch.manager import JobManager, manager
 from docker_kernel.batch.record import JobRecord
 from docker_kernel.containerize.inspect import Described, describe, read_schema
@@ -121,7 +122,7 @@ async def _start(request: RunRequest, job_id: str, owner: str) -> None:
         described = await describe(engine, request.image)
         values = _checked(request, described)
         file = request.params_file
-        entry = (await engine.images.inspect(described.image_id))["Config"]["Entrypoint"]
+        entry = entry_point((await engine.images.inspect(described.image_id))["Config"])
         job = ImageJob(
             image=described.image_id,
             reference=request.image,
