@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,7 +115,9 @@ async def submit(jobs: JobManager, engine: Engine, job: ImageJob, target_name: s
     try:
         await asyncio.shield(submitting)
     except asyncio.CancelledError:
-        await asyncio.wait([submitting])
+        while not submitting.done():
+            with contextlib.suppress(asyncio.CancelledError):  # whoever cancels twice is to know what became of it, too
+                await asyncio.wait([submitting])
         raise
     finally:
         if lock is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from docker_kernel import config
 from docker_kernel.config import KernelConfig, UserConfig
 from docker_kernel.engine import BindMount, Engine, File
-from docker_kernel.kernel import guest_files
+from docker_kernel.errors import JobError
+from docker_kernel.kernel import accounts, guest_files
 from docker_kernel.kernel.notebook import Sight
 from docker_kernel.kernel.user import ContainerUser
 
@@ -17,6 +19,21 @@ OUTPUT = "/output"
 """Where an image puts its results (docs/notebook-image.md)."""
 
 WORKING_DIRECTORY = "/notebook"
+
+
+def entry_point(about: Mapping[str, Any]) -> list[str]:
+    """What starts an image, by its configuration.
+
+    Raises:
+        JobError: it is not what containerize made it: an image that was derived from a notebook's may have another.
+    """
+    found = list(about.get("Entrypoint") or [])
+    if not found or not PurePosixPath(found[0]).name.startswith("python"):
+        raise JobError(
+            f"The image is started by {' '.join(found) or 'nothing'}, and not as its notebook's image was: keep the "
+            "ENTRYPOINT of the image that it was derived from."
+        )
+    return found
 
 
 class ImageOrigin:
@@ -69,13 +86,14 @@ class ImageOrigin:
 
         Raises:
             ImageMissing: the engine does not have it.
+            JobError: nobody knows how it is started, or as whom.
         """
         about = (await engine.images.inspect(image))["Config"]
-        uid, _, gid = str(about.get("User") or "0:0").partition(":")
-        own = f"{uid}:{gid or 0}"
-        groups, userns_mode = ((), None) if user is None else (user.groups, user.userns_mode)
-        python = about["Entrypoint"][0]
-        return cls(engine, image, python, own if user is None else user.spec, settings, mounts, groups, userns_mode)
+        python = entry_point(about)[0]
+        if user is not None:
+            return cls(engine, image, python, user.spec, settings, mounts, user.groups, user.userns_mode)
+        own = await accounts.own_user(engine, image, str(about.get("User") or "0:0"))
+        return cls(engine, image, python, own, settings, mounts)
 
     def to_dict(self) -> dict[str, Any]:
         """What is kept of it, for a process that goes on with its jobs."""
@@ -83,7 +101,8 @@ class ImageOrigin:
             "image": self.image,
             "python": self.python,
             "user": self.user,
-            "settings": self.config.model_dump(mode="json", exclude_defaults=True),
+            # Variables have been given to the job already, and may be secrets.
+            "settings": self.config.model_dump(mode="json", exclude_defaults=True, exclude={"env"}),
             "mounts": [dataclasses.astuple(mount) for mount in self.mounts],
             "group_add": list(self.group_add),
             "userns_mode": self.userns_mode,

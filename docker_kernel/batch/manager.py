@@ -645,7 +645,11 @@ class JobManager:
 
     async def _tell(self, record: JobRecord, event: dict[str, Any]) -> None:
         for listener in list(self._listeners.get(record.owner, [])):
-            await listener(record, event)
+            try:
+                await listener(record, event)
+            except Exception:
+                # Whoever cannot hear of a job does not end it.
+                log.exception("what listens to the job %s failed", record.id)
 
     # Results
 
@@ -663,9 +667,11 @@ class JobManager:
             else:
                 if record.state != "lost":
                     again = "The next docker-kernel command" if record.output else "`.result()`"
-                    text = f"{NOT_HERE} {error} {again} tries again."
-                    await self._change(record, record.state, f"{record.reason}; {text}" if record.reason else text)
+                    text, before = f"{NOT_HERE} {error} {again} tries again.", _without_not_here(record.reason)
+                    await self._change(record, record.state, f"{before}; {text}" if before else text)
                 return
+        if NOT_HERE in record.reason:
+            await self._change(record, record.state, _without_not_here(record.reason))
         try:
             await target.clean(record.placed)
         except DockerKernelError as error:
@@ -691,7 +697,7 @@ class JobManager:
             await target.result(record.placed, record.kept, folder.result)
             await target.clean(record.placed)
             record.settled = True
-            await self._change(record, record.state, record.reason.partition(NOT_HERE)[0].removesuffix("; "))
+            await self._change(record, record.state, _without_not_here(record.reason))
         return folder
 
     # Stopping, and again
@@ -1014,6 +1020,8 @@ class JobManager:
             await asyncio.shield(self._collecting[record.id])
         if record.group in self._closing:
             await asyncio.shield(self._closing[record.group])
+        with contextlib.suppress(JobError):  # it was forgotten meanwhile
+            record = await asyncio.to_thread(self.get, record.id)  # that its result did not come may have been added
         return record
 
     # Tidying
@@ -1136,6 +1144,10 @@ def _bring_home(record: JobRecord, folder: JobFolder) -> None:
     """Bring a job's files to the folder that was asked for; they are not kept twice."""
     bring_files(ResultFolder(folder.result), record.kept, Path(record.output))
     shutil.rmtree(folder.result / "blobs", ignore_errors=True)
+
+
+def _without_not_here(reason: str) -> str:
+    return reason.partition(NOT_HERE)[0].removesuffix("; ")
 
 
 def _unfinished_dispatches() -> list[DispatchFolder]:

@@ -82,7 +82,7 @@ class OutputFile(_Part):
     @classmethod
     def _stays_in_its_folder(cls, value: str) -> str:
         path = PurePosixPath(value)
-        if path.is_absolute() or ".." in path.parts or "\0" in value:
+        if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in value:
             raise ValueError("a file's path leads out of its folder")
         return value
 

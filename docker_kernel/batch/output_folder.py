@@ -22,15 +22,18 @@ def make_folder(folder: Path) -> None:
     Raises:
         JobError: it cannot be made or written, or is a link.
     """
-    here = Path.cwd()
-    whole = here / folder
-    ours = [one for one in (*reversed(whole.parents), whole) if one == whole or here in one.parents]
     try:
+        here = Path.cwd()
+        whole = here / folder
+        str(whole).encode()
+        ours = [one for one in (*reversed(whole.parents), whole) if one == whole or here in one.parents]
         for one in ours:
             if one.is_symlink():
                 raise JobError(f"The folder {one} is a link to {one.readlink()}: name the folder itself with --output.")
         folder.mkdir(parents=True, exist_ok=True)
         os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW))
+    except UnicodeEncodeError:
+        raise JobError(f"The path of the folder {os.fsencode(whole)!r} is not UTF-8: name another one.") from None
     except OSError as error:
         raise JobError(f"The folder {folder} cannot be made: {error.strerror}.") from None
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -45,12 +48,15 @@ def bring_files(result: ResultFolder, digest: str, folder: Path) -> list[str]:
     """
     manifest = parse(ResultManifest, result.file("manifests", digest).read_bytes())
     try:
+        if folder.is_symlink():
+            raise JobError(f"The results are not brought to {folder}: it has become a link.")
         folder.mkdir(parents=True, exist_ok=True)
         for file in manifest.files:
             with result.file("blobs", file.blob).open("rb") as content:
                 _write(folder, PurePosixPath(file.path).parts, content)
     except OSError as error:
-        raise JobError(f"The results cannot be written to {folder}: {error.strerror or error}.") from None
+        place = error.filename2 or folder
+        raise JobError(f"The results cannot be written to {place}: {error.strerror or error}.") from None
     return [file.path for file in manifest.files]
 
 
@@ -59,7 +65,7 @@ def _write(folder: Path, parts: tuple[str, ...], content: IO[bytes]) -> None:
     place = folder
     for part in parts[:-1]:
         place = place / part
-        if place.is_symlink():
+        if place.is_symlink() or place.is_file():
             place.unlink()
         place.mkdir(exist_ok=True)
     made = place / f".{secrets.token_hex(8)}"

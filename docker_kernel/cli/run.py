@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,9 @@ Event = dict[str, Any]
 
 TRANSFER_SECONDS = 5.0
 """Between two lines that tell how a transfer goes, where no terminal shows it."""
+
+LONG_LINE = 1 << 16
+"""Characters of a line that are shown on a terminal before it has ended."""
 
 BAD_PARAMETERS = 2
 """As the image itself says it (docs/notebook-image.md)."""
@@ -48,23 +51,35 @@ def add(commands: Subparsers) -> None:
     run.add_argument("--cell-timeout", type=_positive, metavar="SECONDS", help="how long one cell may take")
     run.add_argument("--cpus", type=_positive, help="how many CPUs it may use, fractions allowed")
     run.add_argument("--memory", help="how much memory it may use, such as 4g")
-    run.add_argument("--retries", type=int, default=0, metavar="N", help="how often to try again when it fails")
+    run.add_argument("--retries", type=_times, default=0, metavar="N", help="how often to try again when it fails")
     run.add_argument("--detach", "-d", action="store_true", help="do not wait: `docker-kernel jobs` follows it")
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return value
 
 
+def _times(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not 0, 1, 2, …")
+    return int(text)
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from docker_kernel import background
+    from docker_kernel.batch.manager import NOT_HERE
     from docker_kernel.containerize import run
+    from docker_kernel.guest.run_job import NOT_DELIVERED
 
     request = _request(arguments)
     ends: list[int] = []
+    shown = _Shown()
 
     def end(number: int, _: object) -> None:
         ends.append(number)
@@ -72,21 +87,24 @@ def _run(arguments: argparse.Namespace) -> int:
 
     before = signal.signal(signal.SIGTERM, end)
     try:
-        with _display() as on_event:
-            record = background.run_blocking(run.run(request, on_event, arguments.detach))
+        with _display() as shown.display:
+            record = background.run_blocking(run.run(request, shown, arguments.detach))
     except run.WrongParameters as error:
         print(f"docker-kernel: {error}", file=sys.stderr)
         return BAD_PARAMETERS
     except KeyboardInterrupt:
-        print("docker-kernel: Stopped; what the notebook had is in the output folder.", file=sys.stderr)
+        print(f"docker-kernel: {shown.stopped()}", file=sys.stderr)
         return 128 + (ends[0] if ends else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
     if not record.over:
-        print(f"The job {record.id} runs on {record.target}; `docker-kernel jobs logs -f {record.id}` follows it.")
+        does = "waits" if record.started is None else "runs"
+        print(f"The job {record.id} {does} on {record.target}; `docker-kernel jobs logs -f {record.id}` follows it.")
         return 0
     _print_end(record)
-    return 0 if record.state == "succeeded" else record.exit_code or 1
+    if record.state == "succeeded":
+        return NOT_DELIVERED if NOT_HERE in record.reason else 0
+    return record.exit_code or 1
 
 
 def _request(arguments: argparse.Namespace) -> RunRequest:
@@ -96,14 +114,20 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
     folders = [place for place in arguments.output if "://" not in place]
     if len(folders) > 1:
         raise ConfigError("Name one folder with --output; other places can be URLs.")
-    try:
-        memory = parse_size(arguments.memory) if arguments.memory else None
-    except ValueError as error:
-        raise ConfigError(f"--memory {arguments.memory}: {error}.") from None
+    if "" in arguments.output:
+        raise ConfigError("--output needs the name of a folder, or a URL.")
+    memory = None
+    if arguments.memory is not None:
+        try:
+            memory = parse_size(arguments.memory)
+        except ValueError as error:
+            raise ConfigError(f"--memory {arguments.memory}: {error}.") from None
+        if memory == 0:
+            raise ConfigError(f"--memory {arguments.memory} leaves nothing: name a size such as 512m or 2g.")
     return RunRequest(
         image=arguments.image,
         output=Path(folders[0] if folders else "out"),
-        values=dict(_pair("-p", text) for text in arguments.param),
+        values=dict(_parameter(text) for text in arguments.param),
         params_file=arguments.params,
         urls=tuple(place for place in arguments.output if "://" in place),
         target=arguments.on,
@@ -124,14 +148,56 @@ def _pair(option: str, text: str) -> tuple[str, str]:
     return name, value
 
 
+def _parameter(text: str) -> tuple[str, str]:
+    name, value = _pair("-p", text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"-p {printable(text)}: this is not UTF-8.") from None
+    return name, value
+
+
 def _variable(text: str) -> tuple[str, str]:
     """As `docker run -e`: a name alone takes this process's value."""
     if "=" not in text and text not in os.environ:
-        raise ConfigError(f"-e {text}: there is no such variable here: write -e NAME=VALUE.")
+        raise ConfigError(f"-e {printable(text)}: there is no such variable here: write -e NAME=VALUE.")
     return _pair("-e", text) if "=" in text else (text, os.environ[text])
 
 
-@contextmanager
+class _Shown:
+    """Shows a run for as long as somebody looks, and knows how far it came."""
+
+    def __init__(self) -> None:
+        self.display: Callable[[Event], None] | None = None
+        self._job: Event = {}
+
+    def __call__(self, event: Event) -> None:
+        if event["event"] == "state":
+            self._job = event
+        if self.display is None:
+            return
+        try:
+            self.display(event)
+        except OSError:
+            self.display = None  # the terminal, or who read from us, has gone: the run goes on
+
+    def stopped(self) -> str:
+        """What became of a run that was interrupted."""
+        from docker_kernel.batch.record import FINAL
+
+        job = self._job
+        over = job.get("state") in FINAL
+        if not job or (over and job["started"] is None):
+            return "Stopped before it began."
+        if not over:
+            return f"The job {job['id']} has yet to stop: `docker-kernel jobs show {job['id']}` says when it has."
+        if job["state"] != "cancelled":
+            return f"The job {job['id']} had {job['state']} before it could be stopped."
+        left = f"what the notebook had is in {printable(job['output'])}" if job["result"] or job["partial"] else ""
+        return f"Stopped; {left or 'the notebook left nothing'}."
+
+
+@contextlib.contextmanager
 def _display() -> Iterator[Callable[[Event], None]]:
     """Shows a run: its output and a bar of progress on a terminal, plain lines elsewhere."""
     if not sys.stdout.isatty():
@@ -151,7 +217,9 @@ def _display() -> Iterator[Callable[[Event], None]]:
             nonlocal rest
             if event["event"] == "output":
                 # Only whole lines: what is printed lands above the bar.
-                lines, _, rest = (rest + event["text"]).rpartition("\n")
+                lines, _, rest = (rest + _in_encoding(event["text"])).rpartition("\n")
+                if len(rest) > LONG_LINE:
+                    lines, rest = f"{lines}\n{rest}".lstrip("\n"), ""
                 if lines:
                     console.print(Text.from_ansi(lines), highlight=False, soft_wrap=True)
             elif event["event"] == "progress":
@@ -165,6 +233,12 @@ def _display() -> Iterator[Callable[[Event], None]]:
         print(printable(rest))
 
 
+def _in_encoding(text: str) -> str:
+    """A text without what standard output cannot show."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
 class _Plain:
     """Prints how a run goes, for a log."""
 
@@ -173,7 +247,7 @@ class _Plain:
 
     def __call__(self, event: Event) -> None:
         if event["event"] == "output":
-            sys.stdout.write(event["text"])
+            sys.stdout.write(_in_encoding(event["text"]))
             sys.stdout.flush()
         elif event["event"] == "progress":
             self._say(event["text"])
@@ -195,5 +269,7 @@ def _print_end(record: JobRecord) -> None:
         said += f": {printable(record.reason)}"
     print(f"\n{said.rstrip('.')}.", flush=True)
     page = Path(record.output) / "output.html"
-    if page.exists():
+    with contextlib.suppress(OSError):
+        if page.stat().st_mtime < record.created:
+            return  # an earlier run's
         print(f"Read it: {page}")

@@ -19,11 +19,12 @@ from pydantic import ValidationError
 
 from docker_kernel.batch import image_jobs
 from docker_kernel.batch.image_jobs import ImageJob
-from docker_kernel.batch.manager import manager
+from docker_kernel.batch.image_origin import entry_point
+from docker_kernel.batch.manager import JobManager, manager
 from docker_kernel.batch.record import JobRecord
 from docker_kernel.containerize.inspect import Described, describe, read_schema
 from docker_kernel.engine import Engine
-from docker_kernel.errors import ContainerizeError
+from docker_kernel.errors import ContainerizeError, JobError
 from docker_kernel.guest import parameters
 from docker_kernel.guest.parameters import Parameter, ParameterError, Text
 
@@ -86,28 +87,33 @@ async def run(request: RunRequest, on_event: OnEvent, detach: bool = False) -> J
 
     async def pass_on(record: JobRecord, event: dict[str, Any]) -> None:
         if record.id == job_id:
-            on_event(event)
-            if record.state not in ("queued", "starting"):
+            if record.placed is not None:
                 begun.set()
+            on_event(event)
 
     owner = image_jobs.OWNER + request.image
     jobs.listen(owner, pass_on)
     try:
         await _start(request, job_id, owner)
         ended = asyncio.ensure_future(jobs.wait(job_id))
-        try:
-            if not detach:
-                return await asyncio.shield(ended)
-            starting = asyncio.ensure_future(begun.wait())
-            await asyncio.wait([ended, starting], return_when=asyncio.FIRST_COMPLETED)
-            starting.cancel()
-            return await asyncio.to_thread(jobs.get, job_id)
-        except asyncio.CancelledError:
-            await asyncio.shield(jobs.cancel(job_id, "it was stopped"))
-            await asyncio.shield(ended)
-            raise
+        if not detach:
+            return await asyncio.shield(ended)
+        starting = asyncio.ensure_future(begun.wait())
+        await asyncio.wait([ended, starting], return_when=asyncio.FIRST_COMPLETED)
+        starting.cancel()
+        return await asyncio.to_thread(jobs.get, job_id)
+    except asyncio.CancelledError:
+        await asyncio.shield(_stop(jobs, job_id))
+        raise
     finally:
         jobs.unlisten(owner, pass_on)
+
+
+async def _stop(jobs: JobManager, job_id: str) -> None:
+    """Stop a run, which may have come to be a job although its start was cut off."""
+    with contextlib.suppress(JobError):  # there is no such job
+        await jobs.cancel(job_id, "it was stopped")
+        await jobs.wait(job_id)
 
 
 async def _start(request: RunRequest, job_id: str, owner: str) -> None:
@@ -116,7 +122,7 @@ async def _start(request: RunRequest, job_id: str, owner: str) -> None:
         described = await describe(engine, request.image)
         values = _checked(request, described)
         file = request.params_file
-        entry = (await engine.images.inspect(described.image_id))["Config"]["Entrypoint"]
+        entry = entry_point((await engine.images.inspect(described.image_id))["Config"])
         job = ImageJob(
             image=described.image_id,
             reference=request.image,

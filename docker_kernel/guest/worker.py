@@ -14,6 +14,8 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from typing import IO
+
     from docker_kernel.guest.process_state import ProcessState
     from docker_kernel.guest.snapshot import LeftOut
     from docker_kernel.guest.workspace_modules import WorkspaceModules
@@ -166,12 +168,21 @@ def output_files(folder: str, state: str) -> list[dict[str, Any]]:
         for name in sorted(files):
             path = os.path.join(parent, name)
             if os.path.isfile(path) and not os.path.islink(path):
-                digest, size = _store(path, state)
-                found.append({"path": os.path.relpath(path, folder), "size": size, "blob": digest})
+                try:
+                    source = open(path, "rb")  # noqa: SIM115
+                except OSError as error:
+                    # One file that is closed to us, or has gone meanwhile, costs no other.
+                    print("docker-kernel: The file %s is left out: %s." % (path, error.strerror), file=sys.stderr)
+                    continue
+                with source:
+                    digest, size = _store(source, path, state)
+                # The manifest is UTF-8, as a file's name need not be.
+                shown = os.fsencode(os.path.relpath(path, folder)).decode("utf-8", "backslashreplace")
+                found.append({"path": shown, "size": size, "blob": digest})
     return found
 
 
-def _store(path: str, state: str) -> tuple[str, int]:
+def _store(source: IO[bytes], path: str, state: str) -> tuple[str, int]:
     """Copy a file to the state folder under its digest; returns that and its size."""
     import hashlib
 
@@ -179,7 +190,7 @@ def _store(path: str, state: str) -> tuple[str, int]:
     os.makedirs(os.path.join(state, "blobs"), exist_ok=True)
     fresh = os.path.join(state, "blobs", os.urandom(8).hex() + ".new")
     try:
-        with open(path, "rb") as source, open(fresh, "wb") as file:
+        with open(fresh, "wb") as file:
             while chunk := source.read(1 << 20):
                 digest.update(chunk)
                 size += file.write(chunk)

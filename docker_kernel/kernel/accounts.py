@@ -9,9 +9,9 @@ from pathlib import Path
 
 import platformdirs
 
-from docker_kernel import whole_file
-from docker_kernel.engine import Engine
-from docker_kernel.errors import NotFound
+from docker_kernel import labels, whole_file
+from docker_kernel.engine import ContainerSpec, Engine
+from docker_kernel.errors import JobError, NotFound
 
 
 def _cache_file(image_id: str) -> Path:
@@ -35,3 +35,49 @@ async def of_image(engine: Engine, container: str, image_id: str) -> tuple[bytes
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
         await asyncio.to_thread(whole_file.write, cached, [b"\0".join(found)])
     return found[0], found[1]
+
+
+async def own_user(engine: Engine, image_id: str, user: str) -> str:
+    """Whom an image's containers run as, "UID:GID", by its USER, which may be names and may have no group.
+
+    Raises:
+        JobError: the image has no such account.
+    """
+    name, _, group_name = user.partition(":")
+    if name.isdecimal() and group_name.isdecimal():
+        return user
+    spec = ContainerSpec(image=image_id, command=["true"], labels={labels.KIND: labels.KIND_BUILD})
+    container = await engine.containers.create(spec)
+    try:
+        passwd, group = await of_image(engine, container, image_id)
+    finally:
+        await asyncio.shield(engine.containers.remove(container))
+    found = ids(user, passwd, group)
+    if found is None:
+        raise JobError(f"The image runs as {user}, of whom it has no account: give its USER as UID:GID.")
+    return found
+
+
+def ids(user: str, passwd: bytes, group: bytes) -> str | None:
+    """A user of an image as "UID:GID", as an engine reads it: `NAME|UID[:NAME|GID]`; None where it is not known."""
+    name, _, group_name = user.partition(":")
+    account = _line(passwd, name)
+    if account is None and not name.isdecimal():
+        return None
+    uid, own_gid = (name, "0") if account is None else account[2:4]
+    if not group_name:
+        return f"{uid}:{own_gid}"
+    found = _line(group, group_name)
+    gid = group_name if found is None else found[2]
+    return f"{uid}:{gid}" if gid.isdecimal() else None
+
+
+def _line(accounts: bytes, name: str) -> list[str] | None:
+    """The fields of an account, by its name or else by its number."""
+    lines = [line.split(":") for line in accounts.decode(errors="surrogateescape").splitlines()]
+    whole = [fields for fields in lines if len(fields) >= 4 and fields[2].isdecimal()]
+    for position in (0, 2):
+        for fields in whole:
+            if fields[position] == name:
+                return fields
+    return None

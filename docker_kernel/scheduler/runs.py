@@ -23,7 +23,8 @@ from jupyter_scheduler.models import DescribeJob, Status
 from docker_kernel import background, config, kernelspec
 from docker_kernel.batch import image_jobs
 from docker_kernel.batch.image_jobs import ImageJob
-from docker_kernel.batch.manager import JobManager, manager
+from docker_kernel.batch.image_origin import entry_point
+from docker_kernel.batch.manager import NOT_HERE, JobManager, manager
 from docker_kernel.batch.record import JobRecord
 from docker_kernel.config import KernelConfig, UserConfig
 from docker_kernel.containerize import files
@@ -38,7 +39,6 @@ from docker_kernel.errors import (
     DockerKernelError,
     EngineError,
     EngineUnavailable,
-    JobError,
 )
 from docker_kernel.guest.credentials import looks_secret
 from docker_kernel.kernel.locality import check_local
@@ -93,6 +93,10 @@ def options(given: Mapping[str, Any] | None) -> Options:
     return Options(**given)
 
 
+class _Unreadable(DockerKernelError):
+    """The ledger cannot be read now: whether a job is known is not."""
+
+
 class Runs:
     """All runs of one scheduler.
 
@@ -136,6 +140,7 @@ class Runs:
             with contextlib.suppress(EngineUnavailable):
                 await jobs.cancel(record_id(job_id), "it was deleted")
                 await jobs.wait(record_id(job_id))
+        await _remove_own_image(job_id)
 
     async def _watch(self) -> None:
         while True:
@@ -178,21 +183,29 @@ class Runs:
         try:
             with _lock(folder / outputs.LOCK) as ours:
                 if ours:
-                    await self._run(job)
+                    await self._ours(job)
                 else:
                     await asyncio.sleep(AWAY_SECONDS)
-        except EngineUnavailable as error:
-            self._log.warning("The notebook job %s waits for the engine: %s", job.job_id, error)
+        except (EngineUnavailable, _Unreadable) as error:
+            self._log.warning("The notebook job %s waits: %s", job.job_id, error)
             await asyncio.sleep(AWAY_SECONDS)
         except DockerKernelError as error:
             await self._end(job, Status.FAILED, str(error))
-        except asyncio.CancelledError:
-            if await asyncio.to_thread(self._store.change, job.job_id, (Status.STOPPING,), status=Status.STOPPED):
-                return
-            raise
         except Exception as error:
             self._log.exception("The notebook job %s failed", job.job_id)
             await self._end(job, Status.FAILED, f"{type(error).__name__}: {error}")
+
+    async def _ours(self, job: DescribeJob) -> None:
+        try:
+            await self._run(job)
+        except asyncio.CancelledError:
+            # It may have come to be one of our jobs all the same.
+            jobs = manager()
+            if await self._record(jobs, job.job_id) is not None:
+                await jobs.cancel(record_id(job.job_id), "it was stopped")
+                await jobs.wait(record_id(job.job_id))
+            await asyncio.to_thread(self._store.change, job.job_id, (Status.STOPPING,), status=Status.STOPPED)
+            raise
 
     async def _run(self, job: DescribeJob) -> None:
         """Start a job if that was not done yet, and see it to its end."""
@@ -211,10 +224,18 @@ class Runs:
         await self._finish(job, await jobs.wait(record_id(job.job_id)))
 
     async def _record(self, jobs: JobManager, job_id: str) -> JobRecord | None:
-        try:
-            return await asyncio.to_thread(jobs.get, record_id(job_id))
-        except JobError:
-            return None
+        """What our jobs know of one; None where they know that there is none.
+
+        Raises:
+            _Unreadable: nobody can tell.
+        """
+        job = record_id(job_id)
+        if jobs.follows(job):
+            return jobs.get(job)
+        found = await asyncio.to_thread(jobs.ledger.of_ids, [job])
+        if found is None:
+            raise _Unreadable(f"{jobs.ledger.path} cannot be read.")
+        return found[0] if found else None
 
     def _limit(self, job: DescribeJob) -> float:
         return options(job.runtime_environment_parameters).timeout or self._timeout
@@ -236,7 +257,7 @@ class Runs:
                 image, settings = await self._image(engine, job)
             folder = Path(self._paths(job)["input"]).parent / outputs.FOLDER
             mounts = await asyncio.to_thread(lambda: _extra_mounts(settings, config.load()))
-            entry = (await engine.images.inspect(image))["Config"]["Entrypoint"]
+            entry = entry_point((await engine.images.inspect(image))["Config"])
             work = ImageJob(
                 image=image,
                 reference=job.name or job.input_filename,
@@ -290,12 +311,11 @@ class Runs:
         written = await asyncio.to_thread(outputs.collect, self._paths(job))
         packaged = sorted({*(job.packaged_files or ()), *written})
         status = {"succeeded": Status.COMPLETED, "cancelled": Status.STOPPED}.get(record.state, Status.FAILED)
+        if NOT_HERE in record.reason and status == Status.COMPLETED:
+            status = Status.FAILED  # who looks for its outputs would find none
         reason = record.reason if status == Status.FAILED else ""
         await self._end(job, status, reason[:1].upper() + reason[1:], packaged_files=packaged)
-        with contextlib.suppress(EngineError):
-            engine = await Engine.connect()
-            with contextlib.closing(engine):
-                await engine.images.remove(_own_image(job.job_id))
+        await _remove_own_image(job.job_id)
 
 
 def record_id(job_id: str) -> str:
@@ -305,6 +325,13 @@ def record_id(job_id: str) -> str:
 
 def _own_image(job_id: str) -> str:
     return f"{OWN_IMAGES}:{job_id}"
+
+
+async def _remove_own_image(job_id: str) -> None:
+    with contextlib.suppress(EngineError):
+        engine = await Engine.connect()
+        with contextlib.closing(engine):
+            await engine.images.remove(_own_image(job_id))
 
 
 def _extra_mounts(settings: KernelConfig, user_config: UserConfig) -> list[BindMount]:

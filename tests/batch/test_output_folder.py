@@ -43,7 +43,7 @@ def test_files_are_brought_and_no_link_is_followed(tmp_path: Path) -> None:
     assert sorted(path.name for path in out.iterdir()) == ["good.txt", "link"]
 
 
-@pytest.mark.parametrize("path", ["../evil.txt", "/absolute.txt", "a/../../evil.txt"])
+@pytest.mark.parametrize("path", ["../evil.txt", "/absolute.txt", "a/../../evil.txt", "."])
 def test_a_path_that_leads_out_is_refused(tmp_path: Path, path: str) -> None:
     digest = a_result(tmp_path / "result", {path: b"evil"})
     with pytest.raises(JobError, match="leads out of its folder"):
@@ -75,3 +75,41 @@ def test_an_output_folder_by_a_link_of_the_users_own(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path / "work")
     make_folder(tmp_path / "shared" / "out")
     assert (tmp_path / "disk" / "out").is_dir()
+
+
+def test_a_folder_takes_the_place_of_a_file(tmp_path: Path) -> None:
+    digest = a_result(tmp_path / "result", {"made/good.txt": b"good"})
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "made").write_text("of an earlier run")
+    bring_files(ResultFolder(tmp_path / "result"), digest, out)
+    assert (out / "made" / "good.txt").read_text() == "good"
+
+
+def test_files_are_not_brought_to_a_folder_that_became_a_link(tmp_path: Path) -> None:
+    digest = a_result(tmp_path / "result", {"good.txt": b"good"})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "other")
+    with pytest.raises(JobError, match="has become a link"):
+        bring_files(ResultFolder(tmp_path / "result"), digest, tmp_path / "out")
+    assert not list((tmp_path / "other").iterdir())
+
+
+def test_a_file_that_cannot_be_replaced_is_named(tmp_path: Path) -> None:
+    digest = a_result(tmp_path / "result", {"good.txt": b"good"})
+    (tmp_path / "out" / "good.txt").mkdir(parents=True)
+    with pytest.raises(JobError, match=r"cannot be written to .*good\.txt: Is a directory"):
+        bring_files(ResultFolder(tmp_path / "result"), digest, tmp_path / "out")
+
+
+def test_an_output_folder_whose_path_is_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="not UTF-8"):
+        make_folder(tmp_path / "\udcff")
+
+
+def test_no_current_folder_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(JobError, match="The folder out cannot be made: No such file"):
+        make_folder(Path("out"))

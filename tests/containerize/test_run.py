@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import json
 import os
 import signal
@@ -10,13 +12,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from docker_kernel import background, cli, labels
+from docker_kernel.batch import image_jobs
 from docker_kernel.batch.manager import manager
 from docker_kernel.batch.record import JobRecord
-from docker_kernel.containerize.run import image_parameters
+from docker_kernel.containerize.run import RunRequest, image_parameters, run
 from docker_kernel.engine import Engine
 from docker_kernel.guest import parameters
 from tests.engines import SecondEngine
@@ -171,12 +175,69 @@ def test_on_a_swarm(
 
 
 @pytest.mark.parametrize("option", ["--cpus", "--timeout", "--cell-timeout"])
-@pytest.mark.parametrize("value", ["nan", "inf", "1e999", "0", "-1"])
+@pytest.mark.parametrize("value", ["nan", "inf", "1e999", "0", "-1", "many"])
 def test_a_limit_is_a_number_above_0(option: str, value: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["run", "docker-kernel-test/not-there", f"{option}={value}"])
     assert ended.value.code == 2
     assert f"{value} is not a number above 0" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--memory", "0"], "--memory 0 leaves nothing"),
+        (["--output", ""], "--output needs the name of a folder"),
+        (["-p", "code=\udcff"], "this is not UTF-8"),
+    ],
+)
+def test_wrong_values_are_one_sentence(arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "docker-kernel-test/not-there", *arguments]) == 1
+    assert said in capfd.readouterr().err
+
+
+def test_retries_are_a_number(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["run", "docker-kernel-test/not-there", "--retries", "-1"])
+    assert "-1 is not 0, 1, 2" in capfd.readouterr().err
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_prints(image: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code = "code=import time\nfor number in range(100_000): print(number)\ntime.sleep(1); print('last words')"
+    process = subprocess.Popen(
+        [*COMMAND, "run", image, "-p", code, "--output", str(out)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"0\n"
+    process.stdout.close()
+    process.wait(patient(60))
+    assert latest().state == "succeeded" and "last words" in (out / "output.ipynb").read_text()
+
+
+def test_what_a_terminal_cannot_show_does_not_end_a_run(image: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "run", image, "-p", "code=print('snow: \u2603')", "--output", str(tmp_path / "out")],
+        stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True,
+    )  # fmt: skip
+    assert b"snow: ?\n" in done.stdout and latest().state == "succeeded"
+
+
+def test_a_run_that_is_stopped_while_it_is_submitted_does_not_start(
+    image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = image_jobs.submit
+
+    async def stopped(*arguments: Any) -> JobRecord:
+        await submit(*arguments)
+        raise asyncio.CancelledError  # as it does when it is cancelled on its way
+
+    monkeypatch.setattr(image_jobs, "submit", stopped)
+    request = RunRequest(image, tmp_path / "out", {"code": "open('ran', 'w')"})
+    known = set(jobs())
+    with pytest.raises(concurrent.futures.CancelledError):
+        background.run_blocking(run(request, lambda _: None))
+    assert all(record.state == "cancelled" for name, record in jobs().items() if name not in known)
 
 
 def test_a_run_is_a_job_like_any_other(image: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
