@@ -43,6 +43,7 @@ from docker_kernel.guest import (
     functools_objects,
     generators,
     instances,
+    matches,
     mocks,
     module_objects,
     pure_pickler,
@@ -272,6 +273,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         closed = closed_files.reduce(value)
         if closed is not None:
             return closed
+        if type(value) is re.Match:
+            return matches.reduce(value)
         if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
             raise pickle.PicklingError("it is an open file")
         if isinstance(value, self._generators):
