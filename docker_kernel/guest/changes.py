@@ -125,7 +125,7 @@ class Changes:
             # It was restored, and cannot be pickled: there is no telling whether it changes.
             return []
         sizes, digests = [content.size for content in pickler.buffers], sent
-        if sizes != [size for _, size in group.buffers] or _has_them_in_a_set(pickler):
+        if sizes != [size for _, size in group.buffers] or _may_have_another_order(pickler, sizes):
             digests = [content.own_digest() for content in pickler.buffers]
         self.reached[group.number] = _Fingerprint(pickler.digest(), sizes, digests)
         for cls in pickler.classes:
@@ -226,11 +226,21 @@ def _containers(memo: dict[int, Any]) -> dict[int, Any]:
     return {number: one for number, one in memo.items() if type(one) is dict or type(one) is list}
 
 
-def _has_them_in_a_set(pickler: snapshot._Pickler) -> bool:
-    """Whether large content may be in another order here than where it came from: bytes in a set."""
-    return any(type(content.raw.obj) is bytes for content in pickler.buffers) and any(
-        issubclass(kind, (set, frozenset)) for kind in set(map(type, pickler.objects))
+_WITHOUT_BUFFERS = frozenset({str, int, float, complex, bool, type(None)})
+
+
+def _may_have_another_order(pickler: snapshot._Pickler, sizes: list[int]) -> bool:
+    """Whether large content may be in another order here than where it came from, as the same set may be."""
+    if len(set(sizes)) == len(sizes):
+        return False  # the sizes would show it
+    kinds = {kind for kind in set(map(type, pickler.objects)) if issubclass(kind, (set, frozenset))}
+    return bool(kinds) and any(
+        not _WITHOUT_BUFFERS.issuperset(map(type, _items(one))) for one in pickler.objects if type(one) in kinds
     )
+
+
+def _items(one: Any) -> Iterable[Any]:
+    return set.__iter__(one) if isinstance(one, set) else frozenset.__iter__(one)
 
 
 def _attributes(cls: type) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What a notebook set up in IPython, read and set (see process_parts.py)."""
 
 from __future__ import annotations
+import __future__
 
 from typing import Any
 
@@ -8,12 +9,16 @@ _OURS = "docker_kernel.guest.extension"
 _OPTIONS = ("ast_node_interactivity", "autocall", "automagic", "xmode", "float_precision", "pprint", "max_seq_length")
 """Of the shell, of its tracebacks, of its plain texts."""
 
+_STATEMENTS = "future statements"
+"""`from __future__ import …` in a cell holds in the cells that follow, too."""
+
 
 def read(ipython: Any) -> dict[str, Any]:
     shell = ipython.get_ipython()
     if shell is None:
         return {}
     found: dict[str, Any] = {name: getattr(*_place(shell, name)) for name in _OPTIONS}
+    found[_STATEMENTS] = [name for name, flag in _flags() if shell.compile.flags & flag]
     found.update(("extension %s" % name, True) for name in shell.extension_manager.loaded if name != _OURS)
     found.update(("alias %s" % name, command) for name, command in shell.alias_manager.aliases)
     for kind, magics in shell.magics_manager.magics.items():
@@ -22,6 +27,11 @@ def read(ipython: Any) -> dict[str, Any]:
             if described is not None:
                 found["%s magic %s" % (kind, name)] = described
     return found
+
+
+def _flags() -> list[tuple[str, int]]:
+    """The names of Python's future features, and their flags for the compiler."""
+    return [(name, getattr(__future__, name).compiler_flag) for name in __future__.all_feature_names]
 
 
 def _place(shell: Any, option: str) -> tuple[Any, str]:
@@ -54,6 +64,9 @@ def set_one(ipython: Any, name: str, value: Any) -> None:
             shell.InteractiveTB.set_mode(mode=value)
         else:
             setattr(*_place(shell, name), value)
+    elif name == _STATEMENTS:
+        for feature, flag in _flags():
+            shell.compile.flags = shell.compile.flags | flag if feature in value else shell.compile.flags & ~flag
     elif kind == "extension":
         if shell.extension_manager.load_extension(rest) == "no load function":
             raise ValueError("it is no extension")

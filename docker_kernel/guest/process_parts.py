@@ -409,7 +409,7 @@ PARTS = [
         "IPython",
         "IPython",
         "Loaded extensions, aliases, magics that the notebook defined; what `%xmode`, `%precision`, `%pprint`, "
-        "`%automagic`, `%autocall` and `ast_node_interactivity` set.",
+        "`%automagic`, `%autocall` and `ast_node_interactivity` set; `from __future__ import …`.",
         ipython_state.read,
         ipython_state.set_one,
         ipython_state.forget,

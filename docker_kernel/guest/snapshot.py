@@ -35,6 +35,7 @@ from docker_kernel.guest import (
     arrays,
     blob_files,
     caches,
+    callbacks,
     classes,
     closed_files,
     deep,
@@ -43,6 +44,7 @@ from docker_kernel.guest import (
     functools_objects,
     generators,
     instances,
+    matches,
     mocks,
     module_objects,
     pure_pickler,
@@ -103,13 +105,14 @@ class SentGroup(NamedTuple):
 
     Attributes:
         views: ids of the arrays whose views it has as views of one memory.
-        data: the digest of its pickle; buffers: the digests of what is stored apart from that.
+        data: the digest of its pickle, of `size` bytes; buffers: the digests of what is stored apart from that.
     """
 
     names: list[str]
     views: frozenset[int]
     data: str
     buffers: list[str]
+    size: int = 0
 
 
 class Snapshot(NamedTuple):
@@ -232,6 +235,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Storages of tensors by their address."""
         self._generators = generators.kinds()
         self._mocks, self._frames = mocks.kinds(), frames.kinds()
+        self._callbacks = callbacks.kinds()
         self._instances = instances.Instances(namespace, lambda content: scan({"": content}, namespace) is not None)
         self._refusals = refusals
         self._with_results = with_results
@@ -272,6 +276,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         closed = closed_files.reduce(value)
         if closed is not None:
             return closed
+        if type(value) is re.Match:
+            return matches.reduce(value)
         if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
             raise pickle.PicklingError("it is an open file")
         if isinstance(value, self._generators):
@@ -291,6 +297,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         module = type(value).__module__.partition(".")[0]
         if module == "torch" and type(value).__module__ == "torch.storage":
             return self._reduce_storage(value)
+        if self._callbacks and issubclass(type(value), self._callbacks):
+            return callbacks.reduce(value)
         if self._frames and issubclass(type(value), self._frames):
             return frames.reduce(value)
         if module == "pandas":
@@ -789,9 +797,9 @@ def capture(
             sort_keys=True,
         )
         sent = [
-            SentGroup(names, views, own or content.digest, [buffer.digest for buffer in buffers])
+            SentGroup(names, views, own or content.digest, [buffer.digest for buffer in buffers], size)
             for groups, buffers, content in packs
-            for names, _, views, own in groups
+            for names, size, views, own in groups
         ]
         written = blob_files.write(os.path.join(state, "manifests"), memoryview(manifest.encode()))
         return Snapshot(written, manifest, left_out, sent + unsent)

@@ -77,6 +77,25 @@ def test_large_content_is_compared_with_what_was_sent(notebook: Notebook, size: 
     assert {name for changed in changes.changed() for name in names[changed.number]} == {"c", "g"}
 
 
+def test_what_changes_places_in_a_set_has_changed(notebook: Notebook) -> None:
+    pytest.importorskip("numpy")
+    notebook.run("""
+        import numpy as np
+        class Part:
+            def __init__(self, number):
+                self.number, self.array = number, np.full(10_000, float(number))
+        parts = {Part(number) for number in range(20)}
+    """)
+    sent = [part.number for part in notebook["parts"]]
+    changes, _ = looked_at(notebook, "parts")
+    # Its objects are elsewhere in memory, and so its order is another one.
+    assert [part.number for part in notebook["parts"]] != sent
+    assert not changes.changed()
+    for part, number in zip(notebook["parts"], sent, strict=True):
+        part.array[:] = number
+    assert changes.changed()
+
+
 PLAIN = """
 from itertools import chain
 plain = [set(range(1000)), {'a': 1.5, 'b': [None, True, 2j]}, ('x', b'y', range(3)), 'long ' * 1000, 1 << 70]

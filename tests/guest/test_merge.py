@@ -147,6 +147,12 @@ class Kernel(Notebook):
         self.run(meanwhile)
         manifest = snapshot.read_manifest(self.state, digest)
         assert not manifest["left_out"], manifest["left_out"]
+        if not meanwhile:
+            kept = [
+                name for number in manifest["changed"] if originals.changed(number) for name in originals.names(number)
+            ]
+            assert not kept, f"{kept} would stay as they are, as if they had been changed here meanwhile"
+            originals.forget()
         before = self.modules.files()
         with merge.loading(None if fresh else originals) as load:
             values, failed = snapshot.restore(self.state, manifest, self.namespace)
@@ -591,6 +597,16 @@ def test_a_figures_parts_need_one_another_to_be_filled(kernel: Kernel) -> None:
     cell = "ax.plot([1, 2]); ax.note.append(2); f.note = 'f'"
     expected = "(ax.note, f.note, len(ax.lines)) == ([1, 2], 'f', 1) and f.axes[0] is ax is box[1] and box[0] is f"
     assert kernel.does_the_same(before, cell, expected)
+
+
+def test_what_is_pickled_otherwise_each_time_comes_home(kernel: Kernel) -> None:
+    before = (
+        "class Seen:\n    def __init__(self): self.times, self.values = 0, []\n"
+        "    def __getstate__(self):\n        self.times += 1\n        return self.__dict__\n"
+        "seen = Seen(); box = [seen, seen.values]"
+    )
+    expected = "seen.values == [1] and box[0] is seen and box[1] is seen.values"
+    assert kernel.does_the_same(before, "seen.values.append(1)", expected)
 
 
 def test_a_fitted_pipeline_holds_its_parts(kernel: Kernel) -> None:

@@ -460,6 +460,23 @@ def test_extensions_aliases_and_magics_hold_in_a_job_and_come_home(tmp_path: Pat
     assert "not here" not in said and "left out" not in said, said
 
 
+def test_future_statements_of_a_cell_hold_in_jobs_and_after_them(tmp_path: Path) -> None:
+    run_kernel(
+        tmp_path,
+        "get_ipython().run_cell('from __future__ import annotations')",
+        """
+        get_ipython().run_cell("def f(x: Later): pass")
+        assert f.__annotations__ == {"x": "Later"}
+        get_ipython().run_cell("from __future__ import barry_as_FLUFL")
+        """,
+        after="""
+        done = get_ipython().run_cell("def g(x: Later): pass\\ndifferent = 1 <> 2")
+        assert done.success and g.__annotations__ == {"x": "Later"} and different
+        """,
+        shell=True,
+    )
+
+
 def test_what_the_kernel_has_set_since_a_dispatch_stays_and_is_named(tmp_path: Path) -> None:
     said = run_kernel(
         tmp_path,
