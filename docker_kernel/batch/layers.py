@@ -444,14 +444,36 @@ def tar_content(chunks: Iterable[bytes]) -> Iterator[bytes]:
     Raises:
         JobError: there is no file in it, or it breaks off.
     """
+    for _, content in tar_files(chunks):
+        yield from content
+        return
+    raise JobError("Where a part of a job's state was is no file.")
+
+
+def tar_files(chunks: Iterable[bytes]) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """The names and bytes of the files of a tar archive that arrives in pieces; each is to be read before the next.
+
+    Raises:
+        JobError: it breaks off.
+    """
+    with _broken_off(), tarfile.open(fileobj=_Reader(chunks), mode="r|", bufsize=CHUNK) as tar:  # type: ignore[call-overload]
+        while (member := tar.next()) is not None:
+            file = tar.extractfile(member) if member.isreg() else None
+            if file is not None:
+                yield PurePosixPath(member.name).name, _content(file)
+            tar.members = []  # it would keep them all
+
+
+def _content(file: IO[bytes]) -> Iterator[bytes]:
+    with _broken_off():
+        while data := file.read(CHUNK):
+            yield data
+
+
+@contextlib.contextmanager
+def _broken_off() -> Iterator[None]:
     try:
-        with tarfile.open(fileobj=_Reader(chunks), mode="r|", bufsize=CHUNK) as tar:  # type: ignore[call-overload]
-            member = tar.next()
-            file: IO[bytes] | None = tar.extractfile(member) if member is not None and member.isreg() else None
-            if file is None:
-                raise JobError("Where a part of a job's state was is no file.")
-            while data := file.read(CHUNK):
-                yield data
+        yield
     except tarfile.TarError as error:
         raise JobError(f"The engine broke off while a part of a job's state was read ({error}).") from None
 

@@ -192,7 +192,10 @@ class _Shown:
         if not over:
             return f"The job {job['id']} has yet to stop: `docker-kernel jobs show {job['id']}` says when it has."
         if job["state"] != "cancelled":
-            return f"The job {job['id']} had {job['state']} before it could be stopped."
+            return (
+                f"The job {job['id']} had {job['state']} before it could be stopped; what is not in "
+                f"{printable(job['output'])} yet, the next docker-kernel command brings there."
+            )
         left = f"what the notebook had is in {printable(job['output'])}" if job["result"] or job["partial"] else ""
         return f"Stopped; {left or 'the notebook left nothing'}."
 

@@ -16,7 +16,7 @@ import pytest
 
 from docker_kernel import background
 from docker_kernel.batch import layers as module
-from docker_kernel.batch.layers import MAX_OWN, Layer, job_layers, tar_content
+from docker_kernel.batch.layers import MAX_OWN, Layer, job_layers, tar_content, tar_files
 from docker_kernel.errors import JobError
 from docker_kernel.kernel import guest_files
 from docker_kernel.targets.base import Package
@@ -251,3 +251,25 @@ def test_a_state_of_any_size_costs_little_memory(kernel: Notebook) -> None:
     print(f"{before} MB before, {peak} MB at most; digest {digest_seconds:.1f} s, read again {read_seconds:.1f} s")
     assert read > 1_000_000_000
     assert peak < 100
+
+
+def test_files_of_a_tar_archive_are_read_one_after_the_other() -> None:
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as tar:
+        folder = tarfile.TarInfo("blobs")
+        folder.type = tarfile.DIRTYPE
+        link = tarfile.TarInfo("blobs/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        for member in (folder, link):
+            tar.addfile(member)
+        for name, content in (("skipped", bytes(3_000_000)), ("taken", b"taken"), ("empty", b"")):
+            file = tarfile.TarInfo(f"blobs/{name}")
+            file.size = len(content)
+            tar.addfile(file, io.BytesIO(content))
+    data = whole.getvalue()
+    pieces = [data[at : at + 70_000] for at in range(0, len(data), 70_000)]
+    found = {name: b"".join(content) for name, content in tar_files(pieces) if name != "skipped"}
+    assert found == {"taken": b"taken", "empty": b""}
+    with pytest.raises(JobError, match="broke off"):
+        for _, parts in tar_files(pieces[:2]):
+            b"".join(parts)

@@ -183,6 +183,32 @@ def test_a_limit_is_a_number_above_0(option: str, value: str, capfd: pytest.Capt
     assert f"{value} is not a number above 0" in capfd.readouterr().err
 
 
+def test_files_of_any_name_and_number_come_home(image: str, tmp_path: Path) -> None:
+    code = (
+        "import os\nfor number in range(200): open(f'/output/{number}', 'w').write(str(number))\n"
+        "open(b'/output/\\xff', 'w').write('x'); open('/output/new\\nline', 'w').write('x')\n"
+        "os.symlink('/etc/passwd', '/output/link'); os.mkfifo('/output/fifo')"
+    )
+    out = tmp_path / "out"
+    assert cli.main(["run", image, "-p", f"code={code}", "--output", str(out)]) == 0
+    assert {"0", "199", "\\xff", "new\nline", "output.html"} < {path.name for path in out.iterdir()}
+    assert not {"link", "fifo"} & {path.name for path in out.iterdir()}
+
+
+def test_results_that_do_not_come_home_are_told_of_and_brought_later(
+    image: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (out / "output.html" / "in the way").mkdir(parents=True)
+    assert cli.main(["run", image, "--output", str(out)]) == 74
+    said = capfd.readouterr().out
+    assert "its result is not here yet" in said and "output.html: Is a directory" in said and "Read it" not in said
+    (out / "output.html" / "in the way").rmdir()
+    (out / "output.html").rmdir()
+    assert cli.main(["jobs", "list"]) == 0
+    assert (out / "output.html").is_file() and latest().reason == "" and latest().settled
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

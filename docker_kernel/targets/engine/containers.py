@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from docker_kernel import background, labels
-from docker_kernel.batch.layers import tar_content
+from docker_kernel.batch.layers import tar_content, tar_files
 from docker_kernel.batch.manifest import MAX_MANIFEST
 from docker_kernel.batch.result_store import ResultFolder
 from docker_kernel.engine import BindMount, ContainerSpec, ContainerState, Engine, ExecStream, File, VolumeMount
@@ -39,6 +39,9 @@ BACK_SECONDS = 30
 """How long an engine that does not answer may take to come back."""
 
 BACK_PAUSE = 0.5
+
+MANY_BLOBS = 8
+"""From more than so many files on, a result's are brought together."""
 
 MASTER_PORT = 29500
 """Where rank 0 listens for the others: torch.distributed's own default."""
@@ -70,7 +73,7 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
 
     async def start(self, task: JobTask, prepared: PreparedT) -> EngineJob:
         engine = await self.engine()
-        made: EngineJob = {"containers": [], "network": ""}
+        made = _job(task, [], "")
         asked = False
         if task.attempt > 1:
             await self._remove_earlier(engine, task)
@@ -111,7 +114,7 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
                     found.append((await engine.containers.inspect(name)).id)
         known = {} if task.replicas == 1 else await engine.networks.list({labels.JOB_ID: task.job_id})
         networks = [network for network, name in known.items() if name == task.label]
-        made: EngineJob = {"containers": found, "network": networks[0] if networks else ""}
+        made = _job(task, found, networks[0] if networks else "")
         if len(found) == task.replicas:
             return made
         await self.clean(made)
@@ -316,7 +319,11 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
         result = ResultFolder(folder, self.config.max_result)
         if not result.file("manifests", digest).exists():
             await _fetch(engine, container, "manifests", digest, result)
-        for blob in await asyncio.to_thread(result.missing_blobs, digest):
+        missing = await asyncio.to_thread(result.missing_blobs, digest)
+        if len(missing) > MANY_BLOBS and job.get("state_is_result"):
+            await _fetch_all_blobs(engine, container, set(missing), result)
+            missing = await asyncio.to_thread(result.missing_blobs, digest)
+        for blob in missing:
             await _fetch(engine, container, "blobs", blob, result)
 
     async def clean(self, job: EngineJob) -> None:
@@ -329,6 +336,13 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
             await engine.containers.remove(container)
         if job["network"]:
             await engine.networks.remove(job["network"])
+
+
+def _job(task: JobTask, containers: list[str], network: str) -> EngineJob:
+    job: EngineJob = {"containers": containers, "network": network}
+    if task.spec.get("kind") == "image":
+        job["state_is_result"] = True
+    return job
 
 
 def content_of(task: JobTask) -> dict[str, object]:
@@ -358,6 +372,22 @@ async def _is_going(engine: Engine, container: str) -> bool:
         return (await engine.containers.inspect(container)).status in ("removing", "dead", "stopping")
     except NotFound:
         return True
+
+
+async def _fetch_all_blobs(engine: Engine, container: str, wanted: set[str], result: ResultFolder) -> None:
+    """Bring the files of a state folder in one answer: one for each would cost a request's time for each."""
+
+    def take() -> None:
+        for name, content in tar_files(chunks):
+            if f"sha256:{name}" in wanted:
+                result.write("blobs", f"sha256:{name}", content)
+
+    try:
+        chunks = await engine.containers.get_stream(container, f"{guest_files.STATE}/blobs")
+    except NotFound:
+        raise JobError("The result is gone: its container has it no more.") from None
+    with contextlib.closing(chunks):
+        await background.in_own_thread(take)
 
 
 async def _fetch(engine: Engine, container: str, kind: str, digest: str, result: ResultFolder) -> None:

@@ -18,16 +18,21 @@ class EnginePrepared(TypedDict):
     lib: str
 
 
-class EngineJob(TypedDict):
+class _Containers(TypedDict):
+    containers: list[str]
+    network: str
+
+
+class EngineJob(_Containers, total=False):
     """A job on an engine.
 
     Attributes:
         containers: ids, by rank.
         network: the id of the one that several have; "" for none.
+        state_is_result: whether its state folder has nothing but its result.
     """
 
-    containers: list[str]
-    network: str
+    state_is_result: bool
 
 
 class DockerPrepared(EnginePrepared):
