@@ -35,7 +35,6 @@ class Following:
         self._began, self._ended = False, False
         """Whether the job's cell has."""
         self._presses, self._passed = 0, 0
-        self._asking: threading.Thread | None = None
 
     def follow(self) -> Any:
         """Wait for the end; returns the job's result, or raises what its cell raised."""
@@ -104,7 +103,8 @@ class Following:
             self._ask(self._job.interrupt)
         elif self._presses == 2:
             self._ask(self._job.cancel)
-        elif self._asking is not None and self._asking.is_alive():
+        elif self._presses > 2:
+            # Whatever became of its end: nobody waits longer than they want to.
             raise interrupted("The job %s is not stopped yet: jobs[%r] has its state." % (self._job.id, self._job.id))
 
     def _ask(self, request: Callable[[], object]) -> None:
@@ -116,8 +116,7 @@ class Following:
             except JobFailed as error:
                 self._events.put({"event": "refused", "error": error})
 
-        self._asking = threading.Thread(target=ask, name="docker-kernel-interrupt", daemon=True)
-        self._asking.start()
+        threading.Thread(target=ask, name="docker-kernel-interrupt", daemon=True).start()
 
     def _what_was_stopped(self) -> str:
         job = self._job
