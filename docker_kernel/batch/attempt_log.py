@@ -103,8 +103,9 @@ class AttemptLog:
         """Read a log to its end, or the runner's last word."""
         record = self._record
         self._text.reset()
-        # Alone, nobody waits for a newline; among others, a line is shown when it has its own.
-        async for piece in output if record.replicas == 1 else with_pauses(output, PAUSE_SECONDS):
+        # A cell shows a line without waiting for its end; among others, and in a terminal, a line ends with its own.
+        at_once = record.replicas == 1 and record.kind != "image"
+        async for piece in output if at_once else with_pauses(output, PAUSE_SECONDS):
             if piece is None:
                 for rank, parser in self._parsers.items():
                     await self._add(listener, rank, parser.pause())

@@ -221,7 +221,12 @@ class Runs:
         await self._in_progress(job)
         if job.status == Status.STOPPING:
             await jobs.cancel(record_id(job.job_id), "it was stopped")
-        await self._finish(job, await jobs.wait(record_id(job.job_id)))
+        record = await jobs.wait(record_id(job.job_id))
+        if record.state == "lost" and record.started is None and record.attempt == 1:
+            # It waited for its turn when its server ended. What is secret in its kernelspec is kept nowhere else.
+            settings = await self._settings(job)
+            record = await jobs.wait((await jobs.retry(record.id, _secrets(settings))).id)
+        await self._finish(job, record)
 
     async def _record(self, jobs: JobManager, job_id: str) -> JobRecord | None:
         """What our jobs know of one; None where they know that there is none.
@@ -288,15 +293,27 @@ class Runs:
                     f"{job.input_filename} is not what the image {reference} was made of: containerize it again, or "
                     "choose a kernelspec as the environment."
                 )
-            return about.image_id, KernelConfig()
+            return about.image_id, await self._settings(job)
+        settings = await self._settings(job)
+        spec = name.removeprefix(KERNEL)
+        made = await containerize(Request(notebook, tag=_own_image(job.job_id), kernel=spec), engine=engine)
+        return made.image_id, settings
+
+    async def _settings(self, job: DescribeJob) -> KernelConfig:
+        """How containers of a job's kernelspec are made.
+
+        Raises:
+            ConfigError: it is not installed any more.
+        """
+        name = job.runtime_environment_name
+        if name.startswith(IMAGE):
+            return KernelConfig()
         spec = name.removeprefix(KERNEL)
         installed = await asyncio.to_thread(kernelspec.ours)
         if spec not in installed:
             raise ConfigError(f"The kernelspec {spec!r} is not installed any more: `docker-kernel list` shows others.")
         stanza = installed[spec]["spec"]["metadata"]["kernel_provisioner"].get("config") or {}
-        settings = (await asyncio.to_thread(config.load)).kernel_config(stanza, f"The kernelspec {spec}")
-        made = await containerize(Request(notebook, tag=_own_image(job.job_id), kernel=spec), engine=engine)
-        return made.image_id, settings
+        return (await asyncio.to_thread(config.load)).kernel_config(stanza, f"The kernelspec {spec}")
 
     def _arguments(self, job: DescribeJob) -> list[str]:
         wanted = options(job.runtime_environment_parameters)

@@ -88,6 +88,11 @@ class InputMount:
         return f"{ALLOWED_INPUTS}/{self.name}" if self.path else f"/inputs/{self.name}"
 
 
+STOP_SECONDS = 10
+IMAGE_STOP_SECONDS = 30
+"""Between SIGTERM and SIGKILL."""
+
+
 class JobUnknown(JobError):
     """Nobody can tell whether an attempt of a job was started, or whether it still runs: so it is not tried again."""
 
@@ -114,6 +119,11 @@ class JobTask:
     replicas: int = 1
     inputs: Sequence[InputMount] = ()
     attempt: int = 1
+
+    @property
+    def stop_seconds(self) -> int:
+        """How long its runner may take to end when it is told to: an image needs 8 s, and then its files are kept."""
+        return IMAGE_STOP_SECONDS if self.spec.get("kind") == "image" else STOP_SECONDS
 
     @property
     def label(self) -> str:

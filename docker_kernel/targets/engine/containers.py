@@ -20,7 +20,17 @@ from docker_kernel.engine import BindMount, ContainerSpec, ContainerState, Engin
 from docker_kernel.errors import Conflict, EngineError, EngineUnavailable, JobError, NotFound
 from docker_kernel.guest.run_job import HEED_SECONDS
 from docker_kernel.kernel import guest_files
-from docker_kernel.targets.base import ConfigT, JobTask, Note, Outcome, Output, Target, partly_started, runner_script
+from docker_kernel.targets.base import (
+    STOP_SECONDS,
+    ConfigT,
+    JobTask,
+    Note,
+    Outcome,
+    Output,
+    Target,
+    partly_started,
+    runner_script,
+)
 from docker_kernel.targets.engine.records import EngineJob, EnginePrepared
 from docker_kernel.targets.engine.spare_jobs import SpareJob
 
@@ -29,11 +39,8 @@ T = TypeVar("T")
 
 PreparedT = TypeVar("PreparedT", bound=EnginePrepared)
 
-STOP_SECONDS = 10
-"""How long a cancelled job may take to end by itself."""
-
-STOP_PAUSES = (0.2, 0.3, 0.5, 1, 2, STOP_SECONDS - 4)
-"""The seconds after each signal that tells it to end."""
+STOP_PAUSES = (0.2, 0.3, 0.5, 1, 2)
+"""The seconds after each signal but the last that tells it to end."""
 
 BACK_SECONDS = 30
 """How long an engine that does not answer may take to come back."""
@@ -296,14 +303,15 @@ class EngineTarget(Target[ConfigT, PreparedT, EngineJob], Generic[ConfigT, Prepa
         return True
 
     async def cancel(self, job: EngineJob) -> None:
-        await asyncio.gather(*(self._stop(container) for container in job["containers"]))
+        seconds = job.get("stop_seconds", STOP_SECONDS)
+        await asyncio.gather(*(self._stop(container, seconds) for container in job["containers"]))
 
-    async def _stop(self, container: str) -> None:
+    async def _stop(self, container: str, seconds: int) -> None:
         engine = await self.engine()
         ended = asyncio.ensure_future(engine.containers.wait(container))
         try:
             # Again, as a main process has no ear for it before it has set its handlers (signal(7), pid_namespaces(7)).
-            for pause in STOP_PAUSES:
+            for pause in (*STOP_PAUSES, seconds - sum(STOP_PAUSES)):
                 await engine.containers.kill(container, signal.SIGTERM)
                 if (await asyncio.wait([ended], timeout=pause))[0]:
                     break
@@ -342,6 +350,7 @@ def _job(task: JobTask, containers: list[str], network: str) -> EngineJob:
     job: EngineJob = {"containers": containers, "network": network}
     if task.spec.get("kind") == "image":
         job["state_is_result"] = True
+        job["stop_seconds"] = task.stop_seconds
     return job
 
 

@@ -30,9 +30,11 @@ class EngineJob(_Containers, total=False):
         containers: ids, by rank.
         network: the id of the one that several have; "" for none.
         state_is_result: whether its state folder has nothing but its result.
+        stop_seconds: how long it may take to end, where that is not what jobs have otherwise.
     """
 
     state_is_result: bool
+    stop_seconds: int
 
 
 class DockerPrepared(EnginePrepared):

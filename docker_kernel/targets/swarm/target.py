@@ -31,6 +31,8 @@ from docker_kernel.engine import (
 from docker_kernel.errors import Conflict, DockerKernelError, JobError
 from docker_kernel.kernel.handle import KernelHandle
 from docker_kernel.targets.base import (
+    IMAGE_STOP_SECONDS,
+    STOP_SECONDS,
     Check,
     JobTask,
     Note,
@@ -62,9 +64,6 @@ LOG = {"max-size": "1g", "max-file": "2"}
 
 NODES_SECONDS = 5.0
 """How old what is known of the nodes may be when a job is started."""
-
-STOP_SECONDS = 10
-"""Between SIGTERM and SIGKILL."""
 
 MASTER_PORT = 29500
 
@@ -251,7 +250,7 @@ class SwarmTarget(Target[SwarmConfig, SwarmPrepared, SwarmJob]):
             constraints=[*self.config.constraints, *prepared["constraints"]],
             network=network,
             cap_add=prepared["capabilities"],
-            stop_seconds=STOP_SECONDS,
+            stop_seconds=task.stop_seconds,
             log_options=LOG,
         )
 
@@ -298,7 +297,7 @@ class SwarmTarget(Target[SwarmConfig, SwarmPrepared, SwarmJob]):
             swarm = await self._swarm()
             await asyncio.gather(*(swarm.stop(service) for service in job["services"]))
             try:
-                await asyncio.wait_for(self._stopped(followed), STOP_SECONDS + 20)
+                await asyncio.wait_for(self._stopped(followed), IMAGE_STOP_SECONDS + 20)
             except asyncio.TimeoutError:
                 raise JobError(
                     f"The Swarm was told to stop {job['job']}, and it still runs: see `docker service ps`."
