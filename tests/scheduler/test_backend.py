@@ -173,7 +173,7 @@ def test_a_timeout_ends_a_job(server: Server) -> None:
     wish = {"timeout": math.ceil(patient(2))}  # jupyter-scheduler keeps whole numbers
     job_id = server.create("long.ipynb", "Container: docker-python", runtime_environment_parameters=wish)
     job = server.until(job_id, "FAILED")
-    assert f"took longer than {wish['timeout']:g} s" in job["status_message"]
+    assert f"took longer than its timeout of {wish['timeout']:g} s" in job["status_message"]
     assert printed(server.downloaded(job_id)["ipynb"]) == "begun\n"
 
 
