@@ -32,9 +32,13 @@ STATE = f"/{BASE}/state"
 """Where the kernel volume is mounted."""
 
 
-@functools.cache
 def library(lib: str = LIB) -> tuple[File, ...]:
-    """The guest package and cloudpickle, as files below a folder of the container."""
+    """The guest package and cloudpickle, as files below a folder of the container. Blocks at its first call."""
+    return _library(lib)
+
+
+@functools.cache
+def _library(lib: str) -> tuple[File, ...]:
     package = Path(docker_kernel.__file__).parent
     place = lib.lstrip("/")
     files = [File(BASE, mode=0o755), File(place, mode=0o755)]

@@ -58,7 +58,7 @@ class LocalTarget(EngineTarget[LocalConfig, LocalPrepared]):
     async def prepare(self, kernel: KernelHandle, package: Package, progress: Progress) -> LocalPrepared:
         self._engine = kernel.engine
         config = kernel.config
-        library = set(guest_files.library(package.lib))
+        library = set(await asyncio.to_thread(guest_files.library, package.lib))
         files = [file for file in kernel.guest_files() if file not in library]
         return {
             "kernel_id": kernel.kernel_id,
@@ -118,7 +118,7 @@ class LocalTarget(EngineTarget[LocalConfig, LocalPrepared]):
             for path, data, *owner in prepared["files"]
         ]
         lib = prepared.get("lib", guest_files.LIB)
-        library = guest_files.library(lib)
+        library = await asyncio.to_thread(guest_files.library, lib)
         if lib != guest_files.LIB:
             return [*library, *kept]
         compiled = await asyncio.to_thread(bytecode.of_image, prepared["image"])
