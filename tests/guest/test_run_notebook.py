@@ -290,7 +290,7 @@ def test_outputs_and_progress_are_told_as_they_come(place: Place) -> None:
     )
     assert ran.code == 0 and ran.text == f"n {{}} {place.folder / 'outputs'}\n"
     events = [one["event"] for one in ran.markers if one["event"] != "progress"]
-    assert events == ["metrics", "display", "result_display", "clear", "display", "result_display", "end"]
+    assert events == ["begin", "metrics", "display", "result_display", "clear", "display", "result_display", "end"]
     assert "cell 1 of 4" in [one.get("text") for one in ran.markers] and ran.markers[-2]["text"] == "4 cells"
     assert [one["path"] for one in ran.result["files"]] == ["made", "output.ipynb"]
 
