@@ -77,7 +77,9 @@ class Parent:
         if pid == 0:
             for known in (self._listener, connection, *self._connections.values()):
                 known.detach()
-            sys.path[:] = [request["first"], *_entries(request["env"]), *self._path]
+            given = _entries(request["env"])
+            # What PYTHONPATH has, site does not add once more.
+            sys.path[:] = [request["first"], *given, *(one for one in self._path if one not in given)]
             return request, descriptors
         for descriptor in descriptors:
             os.close(descriptor)

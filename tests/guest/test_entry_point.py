@@ -65,7 +65,8 @@ class Run:
 
     @property
     def markers(self) -> list[dict[str, Any]]:
-        return [part for part in self.parts if isinstance(part, dict)]
+        """All but the first, by which the runner tells that it begins."""
+        return [part for part in self.parts if isinstance(part, dict) and part["event"] != "begin"]
 
     def files(self, digest: str) -> dict[str, bytes]:
         """What a result says of files, with their content."""
