@@ -343,3 +343,21 @@ def test_secrets_are_not_kept(
     assert "-e MY_TOKEN" in capfd.readouterr().err
     monkeypatch.setenv("MY_TOKEN", "s3cret-value")
     assert cli.main(["jobs", "retry", latest().id]) == 0
+
+
+def test_a_stop_keeps_what_a_kernel_has_that_does_not_heed_it(
+    image: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    code = (
+        "code=import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); open('large', 'wb').write(bytes(100_000_000)); "
+        "print('ready', flush=True); time.sleep(99)"
+    )
+    assert cli.main(["run", image, "-p", code, "--output", str(out), "--detach"]) == 0
+    record = latest()
+    until(lambda: "ready" in output(record), 60)
+    capfd.readouterr()
+    assert cli.main(["jobs", "cancel", record.id]) == 0
+    assert "cancelled" in capfd.readouterr().out
+    assert "ready" in (out / "output.ipynb").read_text() and latest().partial
