@@ -313,14 +313,21 @@ class JobManager:
             await self._let_holder_go(dispatch)
         dispatch.prepared.exception()  # also where no job waits for it any more
 
-    async def _prepare_again(self, dispatch: Dispatch) -> None:
+    def _prepare_again(self, dispatch: Dispatch) -> None:
         """Send what the jobs of a notebook image start from, where that was not done, or was let go of after them."""
-        if dispatch.origin is None or dispatch.preparing or dispatch.prepared.done():
+        if dispatch.origin is not None and not dispatch.preparing and not dispatch.prepared.done():
+            dispatch.preparing = True
+            self._spawn(self._prepare_image(dispatch, dispatch.origin))
+
+    async def _prepare_image(self, dispatch: Dispatch, origin: Kept) -> None:
+        try:
+            image = ImageOrigin.from_dict(await self._kernels_engine(), origin)
+        except DockerKernelError as error:
+            dispatch.prepared.set_exception(error)
+            dispatch.prepared.exception()  # also where no job waits for it any more
             return
-        origin = ImageOrigin.from_dict(await self._kernels_engine(), dispatch.origin)
-        package = Package(dispatch.group, origin.image, "", "", lib=guest_files.JOB_LIB)
-        dispatch.preparing = True
-        self._spawn(self._prepare(origin, dispatch, package))
+        package = Package(dispatch.group, image.image, "", "", lib=guest_files.JOB_LIB)
+        await self._prepare(image, dispatch, package)
 
     async def _note(self, dispatch: Dispatch, text: str) -> None:
         for job in dispatch.under_way:
@@ -814,7 +821,7 @@ class JobManager:
         except BaseException:
             lock.close()
             raise
-        await self._prepare_again(running.dispatch)
+        self._prepare_again(running.dispatch)
         await self._change(record, "queued", f"attempt {record.attempt}")
         running.runner = self._spawn(self._run(running))
         return record
@@ -964,7 +971,7 @@ class JobManager:
         running.dispatch.under_way.add(record.id)
         self._running[record.id] = running
         if start:
-            await self._prepare_again(running.dispatch)
+            self._prepare_again(running.dispatch)
         running.runner = self._spawn(self._run(running))
 
     async def _settle(self, record: JobRecord) -> None:

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+from docker_kernel.guest import work_process
 from docker_kernel.guest.job_log import JobLog
 
 NONCE = "DOCKER_KERNEL_NONCE"
@@ -52,7 +53,7 @@ class EntryPoint:
             for path, content in spec["files"].items():
                 with open(path, "wb") as file:
                     file.write(base64.b64decode(content))
-            self.pid = _start(spec["command"], spec["cwd"], env, output)
+            self.pid = work_process.start(spec["command"], env, output, cwd=spec["cwd"])
         finally:
             os.close(output)
 
@@ -87,27 +88,3 @@ class EntryPoint:
     def rest(self) -> bytes:
         """What was held back at the end."""
         return self._log.rest()
-
-
-def _start(command: list[str], cwd: str, env: dict[str, str], output: int) -> int:
-    """Start the process, in a session of its own; returns its pid."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        os.setsid()
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGALRM):
-            signal.signal(number, signal.SIG_DFL)
-        try:
-            os.chdir(cwd)
-        except OSError:
-            os.chdir("/")
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.execvpe(command[0], command, env)
-    except OSError as error:
-        os.write(2, ("docker-kernel: %s cannot be started: %s\n" % (command[0], error)).encode())
-    finally:
-        os._exit(127)

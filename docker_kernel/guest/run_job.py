@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+from docker_kernel.guest import work_process
 from docker_kernel.guest.entry_point import PAUSE_SECONDS, EntryPoint
 from docker_kernel.guest.link import LineBuffer
-from docker_kernel.guest.memory import KERNEL_OOM_SCORE, WAITING_OOM_SCORE, oom_kills, set_oom_score
+from docker_kernel.guest.memory import KERNEL_OOM_SCORE, WAITING_OOM_SCORE, oom_kills
 from docker_kernel.guest.supervisor import install_env
 
 sys.path.pop(0)
@@ -129,7 +130,9 @@ class Worker:
         self.output, output = os.pipe()
         events, worker_events = socket.socketpair()
         request, self._request = os.pipe()
-        self.pid = start_worker(python, env, oom_score, output, worker_events.fileno(), request)
+        inherited = (request, worker_events.fileno())
+        command = [python, worker_script(), *map(str, inherited)]
+        self.pid = work_process.start(command, env, output, oom_score=oom_score, inherited=inherited)
         self.events = events.detach()
         worker_events.close()
         for descriptor in (output, request):
@@ -190,31 +193,6 @@ def worker_env(spec: dict[str, object]) -> dict[str, str]:
         env["MASTER_ADDR"], env["MASTER_PORT"] = str(spec["master_addr"]), str(spec["master_port"])
     env["PATH"] = "%s/bin:%s" % (spec["user_base"], env.get("PATH", os.defpath))
     return env
-
-
-def start_worker(python: str, env: dict[str, str], oom_score: int, output: int, events: int, request: int) -> int:
-    """Start a worker's process; returns its pid."""
-    script = worker_script()
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        os.setsid()
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        set_oom_score(oom_score)
-        for descriptor in (events, request):
-            os.set_inheritable(descriptor, True)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.execvpe(python, [python, script, str(request), str(events)], env)
-    except OSError as error:
-        os.write(2, ("docker-kernel: %s cannot be started: %s\n" % (python, error)).encode())
-    finally:
-        os._exit(127)
 
 
 def worker_script() -> str:
